@@ -1,0 +1,120 @@
+"""Samples the bytes of shuffle files under executors' local directories while something runs.
+
+What is counted is what users see fill up: ``shuffle_*.data`` and ``.index`` files that are in
+place (not a task's scratch files), by their lengths, at short intervals.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+_MAX_DEPTH = 4  # <local dir>/spark-<uuid>/executor-<uuid>/blockmgr-<uuid>
+
+
+def _block_directories(root: Path, depth: int = 0) -> Iterator[str]:
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    continue
+                if entry.name.startswith("blockmgr-"):
+                    yield entry.path
+                elif depth < _MAX_DEPTH:
+                    yield from _block_directories(Path(entry.path), depth + 1)
+    except FileNotFoundError:  # an executor is just cleaning up
+        return
+
+
+def shuffle_bytes(roots: Iterable[Path]) -> int:
+    """Bytes of the shuffle data and index files now under ``roots``."""
+    total = 0
+    for root in roots:
+        for block_directory in _block_directories(root):
+            for level in _entries(block_directory):
+                if not level.is_dir(follow_symlinks=False):
+                    continue
+                for file in _entries(level.path):
+                    name = file.name
+                    if name.startswith("shuffle_") and name.endswith((".data", ".index")):
+                        try:
+                            total += file.stat(follow_symlinks=False).st_size
+                        except FileNotFoundError:
+                            continue
+    return total
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Samples of (seconds since the epoch, bytes), in order of time."""
+
+    samples: tuple[tuple[float, int], ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        return max((b for _, b in self.samples), default=0)
+
+    @property
+    def byte_seconds(self) -> float:
+        """The area under the samples (trapezoids)."""
+        pairs = zip(self.samples, self.samples[1:], strict=False)
+        return sum((t2 - t1) * (b1 + b2) / 2 for (t1, b1), (t2, b2) in pairs)
+
+    def between(self, start: float, end: float) -> Usage:
+        """The samples of a window (seconds since the epoch)."""
+        return Usage(tuple((t, b) for t, b in self.samples if start <= t <= end))
+
+
+class DiskSampler:
+    """Samples in a thread of its own until the ``with`` block ends; then ``usage`` is complete.
+
+    >>> with DiskSampler([local_dir]) as sampler:
+    ...     app.wait()
+    >>> sampler.usage.byte_seconds
+    """
+
+    def __init__(self, roots: Iterable[Path], interval_s: float = 0.05) -> None:
+        self._roots = tuple(roots)
+        self._interval_s = interval_s
+        self._samples: list[tuple[float, int]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="disk-sampler", daemon=True)
+
+    def __enter__(self) -> DiskSampler:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(tuple(self._samples))
+
+    def _run(self) -> None:
+        while True:
+            started = time.monotonic()
+            taken = shuffle_bytes(self._roots)
+            self._samples.append((time.time(), taken))
+            if self._stop.wait(max(0.0, self._interval_s - (time.monotonic() - started))):
+                self._samples.append((time.time(), shuffle_bytes(self._roots)))
+                return

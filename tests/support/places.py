@@ -1,0 +1,47 @@
+"""Where things are: the source tree, the build folder, Spark's home, the plugin's jar."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build"
+
+
+class MissingJarError(RuntimeError):
+    """The plugin's jar has not been built."""
+
+
+def spark_home() -> Path:
+    """The installation of the pip-installed PySpark (import of pyspark only, no session)."""
+    import pyspark
+
+    return Path(pyspark.__file__).resolve().parent
+
+
+def plugin_jar() -> Path:
+    """The newest built jar of the plugin; raises ``MissingJarError`` with what to do."""
+    found = [
+        *(ROOT / "listeners" / "target").glob("phoebe-spark_2.13-*.jar"),
+        *(ROOT / "phoebe_spark" / "jars").glob("phoebe-spark_2.13-*.jar"),
+    ]
+    jars = [j for j in found if not j.stem.endswith(("-sources", "-javadoc", "-tests"))]
+    if not jars:
+        raise MissingJarError("the plugin's jar is not built: run `make jar`")
+    return max(jars, key=lambda jar: jar.stat().st_mtime)
+
+
+def spark_environment() -> dict[str, str]:
+    """The environment for Spark's scripts: this interpreter, this source tree, loopback only."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SPARK_")}
+    environment.update(
+        SPARK_HOME=str(spark_home()),
+        SPARK_LOCAL_IP="127.0.0.1",
+        PYSPARK_PYTHON=sys.executable,
+        PYSPARK_DRIVER_PYTHON=sys.executable,
+        PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "training")]),
+        PYTHONUNBUFFERED="1",
+    )
+    return environment
