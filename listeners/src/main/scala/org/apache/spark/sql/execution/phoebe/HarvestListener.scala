@@ -1,0 +1,118 @@
+package org.apache.spark.sql.execution.phoebe
+
+import java.util.{Collections, LinkedHashMap, Map => JMap, Properties, Set => JSet}
+
+import org.apache.spark.SparkConf
+import org.apache.spark.scheduler._
+import org.apache.spark.sql.execution.SQLExecution
+import org.apache.spark.sql.execution.ui._
+
+/**
+ * Puts the events that harvest reads into the outbox, on the bus's thread, and does nothing else
+ * there: no serialising, no waiting.
+ *
+ * What harvest does not need (task starts, block updates, heartbeats, plan texts, most properties)
+ * is left out. Our own jobs, and queries of a session with `spark.phoebe.mode=off`, are left out too.
+ */
+final private[phoebe] class HarvestListener(outbox: Outbox, conf: SparkConf) extends SparkListener {
+  import HarvestListener._
+
+  private val mutedExecutions = recent[Long]()
+  private val mutedStages = recent[Int]()
+
+  override def onApplicationStart(e: SparkListenerApplicationStart): Unit = put(e)
+  override def onApplicationEnd(e: SparkListenerApplicationEnd): Unit = put(e)
+  override def onExecutorAdded(e: SparkListenerExecutorAdded): Unit = put(e)
+  override def onExecutorRemoved(e: SparkListenerExecutorRemoved): Unit = put(e)
+  override def onJobEnd(e: SparkListenerJobEnd): Unit = put(e)
+  override def onResourceProfileAdded(e: SparkListenerResourceProfileAdded): Unit = put(e)
+
+  override def onEnvironmentUpdate(e: SparkListenerEnvironmentUpdate): Unit =
+    Guard.run("listener") {
+      val details = e.environmentDetails.map { case (name, values) =>
+        name -> (if (EnvironmentParts(name)) values else Seq.empty)
+      }
+      outbox.event(
+        EventLoggingListener.redactEvent(conf, SparkListenerEnvironmentUpdate(details)))
+    }
+
+  override def onJobStart(e: SparkListenerJobStart): Unit = Guard.run("listener") {
+    if (isMuted(e.properties)) e.stageIds.foreach(mutedStages.add(_))
+    else outbox.event(e.copy(properties = slim(e.properties)))
+  }
+
+  override def onStageSubmitted(e: SparkListenerStageSubmitted): Unit = Guard.run("listener") {
+    if (!mutedStages.contains(e.stageInfo.stageId)) {
+      outbox.event(e.copy(properties = slim(e.properties)))
+    }
+  }
+
+  override def onStageCompleted(e: SparkListenerStageCompleted): Unit = Guard.run("listener") {
+    if (!mutedStages.contains(e.stageInfo.stageId)) outbox.event(e)
+  }
+
+  override def onTaskEnd(e: SparkListenerTaskEnd): Unit = Guard.run("listener") {
+    if (!mutedStages.contains(e.stageId)) outbox.event(e)
+  }
+
+  override def onOtherEvent(e: SparkListenerEvent): Unit = Guard.run("listener") {
+    e match {
+      case s: SparkListenerSQLExecutionStart =>
+        if (s.modifiedConfigs.get("spark.phoebe.mode").contains(Mode.Off.name)) {
+          mutedExecutions.add(s.executionId)
+        } else {
+          outbox.event(
+            s.copy(physicalPlanDescription = "", details = "", modifiedConfigs = Map.empty))
+        }
+      case u: SparkListenerSQLAdaptiveExecutionUpdate =>
+        if (!mutedExecutions.contains(u.executionId)) {
+          outbox.event(u.copy(physicalPlanDescription = ""))
+        }
+      case m: SparkListenerSQLAdaptiveSQLMetricUpdates =>
+        if (!mutedExecutions.contains(m.executionId)) outbox.event(m)
+      case d: SparkListenerDriverAccumUpdates =>
+        if (!mutedExecutions.contains(d.executionId)) outbox.event(d)
+      case end: SparkListenerSQLExecutionEnd =>
+        if (!mutedExecutions.contains(end.executionId)) outbox.event(end)
+      case _ =>
+    }
+  }
+
+  private def put(e: SparkListenerEvent): Unit = Guard.run("listener")(outbox.event(e))
+
+  private def isMuted(properties: Properties): Boolean = properties != null && {
+    val execution = properties.getProperty(SQLExecution.EXECUTION_ID_KEY)
+    properties.getProperty(PhoebeRuntime.InternalProperty) == "true" ||
+    (execution != null && mutedExecutions.contains(execution.toLong))
+  }
+
+  /** The properties of a job hold the whole configuration: harvest needs these few. */
+  private def slim(properties: Properties): Properties = {
+    val kept = new Properties
+    if (properties != null) {
+      JobProperties.foreach(k => Option(properties.getProperty(k)).foreach(kept.setProperty(k, _)))
+    }
+    kept
+  }
+}
+
+private[phoebe] object HarvestListener {
+  private val EnvironmentParts = Set("JVM Information", "Spark Properties")
+
+  private val JobProperties = Seq(
+    SQLExecution.EXECUTION_ID_KEY,
+    SQLExecution.EXECUTION_ROOT_ID_KEY,
+    "sql.streaming.queryId",
+    "streaming.sql.batchId",
+    "spark.scheduler.pool",
+    PhoebeRuntime.InternalProperty)
+
+  private val Remembered = 10000
+
+  /** A set that forgets its oldest members: long-lived applications must not grow. */
+  private def recent[T](): JSet[T] =
+    Collections.newSetFromMap(new LinkedHashMap[T, java.lang.Boolean]() {
+      override def removeEldestEntry(eldest: JMap.Entry[T, java.lang.Boolean]): Boolean =
+        size > Remembered
+    })
+}

@@ -1,0 +1,52 @@
+package org.apache.spark.sql.execution.phoebe
+
+import java.util.concurrent.{LinkedBlockingDeque, TimeUnit}
+import java.util.concurrent.atomic.AtomicLong
+
+import org.apache.spark.scheduler.SparkListenerEvent
+
+/**
+ * What waits for the companion: bounded, never blocking the thread that puts something in.
+ *
+ * Events beyond `capacity` are dropped and counted; the plugin's own messages (few, and each tells
+ * of a decision) have a reserve on top; requests that a query waits for go first.
+ */
+final private[phoebe] class Outbox(capacity: Int) {
+  import Outbox._
+
+  private val queue = new LinkedBlockingDeque[Item](capacity + Reserve)
+  private val droppedCount = new AtomicLong()
+
+  def dropped: Long = droppedCount.get()
+
+  def isEmpty: Boolean = queue.isEmpty
+
+  def event(event: SparkListenerEvent): Unit =
+    if (queue.size >= capacity || !queue.offerLast(Event(event))) droppedCount.incrementAndGet()
+
+  def message(line: String): Unit =
+    if (!queue.offerLast(Line(line))) droppedCount.incrementAndGet()
+
+  /** False: no room, the request was not taken. */
+  def request(line: String): Boolean = queue.offerFirst(Line(line))
+
+  /** The last item; makes room for itself. */
+  def end(): Unit = while (!queue.offerLast(End)) {
+    queue.pollFirst()
+    droppedCount.incrementAndGet()
+  }
+
+  /** The next item, or null after `timeoutMs`. */
+  def poll(timeoutMs: Long): Item = queue.poll(timeoutMs, TimeUnit.MILLISECONDS)
+
+  def discard(): Unit = queue.clear()
+}
+
+private[phoebe] object Outbox {
+  private val Reserve = 1000
+
+  sealed trait Item
+  final case class Event(event: SparkListenerEvent) extends Item
+  final case class Line(line: String) extends Item
+  case object End extends Item
+}

@@ -1,0 +1,100 @@
+package org.apache.spark.sql.execution.phoebe
+
+import java.util.concurrent.{ConcurrentHashMap, TimeUnit}
+import java.util.concurrent.atomic.{AtomicReference, LongAdder}
+
+import scala.jdk.CollectionConverters._
+
+import org.apache.spark.SparkContext
+import org.apache.spark.internal.Logging
+import org.apache.spark.scheduler.LiveListenerBus
+import org.apache.spark.sql.internal.SQLConf
+
+/**
+ * What the plugin holds for one application: settings, companion, counters, and why it may do less
+ * than it was asked to. There is one for each SparkContext that has the plugin; the planner hook
+ * takes it from `PhoebeRuntime.active`.
+ *
+ * @param limit
+ *   the most that this Spark build allows, with the reason when that is less than `apply`
+ */
+final class PhoebeRuntime private[phoebe] (
+    val sparkContext: SparkContext,
+    val settings: PhoebeSettings,
+    val limit: Mode,
+    val limitReason: Option[Reason])
+    extends Logging {
+  val companion: Companion =
+    new Companion(settings, sparkContext.conf, sparkContext.hadoopConfiguration)
+
+  private val counters = new ConcurrentHashMap[String, LongAdder]()
+  private val complained = ConcurrentHashMap.newKeySet[String]()
+
+  /** For what the planner hook keeps for the whole application (its store handle and index). */
+  val slot = new AtomicReference[AnyRef]()
+
+  def count(name: String, by: Long = 1): Unit =
+    counters.computeIfAbsent(name, _ => new LongAdder).add(by)
+
+  def counts: Map[String, Long] = counters.asScala.view.mapValues(_.sum()).toMap ++
+    Guard.counts.map { case (where, n) => s"failed.$where" -> n }
+
+  /** See [[Guard]]. */
+  def guard[T](where: String, default: => T)(body: => T): T = Guard(where, default)(body)
+
+  /**
+   * The settings that hold for a query of a session with this configuration, its mode limited to
+   * what the Spark build allows. None: off, or a bad value, which was said once.
+   */
+  def forQuery(conf: SQLConf): Option[(Mode, PhoebeSettings)] = settings.forQuery(conf) match {
+    case Right(s) if s.mode != Mode.Off => Some(s.mode.atMost(limit) -> s)
+    case Right(_) => None
+    case Left(problem) =>
+      if (complained.add(problem)) logError(s"phoebe: off for this session's queries: $problem")
+      None
+  }
+
+  /** False when the application started with mode `off`: nothing is harvested then. */
+  def harvesting: Boolean = settings.mode != Mode.Off
+
+  private[phoebe] def registered(appId: String): Unit = if (harvesting) {
+    companion.start(
+      Companion.Identity(
+        appId = appId,
+        attempt = sparkContext.applicationAttemptId.getOrElse(""),
+        appName = sparkContext.appName,
+        user = sparkContext.sparkUser,
+        slots = Guard("slots", 1)(sparkContext.defaultParallelism),
+        startedAtMs = sparkContext.startTime))
+  }
+
+  private[phoebe] def shutdown(): Unit = {
+    PhoebeRuntime.current.compareAndSet(this, null)
+    if (harvesting) {
+      Guard.run("drain")(drain(sparkContext.listenerBus))
+      companion.close(PhoebeRuntime.CloseMs)
+    }
+  }
+
+  /** The bus delivers what happened last only now; it would do so in its own stop() anyway. */
+  private def drain(bus: LiveListenerBus): Unit =
+    try bus.waitUntilEmpty(PhoebeRuntime.DrainMs)
+    catch { case _: java.util.concurrent.TimeoutException => count("drain_timeout") }
+}
+
+object PhoebeRuntime {
+
+  /** Local property of the jobs that are our own: neither harvested nor planned. */
+  val InternalProperty = "spark.phoebe.internal"
+
+  val pluginVersion: String =
+    Option(getClass.getPackage.getImplementationVersion).getOrElse("development")
+
+  private val DrainMs = TimeUnit.SECONDS.toMillis(5)
+  private val CloseMs = TimeUnit.SECONDS.toMillis(12)
+
+  private[phoebe] val current = new AtomicReference[PhoebeRuntime]()
+
+  /** The running application's; None on executors, when the plugin is absent, or turned itself off. */
+  def active: Option[PhoebeRuntime] = Option(current.get())
+}

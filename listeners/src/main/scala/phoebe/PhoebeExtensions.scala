@@ -1,0 +1,10 @@
+package phoebe
+
+import org.apache.spark.sql.SparkSessionExtensions
+import org.apache.spark.sql.execution.phoebe.PlannerHook
+
+/** Appended to `spark.sql.extensions` by the plugin; injects the planner hook, nothing else. */
+class PhoebeExtensions extends (SparkSessionExtensions => Unit) {
+  override def apply(extensions: SparkSessionExtensions): Unit =
+    extensions.injectQueryStagePrepRule(session => PlannerHook(session))
+}

@@ -1,0 +1,288 @@
+"""Every `spark.phoebe.*` setting, declared once.
+
+The JVM side's resource (`listeners/src/main/resources/phoebe/settings.json`), the reference page
+(`docs/settings.md`), `phoebe doctor` and the companion's own reading of values are all generated
+from, or read, `SETTINGS`. After a change run ``python -m phoebe_spark.settings``; a test says when
+that was forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+PREFIX = "spark.phoebe."
+
+Kind = Literal["choice", "path", "text", "int", "float", "pattern"]
+Value = str | int | float
+
+
+class SettingError(ValueError):
+    """A value that a setting does not accept; the message names both and says what is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: ``spark.phoebe.<name>``.
+
+    ``default`` is None where it is derived when the application starts (``derived`` says from
+    what). ``session`` settings are read per query from the session's configuration; the others
+    once, when the application starts. ``minimum`` and ``maximum`` are inclusive.
+    """
+
+    name: str
+    kind: Kind
+    default: Value | None
+    doc: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    pattern: str = ""
+    derived: str = ""
+    session: bool = False
+
+    @property
+    def key(self) -> str:
+        return PREFIX + self.name
+
+    @property
+    def accepts(self) -> str:
+        """What the setting accepts, in words; part of every error message about it."""
+        if self.kind == "choice":
+            return "one of " + ", ".join(self.choices)
+        if self.kind in ("int", "float"):
+            noun = "a whole number" if self.kind == "int" else "a number"
+            return f"{noun} from {self.minimum:g} to {self.maximum:g}"
+        if self.kind == "pattern":
+            return self.pattern_words
+        return "a path or URI" if self.kind == "path" else "text that is not empty"
+
+    @property
+    def pattern_words(self) -> str:
+        return "none, all, or a comma-separated list of fingerprints or boundary ids such as e3"
+
+    def parse(self, text: str) -> Value:
+        """The typed value of ``text``. Raises `SettingError` if the setting does not accept it."""
+        text = text.strip()
+        try:
+            if self.kind == "int":
+                number: float = int(text)
+            elif self.kind == "float":
+                number = float(text)
+            else:
+                if self._accepts_text(text):
+                    return text
+                raise ValueError
+            if self.minimum is not None and not number >= self.minimum:
+                raise ValueError
+            if self.maximum is not None and not number <= self.maximum:
+                raise ValueError
+        except ValueError:
+            raise SettingError(f"{self.key}={text!r}: accepts {self.accepts}") from None
+        return number
+
+    def _accepts_text(self, text: str) -> bool:
+        if self.kind == "choice":
+            return text in self.choices
+        if self.kind == "pattern":
+            return re.fullmatch(self.pattern, text) is not None
+        return bool(text)
+
+
+_INT_MAX = 2**31 - 1
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "mode",
+        "choice",
+        "observe",
+        "What the plugin does. `off`: nothing. `observe`: runs are harvested into tables. "
+        "`advise`: decisions are also computed and recorded, nothing is changed. `apply`: "
+        "checkpoints are written and restored. Read per query, so `off` is also the kill switch; "
+        "an application that starts with `off` is not harvested.",
+        choices=("off", "observe", "advise", "apply"),
+        session=True,
+    ),
+    Setting(
+        "home",
+        "path",
+        "~/.phoebe",
+        "Where tables, model bundle, spooled events and, by default, checkpoints live. A path "
+        "without a scheme is a local path, whatever `fs.defaultFS` says.",
+    ),
+    Setting(
+        "checkpoint.dir",
+        "path",
+        None,
+        "The checkpoint store: any Hadoop file system that the driver and all executors reach. A "
+        "path without a scheme is a local path.",
+        derived="<home>/checkpoints",
+    ),
+    Setting(
+        "python",
+        "text",
+        None,
+        "The Python that runs the companion; the package phoebe_spark must be installed there.",
+        derived="spark.pyspark.driver.python, spark.pyspark.python, PYSPARK_DRIVER_PYTHON, "
+        "PYSPARK_PYTHON, python3: the first that is set (front ends such as jupyter passed over)",
+    ),
+    Setting(
+        "advice.timeout_ms",
+        "int",
+        500,
+        "The longest a query that is expected to be long waits for advice, milliseconds.",
+        minimum=1,
+        maximum=60_000,
+    ),
+    Setting(
+        "min_duration_ms",
+        "int",
+        60_000,
+        "Queries expected to run for less than this, milliseconds, never wait for advice.",
+        minimum=0,
+        maximum=_INT_MAX,
+        session=True,
+    ),
+    Setting(
+        "objective",
+        "choice",
+        "both",
+        "What a cut is chosen for: `temp` (temporary storage freed, byte-seconds), `restart` "
+        "(seconds saved after a failure), or `both`.",
+        choices=("both", "temp", "restart"),
+    ),
+    Setting(
+        "budget_fraction",
+        "float",
+        0.2,
+        "Durable storage that a query's checkpoints may take, as a share of its shuffle bytes.",
+        minimum=0.0,
+        maximum=1.0,
+    ),
+    Setting(
+        "max_cuts",
+        "int",
+        3,
+        "At most so many nested cuts for each query and objective.",
+        minimum=1,
+        maximum=16,
+    ),
+    Setting(
+        "force",
+        "pattern",
+        "none",
+        "For tests: checkpoint `all` eligible boundaries, or those listed (fingerprints or "
+        "boundary ids), in mode `apply`, without asking for advice.",
+        pattern=r"none|all|[0-9A-Za-z_-]+(\s*,\s*[0-9A-Za-z_-]+)*",
+        session=True,
+    ),
+    Setting(
+        "harvest.queue_capacity",
+        "int",
+        20_000,
+        "Events that may wait for the companion. More are dropped and counted, and the run is "
+        "marked incomplete.",
+        minimum=100,
+        maximum=10_000_000,
+    ),
+    Setting(
+        "harvest.flush_interval_ms",
+        "int",
+        10_000,
+        "How often the companion appends what it harvested to the tables, milliseconds.",
+        minimum=100,
+        maximum=3_600_000,
+    ),
+    Setting(
+        "lease_ms",
+        "int",
+        60_000,
+        "How long a running application's row is valid without renewal, milliseconds; after three "
+        "missed renewals the application counts as aborted.",
+        minimum=1_000,
+        maximum=86_400_000,
+    ),
+)
+
+BY_NAME: Mapping[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+
+def resolve(given: Mapping[str, str]) -> dict[str, Value | None]:
+    """Values of all settings by short name, from ``given`` (full keys or short names).
+
+    Raises `SettingError` on a value that is not accepted and on an unknown `spark.phoebe.` key.
+    """
+    values: dict[str, Value | None] = {s.name: s.default for s in SETTINGS}
+    for key, text in given.items():
+        name = key.removeprefix(PREFIX)
+        if name not in BY_NAME:
+            raise SettingError(f"{PREFIX}{name} is not a setting; see docs/settings.md")
+        values[name] = BY_NAME[name].parse(text)
+    return values
+
+
+def to_json() -> str:
+    """The JVM side's resource: the declarations, without anything that Python alone needs."""
+    rows = [
+        {
+            "name": s.name,
+            "key": s.key,
+            "kind": s.kind,
+            "default": None if s.default is None else str(s.default),
+            "choices": list(s.choices),
+            "minimum": s.minimum,
+            "maximum": s.maximum,
+            "pattern": s.pattern,
+            "accepts": s.accepts,
+            "session": s.session,
+        }
+        for s in SETTINGS
+    ]
+    return json.dumps({"settings": rows}, indent=2) + "\n"
+
+
+def to_markdown() -> str:
+    """The reference page."""
+    lines = [
+        "# Settings",
+        "",
+        "<!-- Generated from phoebe_spark/settings.py by `python -m phoebe_spark.settings`. -->",
+        "",
+        "Given as Spark configuration (`--conf`, `spark-defaults.conf`, a session builder). A bad",
+        "value is one error line that names the setting and what it accepts; the plugin turns",
+        "itself off and the job runs. Settings marked *per query* are also read from the session's",
+        "configuration when a query is planned.",
+        "",
+    ]
+    for s in SETTINGS:
+        default = f"`{s.default}`" if s.default is not None else s.derived
+        lines += [
+            f"## `{s.key}`",
+            "",
+            s.doc,
+            "",
+            f"- Default: {default}",
+            f"- Accepts: {s.accepts}",
+            *(["- Per query"] if s.session else []),
+            "",
+        ]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def generated(root: Path) -> dict[Path, str]:
+    """The generated files of a source tree at ``root``, with what they should hold."""
+    return {
+        root / "listeners/src/main/resources/phoebe/settings.json": to_json(),
+        root / "docs/settings.md": to_markdown(),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in generated(Path(__file__).resolve().parent.parent).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(path)
