@@ -228,15 +228,22 @@ def partitions(node: PlanNode) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def body(plan: PlanNode) -> PlanNode:
+    """The plan as the hook in the JVM sees it: below the first ``AdaptiveSparkPlan`` of the
+    pre-order (without the write command around it) where there is one, else the whole plan."""
+    for node in plan.walk():
+        if node.kind == "AdaptiveSparkPlan" and node.children:
+            return node.children[0]
+    return plan
+
+
 def shape(plan: PlanNode) -> str:
     """The plan's shape: 16 hex digits (docs/protocol.md, "Plan shape").
 
-    Taken from the first ``AdaptiveSparkPlan`` of the pre-order down where there is one (the hook in
-    the JVM sees the plan without the command that wraps it), from the root otherwise.
+    Taken from `body`, so that the live plan and the logged one agree.
     """
-    start = next((node for node in plan.walk() if node.kind == "AdaptiveSparkPlan"), plan)
     digest = hashlib.sha256()
-    for node in start.walk():
+    for node in body(plan).walk():
         if node.kind == "AdaptiveSparkPlan":
             continue
         name = node.name

@@ -19,6 +19,7 @@ from phoebe_spark.graph import Boundary, Carrier, Stage, StageGraph
 from phoebe_spark.plan import (
     Exchange,
     PlanNode,
+    body,
     exchange_identity,
     exchanges,
     is_broadcast,
@@ -134,7 +135,7 @@ class _Splitter:
             Stage(
                 stage_id=stage_id,
                 parents=tuple(dict.fromkeys(frame.parents)),
-                template=boundary.template if boundary else template(root),
+                template=boundary.template if boundary else template(body(root)),
                 boundary=boundary,
                 task_count=1,
                 operators=tuple(node.kind for node in frame.nodes),

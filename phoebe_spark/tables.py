@@ -1,0 +1,276 @@
+"""The Delta tables under ``<home>/tables``: records in, Arrow out.
+
+Schemas are derived from the dataclasses of `phoebe_spark.records`; one table per class, partitioned
+by ``date``. Rows are only ever appended; `Tables.read` returns the last row of each key. Written
+with the ``deltalake`` package, at a table protocol (1, 2) that delta-spark reads and appends to.
+
+Only ``deltalake`` (with its own small Arrow, ``arro3``) is imported here: a companion writes with
+it in milliseconds. Reading takes ``pyarrow``, imported when first needed.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+
+from arro3.core import Array, DataType, Field, Schema, Table, list_array
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from phoebe_spark.records import (
+    ApplicationRecord,
+    BoundaryRecord,
+    CheckpointRecord,
+    ExecutionRecord,
+    ExecutorRecord,
+    Record,
+    StageRecord,
+)
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+RECORDS: dict[str, type[Record]] = {
+    record.TABLE: record
+    for record in (
+        ApplicationRecord,
+        ExecutionRecord,
+        StageRecord,
+        BoundaryRecord,
+        ExecutorRecord,
+        CheckpointRecord,
+    )
+}
+
+PARTITION_COLUMN = "date"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+Filter = tuple[str, str, Any]
+
+
+class Tables:
+    """The tables of one home.
+
+    >>> tables = Tables("/var/lib/phoebe")
+    >>> tables.append(harvest.consume(event))
+    >>> tables.read("stages", filters=[("app_id", "=", "app-1")])
+
+    ``home`` is a directory, or the URI of one that the ``deltalake`` package can write to (then
+    with ``storage_options``). Several processes may append at once: a commit that loses a race is
+    tried again. Errors are the ``deltalake`` package's (``DeltaError``) and ``OSError``.
+    """
+
+    def __init__(
+        self, home: str | Path, *, storage_options: dict[str, str] | None = None, attempts: int = 8
+    ) -> None:
+        self.home = str(home)
+        self._options = storage_options
+        self._attempts = attempts
+
+    def path(self, table: str) -> str:
+        """Where ``table`` lives. Raises ``KeyError`` for a name that is no table."""
+        name = RECORDS[table].TABLE
+        if "://" in self.home:
+            return f"{self.home.rstrip('/')}/tables/{name}"
+        return str(Path(self.home).expanduser() / "tables" / name)
+
+    def append(self, records: Iterable[Record]) -> int:
+        """Append ``records``, one commit per table; returns how many rows were written.
+
+        Tables are created on first use. Each table's rows appear all at once or not at all.
+        """
+        by_table: dict[str, list[Record]] = {}
+        for record in records:
+            by_table.setdefault(record.TABLE, []).append(record)
+        for table, rows in by_table.items():
+            self._commit(table, to_arrow(RECORDS[table], rows))
+        return sum(map(len, by_table.values()))
+
+    def _commit(self, table: str, rows: Table) -> None:
+        path = self.path(table)
+        retrying = Retrying(
+            retry=retry_if_exception_type((CommitFailedError, FileExistsError)),
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_random_exponential(multiplier=0.02, max=2.0),
+            reraise=True,
+        )
+        for attempt in retrying:
+            with attempt:
+                write_deltalake(
+                    path,
+                    rows,
+                    mode="append",
+                    partition_by=[PARTITION_COLUMN],
+                    schema_mode="merge",  # a later version's new columns
+                    storage_options=self._options,
+                    commit_properties=CommitProperties(max_commit_retries=50),
+                )
+
+    def exists(self, table: str) -> bool:
+        return DeltaTable.is_deltatable(self.path(table), self._options)
+
+    def read(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str] | None = None,
+        filters: Sequence[Filter] | None = None,
+        latest: bool = True,
+    ) -> pyarrow.Table:
+        """The table's rows; with ``latest`` only the last one of each key (by ``written_at``).
+
+        ``filters`` are conjunctive ``(column, op, value)`` triples as in ``pyarrow.dataset``; with
+        ``latest`` they should only name columns that are equal in all rows of a key. A table that
+        was never written is empty.
+        """
+        record = RECORDS[table]
+        try:
+            delta = DeltaTable(self.path(table), storage_options=self._options)
+        except TableNotFoundError:
+            empty = _pyarrow_empty(record)
+            return empty.select(list(columns)) if columns is not None else empty
+        wanted = None
+        if columns is not None:
+            needed = (*record.KEY, "written_at") if latest else ()
+            wanted = list(dict.fromkeys((*columns, *needed)))
+        rows = delta.to_pyarrow_table(columns=wanted, filters=list(filters) if filters else None)
+        if latest:
+            rows = _last_of_key(rows, record.KEY)
+        return rows.select(list(columns)) if columns is not None else rows
+
+    def read_pandas(
+        self, table: str, *, filters: Sequence[Filter] | None = None, latest: bool = True
+    ) -> pandas.DataFrame:
+        """`read` as a pandas frame: timestamps in UTC, integers with nulls as floats."""
+        frame: pandas.DataFrame = self.read(table, filters=filters, latest=latest).to_pandas()
+        return frame
+
+
+def _last_of_key(rows: pyarrow.Table, key: tuple[str, ...]) -> pyarrow.Table:
+    import pyarrow as pa
+
+    if rows.num_rows == 0:
+        return rows
+    ordered = rows.sort_by([("written_at", "ascending")])
+    ranks = pa.table(
+        {**{name: ordered[name] for name in key}, "rank_": pa.array(range(ordered.num_rows))}
+    )
+    last = ranks.group_by(list(key), use_threads=False).aggregate([("rank_", "max")])
+    return ordered.take(last["rank__max"].combine_chunks().sort())
+
+
+def _pyarrow_empty(record: type[Record]) -> pyarrow.Table:
+    import pyarrow as pa
+
+    empty: pa.Table = pa.table(to_arrow(record, []))
+    return empty
+
+
+def to_arrow(record: type[Record], rows: Sequence[Record]) -> Table:
+    """Rows of one class as an Arrow table of that class's schema.
+
+    Raises ``ValueError`` for a timestamp without a time zone.
+    """
+    schema = arrow_schema(record)
+    columns = [
+        make([getattr(row, name) for row in rows])
+        for name, (_, _, make) in _columns(record.TABLE).items()
+    ]
+    return Table.from_arrays(columns, schema=schema)
+
+
+def arrow_schema(record: type[Record]) -> Schema:
+    """The table schema of a record class: field order, types and nullability of the dataclass."""
+    return Schema(
+        [
+            Field(name, kind, nullable=null)
+            for name, (kind, null, _) in _columns(record.TABLE).items()
+        ]
+    )
+
+
+_Maker = Callable[[list[Any]], Array]
+
+
+@cache
+def _columns(table: str) -> dict[str, tuple[DataType, bool, _Maker]]:
+    record = RECORDS[table]
+    hints = get_type_hints(record)
+    found: dict[str, tuple[DataType, bool, _Maker]] = {}
+    for field in fields(record):
+        hint, nullable = _optional(hints[field.name])
+        kind, make = _column(hint)
+        found[field.name] = (kind, nullable, make)
+    return found
+
+
+def _optional(hint: Any) -> tuple[Any, bool]:
+    if get_origin(hint) in (Union, types.UnionType):
+        inner = [arg for arg in get_args(hint) if arg is not type(None)]
+        if len(inner) != 1:
+            raise TypeError(f"a column must have one type, not {hint}")
+        return inner[0], True
+    return hint, False
+
+
+def _column(hint: Any) -> tuple[DataType, _Maker]:
+    """The Arrow type of a Python type, and what makes a column of it."""
+    if get_origin(hint) is list:
+        inner, make_inner = _column(get_args(hint)[0])
+        kind = DataType.list(Field("element", inner, nullable=True))
+        return kind, lambda values: _lists(values, kind, make_inner)
+    if hint is datetime:
+        stamp = DataType.timestamp("us", tz="UTC")
+        return stamp, lambda values: _plain([_micros(v) for v in values], DataType.int64(), stamp)
+    if hint is date:
+        day = DataType.date32()
+        return day, lambda values: _plain([_days(v) for v in values], DataType.int32(), day)
+    plain = {
+        int: DataType.int64(),
+        float: DataType.float64(),
+        bool: DataType.bool(),
+        str: DataType.string(),
+    }
+    if hint not in plain:
+        raise TypeError(f"no column type for {hint}")
+    kind = plain[hint]
+    return kind, lambda values: _plain(values, kind)
+
+
+def _plain(values: list[Any], kind: DataType, target: DataType | None = None) -> Array:
+    made = Array(values, type=kind)
+    return made if target is None else made.cast(target)
+
+
+def _lists(values: list[Any], kind: DataType, make_inner: _Maker) -> Array:
+    offsets = [0]
+    flat: list[Any] = []
+    for value in values:
+        flat.extend(value or ())
+        offsets.append(len(flat))
+    return list_array(
+        Array(offsets, type=DataType.int32()),
+        make_inner(flat),
+        type=kind,
+        mask=Array([value is None for value in values], type=DataType.bool()),
+    )
+
+
+def _micros(value: datetime | None) -> int | None:
+    if value is None:
+        return None
+    if value.tzinfo is None:
+        raise ValueError(f"a timestamp without a time zone: {value}")
+    return (value - _EPOCH) // _MICROSECOND
+
+
+def _days(value: date | None) -> int | None:
+    return None if value is None else (value - date(1970, 1, 1)).days

@@ -1,0 +1,115 @@
+"""Tables: schemas from dataclasses, last row of a key wins, concurrent appends lose nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from phoebe_spark.records import ApplicationRecord, BoundaryRecord, StageRecord
+from phoebe_spark.tables import RECORDS, Tables, arrow_schema
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+ROOT = Path(__file__).parents[2]
+
+
+def stage(stage_id: int = 1, **more: object) -> StageRecord:
+    row = StageRecord(date=date(2026, 1, 2), app_id="a", app_attempt="", source="live",
+                      written_at=AT, stage_id=stage_id, stage_attempt=0)  # fmt: skip
+    return replace(row, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("table", sorted(RECORDS))
+def test_schema_follows_the_dataclass(table: str) -> None:
+    record = RECORDS[table]
+    schema = arrow_schema(record)
+    assert schema.names == [field.name for field in fields(record)]
+    assert not schema.field("app_id").nullable
+    assert set(record.KEY) <= set(schema.names)
+
+
+def test_values_come_back(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    row = stage(parents=[3, 4], operators=["Scan", "Filter"], name="n", submitted_at=AT, start_ms=7)
+    assert tables.append([row, stage(2)]) == 2
+    got = {r["stage_id"]: r for r in tables.read("stages").to_pylist()}
+    for field in fields(row):
+        assert got[1][field.name] == getattr(row, field.name), field.name
+    assert got[2]["parents"] is None
+    assert got[2]["start_ms"] is None
+
+
+def test_last_row_of_a_key_wins_across_commits_and_in_one(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    app = ApplicationRecord(date=date(2026, 1, 2), app_id="a", app_attempt="", source="live",
+                            written_at=AT)  # fmt: skip
+    later = [replace(app, written_at=AT + timedelta(seconds=n), slots=n) for n in (3, 1, 2)]
+    tables.append([app, *later])
+    tables.append([replace(app, app_id="b")])
+    tables.append([replace(app, written_at=AT + timedelta(seconds=2), slots=99)])
+    rows = tables.read("applications", columns=["app_id", "slots"]).to_pylist()
+    assert sorted(rows, key=str) == [{"app_id": "a", "slots": 3}, {"app_id": "b", "slots": None}]
+    assert tables.read("applications", latest=False).num_rows == 6
+    assert tables.read("applications", filters=[("app_id", "=", "b")]).num_rows == 1
+
+
+def test_partitioned_by_date_at_a_protocol_that_spark_reads(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    tables.append([stage(), stage(2, date=date(2026, 1, 3))])
+    delta = DeltaTable(tables.path("stages"))
+    assert delta.metadata().partition_columns == ["date"]
+    protocol = delta.protocol()
+    assert (protocol.min_reader_version, protocol.min_writer_version) == (1, 2)
+    assert sorted(p["date"] for p in delta.partitions()) == ["2026-01-02", "2026-01-03"]
+    assert delta.version() == 0, "one commit, creation included"
+
+
+def test_a_table_never_written_is_empty(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    assert not tables.exists("boundaries")
+    empty = tables.read("boundaries")
+    assert empty.num_rows == 0
+    assert empty.column_names == [field.name for field in fields(BoundaryRecord)]
+    assert list(tables.read_pandas("boundaries").columns) == empty.column_names
+
+
+def test_a_timestamp_without_a_zone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        Tables(tmp_path).append([stage(submitted_at=datetime(2026, 1, 1))])
+
+
+_WRITER = """
+import sys
+from datetime import UTC, date, datetime
+from phoebe_spark.records import ExecutorRecord
+from phoebe_spark.tables import Tables
+tables = Tables(sys.argv[1])
+for n in range(10):
+    tables.append([ExecutorRecord(date=date(2026, 1, 1), app_id=sys.argv[2], app_attempt="",
+                   source="live", written_at=datetime.now(UTC), executor_id=str(n))])
+"""
+
+
+def test_concurrent_first_appends_lose_nothing(tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path), f"app{n}"], cwd=ROOT)
+        for n in range(4)
+    ]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0, 0]
+    rows = Tables(tmp_path).read("executors", latest=False)
+    assert rows.num_rows == 40
+    assert (
+        len(set(zip(*(rows[c].to_pylist() for c in ("app_id", "executor_id")), strict=True))) == 40
+    )
+
+
+def test_import_is_light() -> None:
+    heavy = {"pandas", "pyarrow", "lightgbm"}
+    code = f"import sys, phoebe_spark.tables; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
