@@ -112,10 +112,12 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[Any, ...]]]:
     return names, rows
 
 
-def compare_results(expected: Path, actual: Path) -> Difference:
+def compare_results(
+    expected: Path, actual: Path, tolerance: float = RELATIVE_TOLERANCE
+) -> Difference:
     """Compares two Parquet result directories, column names included."""
     names, rows = read_rows(expected)
     other_names, other_rows = read_rows(actual)
     if names != other_names:
         return Difference(f"columns {names} expected, {other_names} found")
-    return compare_rows(rows, other_rows)
+    return compare_rows(rows, other_rows, tolerance)

@@ -1,0 +1,1 @@
+"""`make demo`: a recurring job, observed, learned from, checkpointed, killed and resumed."""

@@ -1,0 +1,169 @@
+"""Runs the demo: ``python -m benchmarks.demo [--sf 1]``; writes ``build/demo/summary.json``.
+
+Days of observation, training, the job without and with checkpoints, a SIGKILL of the driver late
+in a run, the same command again, and a table of what was measured. Exit code 1 when the results
+differ or nothing was checkpointed or restored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.demo import days, show, truth
+from benchmarks.demo.job import Job, Submission
+from tests.support.compare import compare_results
+from tests.support.places import BUILD, ROOT, spark_environment
+
+OBSERVED_DAYS: tuple[float, ...] = (0.25, 0.75, 0.5, 1.0)
+"""Sizes of the observed days, as fractions of the scale factor."""
+
+STEPS = len(OBSERVED_DAYS) + 7
+
+
+def train(home: Path, log: Path) -> dict[str, Any]:
+    """Trains and promotes; returns the bundle's metadata. Raises when training fails."""
+    with log.open("wb") as out:
+        subprocess.run(
+            [sys.executable, "-m", "phoebe_training", "--home", str(home)],
+            check=True,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=spark_environment(),
+            cwd=ROOT,
+        )
+    bundle = home / "bundle"
+    version = (bundle / "current").read_text().strip()
+    metadata: dict[str, Any] = json.loads((bundle / version / "metadata.json").read_text())
+    return metadata
+
+
+def differences(expected: Submission, *others: Submission) -> list[str]:
+    """Reports whose results differ from ``expected``'s, exactly compared; empty when identical."""
+    found = []
+    for other in others:
+        for report in expected.reports:
+            try:
+                difference = compare_results(
+                    expected.results / report, other.results / report, tolerance=0.0
+                )
+            except FileNotFoundError as e:
+                found.append(f"{other.name} {report}: {e}")
+                continue
+            if difference:
+                found.append(f"{other.name} {report}: {difference.message}")
+    return found
+
+
+def run(scale_factor: float, work: Path) -> dict[str, Any]:
+    """The whole demo; returns what ``summary.json`` holds."""
+    began = time.monotonic()
+    shutil.rmtree(work, ignore_errors=True)
+    screen = show.Screen(STEPS)
+    job = Job(work / "runs", work / "home", days.write_reports(work / "queries"))
+
+    with screen.step("TPC-H data for each day"):
+        sizes = [*OBSERVED_DAYS, 1.0, 1.0]
+        made = [
+            days.make_day(work / "days", f"day{n}", scale_factor * size)
+            for n, size in enumerate(sizes, start=1)
+        ]
+    *observed, today, tomorrow = made
+
+    for day in observed:
+        with screen.step(f"{day.name}, scale factor {day.scale_factor:g}: observe"):
+            job.run(f"{day.name}-observe", day, "observe")
+    with screen.step("train, log in MLflow, promote") as notes:
+        bundle = train(job.home, work / "train.log")
+        runs = sorted(bundle["mlflow"]["run_ids"].values())
+        notes.append(f"{len(runs)} MLflow runs, bundle {bundle['version']}")
+
+    with screen.step(f"{today.name}: without the plugin"):
+        without = job.run(f"{today.name}-without", today, None)
+    with screen.step(f"{today.name}: with checkpoints where predictions say they pay") as notes:
+        with_ = job.run(f"{today.name}-apply", today, "apply")
+        app = truth.app_started_after(job.home, with_.started_at)
+        written = truth.checkpoint_events(job.home, app, "committed")
+        notes.append(f"{written} checkpoints written")
+
+    with screen.step(f"{tomorrow.name}: SIGKILL of the driver late in the run") as notes:
+        killed = job.run_and_kill(f"{tomorrow.name}-killed", tomorrow, "apply", with_)
+        killed_app = truth.app_started_after(job.home, killed.started_at)
+        kept = truth.checkpoint_events(job.home, killed_app, "committed")
+        notes.append(f"killed after {killed.wall_s:.1f} s, {kept} checkpoints left")
+    with screen.step(f"{tomorrow.name}: the same command again") as notes:
+        resumed = job.run(f"{tomorrow.name}-resumed", tomorrow, "apply")
+        resumed_app = truth.app_started_after(job.home, resumed.started_at)
+        restored = truth.checkpoint_events(job.home, resumed_app, "restored")
+        notes.append(f"{restored} checkpoints restored")
+    with screen.step(f"{tomorrow.name}: a full rerun, for comparison"):
+        full = job.run(f"{tomorrow.name}-full", tomorrow, None)
+
+    wrong = [*differences(without, with_), *differences(full, resumed)]
+    stages: list[dict[str, Any]] = [
+        _finite(s.as_dict()) for s in truth.stage_predictions(job.home, app)
+    ]
+    return {
+        "results_identical": not wrong,
+        "differences": wrong,
+        "scale_factor": scale_factor,
+        "temp_byte_seconds": {
+            "without": without.usage.byte_seconds,
+            "with": with_.usage.byte_seconds,
+        },
+        "temp_peak_bytes": {
+            "without": without.usage.peak_bytes,
+            "with": with_.usage.peak_bytes,
+        },
+        "wall_s": {"without": without.wall_s, "with": with_.wall_s},
+        "reports_s": {
+            "without": without.reports,
+            "with": with_.reports,
+            "resumed": resumed.reports,
+            "full": full.reports,
+        },
+        "restart_s": {"full": full.wall_s, "resumed": resumed.wall_s},
+        "killed_after_s": killed.wall_s,
+        "checkpoints_written": written,
+        "checkpoints_restored": restored,
+        "stages": stages,
+        "median_q_error": show.q_errors(stages),
+        "applications": truth.statuses(job.home),
+        "mlflow_runs": runs,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with NaN (not known) as None, so that the summary is valid JSON."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
+    parser.add_argument("--sf", type=float, default=1.0, help="TPC-H scale factor (default 1)")
+    parser.add_argument("--work", type=Path, default=BUILD / "demo", help="scratch folder")
+    arguments = parser.parse_args()
+    summary = run(arguments.sf, arguments.work)
+    path = arguments.work / "summary.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+    console = show.Screen(0).console
+    show.print_summary(console, summary)
+    console.print(f"the same as JSON: {path}", highlight=False)
+    for line in summary["differences"]:
+        console.print(line, style="red")
+    done = summary["checkpoints_written"] and summary["checkpoints_restored"]
+    return 0 if summary["results_identical"] and done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""The demo's screen: a line for each step while it runs, and the table at the end."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+MB = 1e6
+
+
+class Screen:
+    """Progress lines on a terminal or in a log; numbers the steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.console = Console(soft_wrap=True)
+        self._steps = steps
+        self._done = 0
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[list[str]]:
+        """Shows that ``text`` is under way; what is appended to the list ends its line."""
+        self._done += 1
+        head = f"\\[{self._done}/{self._steps}] {text}"
+        notes: list[str] = []
+        started = time.monotonic()
+        if self.console.is_terminal:
+            with self.console.status(head):
+                yield notes
+        else:
+            self.console.print(f"{head} ...", style="dim", highlight=False)
+            yield notes
+        line = f"{head}  [bold]{time.monotonic() - started:.1f} s[/bold]"
+        self.console.print(" · ".join([line, *notes]), highlight=False)
+
+
+def q_error(predicted: float, true: float) -> float:
+    """max((p+1)/(t+1), (t+1)/(p+1)); negative predictions count as 0."""
+    p, t = max(predicted, 0.0) + 1, true + 1
+    return max(p / t, t / p)
+
+
+def q_errors(stages: list[dict[str, Any]]) -> dict[str, float]:
+    """Median q-error per predicted figure, over the stages where both are known (not None)."""
+    found: dict[str, float] = {}
+    for figure in ("output_bytes", "task_time_ms", "start_ms", "end_ms", "ttl_ms"):
+        errors = [
+            q_error(s["predicted"][figure], s["true"][figure])
+            for s in stages
+            if s["predicted"][figure] is not None and s["true"][figure] is not None
+        ]
+        if errors:
+            found[figure] = statistics.median(errors)
+    return found
+
+
+def _pair(stage: dict[str, Any], figure: str, unit: float) -> str:
+    values = (stage["predicted"][figure], stage["true"][figure])
+    return " / ".join("?" if v is None else f"{v / unit:.2f}" for v in values)
+
+
+def _change(before: float, after: float) -> str:
+    return "" if before == 0 else f"{100 * (after - before) / before:+.0f} %"
+
+
+def print_summary(console: Console, summary: dict[str, Any]) -> None:
+    """The final tables, from what ``summary.json`` holds."""
+    stages = summary["stages"]
+    if stages:
+        table = Table(title="Prediction against truth, shuffle stages of the apply run")
+        for column in ("report", "boundary", "decision", "why"):
+            table.add_column(column)
+        for column in ("output MB", "task time s", "start s", "end s"):
+            table.add_column(f"{column}\npredicted / true", justify="right")
+        for s in stages:
+            table.add_row(
+                s["execution"],
+                s["boundary_id"],
+                s["decision"],
+                s["reason"],
+                _pair(s, "output_bytes", MB),
+                *(_pair(s, figure, 1000) for figure in ("task_time_ms", "start_ms", "end_ms")),
+            )
+        console.print(table)
+    table = Table(title="What was measured in this run")
+    for column in ("", "without", "with", "change"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    area, peak, wall, restart = (
+        summary[k] for k in ("temp_byte_seconds", "temp_peak_bytes", "wall_s", "restart_s")
+    )
+    table.add_row(
+        "temp storage, MB x s",
+        f"{area['without'] / MB:,.0f}",
+        f"{area['with'] / MB:,.0f}",
+        _change(area["without"], area["with"]),
+    )
+    table.add_row(
+        "temp storage, peak MB",
+        f"{peak['without'] / MB:,.1f}",
+        f"{peak['with'] / MB:,.1f}",
+        _change(peak["without"], peak["with"]),
+    )
+    table.add_row(
+        "wall time, s",
+        f"{wall['without']:.1f}",
+        f"{wall['with']:.1f}",
+        _change(wall["without"], wall["with"]),
+    )
+    table.add_row(
+        "after a kill: full rerun / resumed, s",
+        f"{restart['full']:.1f}",
+        f"{restart['resumed']:.1f}",
+        _change(restart["full"], restart["resumed"]),
+    )
+    console.print(table)
+    errors = "  ".join(f"{k} {v:.2f}" for k, v in summary["median_q_error"].items())
+    console.print(f"median q-error: {errors or 'no predictions'}", highlight=False)
+    same = "[green]identical[/green]" if summary["results_identical"] else "[red]DIFFERENT[/red]"
+    console.print(
+        f"checkpoints written {summary['checkpoints_written']}, restored "
+        f"{summary['checkpoints_restored']} · results {same} · {summary['seconds']:.0f} s in all",
+        highlight=False,
+    )
