@@ -1,0 +1,251 @@
+/*
+ * Canonical text of expressions. Attributes appear under the name of their origin, never under an
+ * expression id or a position; everything else is its class and its constructor's arguments. The
+ * text is prefix-free (strings carry their length), so different expressions have different texts.
+ */
+package org.apache.spark.sql.execution.phoebe.fingerprint
+
+import java.util.Base64
+
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.expressions.aggregate.{AggregateExpression, AggregateFunction, Complete}
+import org.apache.spark.sql.catalyst.expressions.objects.{Invoke, StaticInvoke}
+import org.apache.spark.sql.execution.{BaseSubqueryExec, InSubqueryExec, ScalarSubquery}
+import org.apache.spark.sql.types._
+import org.apache.spark.unsafe.types.{CalendarInterval, UTF8String}
+
+/**
+ * @param subquery
+ *   canonical name of a subquery's plan together with its output columns
+ * @param pruning
+ *   canonical text of a dynamic pruning predicate
+ */
+private[fingerprint] final class ExpressionText(
+    subquery: BaseSubqueryExec => String,
+    pruning: InSubqueryExec => String) {
+  import ExpressionText._
+
+  /** The canonical name of what a named expression yields: its column's, or its expression's. */
+  def name(e: Expression, env: Env): String = unalias(e) match {
+    case a: AttributeReference => env(a)
+    case other => Digest.of("expression", text(other, env))
+  }
+
+  def text(e: Expression, env: Env): String = {
+    if (!e.deterministic) {
+      val culprit = e.find(x => !x.deterministic && x.children.forall(_.deterministic))
+      Refused.nondeterministic(culprit.getOrElse(e).prettyName)
+    }
+    val out = new StringBuilder
+    expression(e, new Scope(env, Map.empty, inWindow = false), out)
+    out.toString
+  }
+
+  /** Conjuncts as a sorted set; pruning that AQE has switched off is no predicate. */
+  def conjuncts(predicates: Iterable[Expression], env: Env): Seq[String] =
+    predicates.iterator.flatMap(split).filterNot(isTrue).map(text(_, env)).toSeq.distinct.sorted
+
+  /** An aggregate call without its mode and id: `sum(x) filter (where y)`, as text. */
+  def aggregate(a: AggregateExpression, env: Env): String = {
+    val filter = a.filter.map(text(_, env)).getOrElse("")
+    Digest.of("call", text(a.aggregateFunction, env), a.isDistinct.toString, filter)
+  }
+
+  private def expression(e: Expression, scope: Scope, out: StringBuilder): Unit = e match {
+    case a: Alias => expression(a.child, scope, out)
+    case a: AttributeReference => out.append('#').append(scope.env(a))
+    case l: Literal => literal(l, out)
+    case v: NamedLambdaVariable =>
+      val depth = scope.variables.getOrElse(v.exprId, Refused.attribute(v.name, "a lambda"))
+      out.append("lambda(").append(depth).append(',').append(typeText(v.dataType)).append(')')
+    case LambdaFunction(function, arguments, hidden) =>
+      val inner = scope.bind(arguments.collect { case v: NamedLambdaVariable => v.exprId })
+      out.append("function(").append(arguments.size).append(hidden).append(',')
+      expression(function, inner, out)
+      out.append(')')
+    case s: ScalarSubquery => out.append("scalar(").append(subquery(s.plan)).append(')')
+    case DynamicPruningExpression(in: InSubqueryExec) => out.append(pruning(in))
+    case in: InSubqueryExec if in.isDynamicPruning => out.append(pruning(in))
+    case in: InSubqueryExec =>
+      out.append("in(")
+      expression(in.child, scope, out)
+      out.append(',').append(subquery(in.plan)).append(')')
+    case s: SortOrder =>
+      // The orders that happen to be equal (`sameOrderExpressions`) differ between re-plans.
+      out.append("order(")
+      expression(s.child, scope, out)
+      out.append(',').append(s.direction.sql).append(',').append(s.nullOrdering.sql).append(')')
+    case InSet(child, values) =>
+      out.append("inset(")
+      expression(child, scope, out)
+      values.toSeq.map(v => literalText(v, child.dataType)).sorted.foreach(out.append(',').append(_))
+      out.append(')')
+    case w: WindowExpression => product(w, scope.copy(inWindow = true), out)
+    case a: AggregateExpression =>
+      // Aggregates appear inside expressions only as window functions.
+      if (a.mode != Complete) Refused.expression(s"aggregate in mode ${a.mode}")
+      out.append("aggregate(").append(a.isDistinct).append(',')
+      expression(a.aggregateFunction, scope, out)
+      a.filter.foreach { f => out.append(','); expression(f, scope, out) }
+      out.append(')')
+    case s: StaticInvoke if !isSparkSql(s.staticObject.getName) =>
+      Refused.udf(s.staticObject.getName)
+    case i: Invoke if !isSparkEvaluator(i) => Refused.udf(i.prettyName)
+    case f: AggregateFunction if orderSensitive(f.getClass.getName) =>
+      if (scope.inWindow && orderedByWindow(f.getClass.getName)) product(f, scope, out)
+      else Refused.orderSensitive(f.prettyName)
+    case _: UserDefinedExpression => Refused.udf(e.prettyName)
+    case _ => product(e, scope, out)
+  }
+
+  private def product(e: Expression, scope: Scope, out: StringBuilder): Unit = {
+    val name = e.getClass.getName
+    if (!AllowList.expressions(name) && !orderedByWindow(name)) Refused.expression(name)
+    elements(name, e, scope, out)
+  }
+
+  private def elements(name: String, p: Product, scope: Scope, out: StringBuilder): Unit = {
+    out.append(name).append('(')
+    p.productIterator.foreach { x => value(name, x, scope, out); out.append(',') }
+    out.append(')')
+  }
+
+  private def value(owner: String, x: Any, scope: Scope, out: StringBuilder): Unit = x match {
+    case null => out.append("null")
+    case e: Expression => expression(e, scope, out)
+    case s: String => string(s, out)
+    case s: UTF8String => string(s.toString, out)
+    case t: DataType => out.append(typeText(t))
+    case b: Boolean => out.append(b)
+    case c: Char => out.append('\'').append(c.toInt)
+    case n: java.lang.Number => out.append(n.getClass.getSimpleName).append(n)
+    case d: Decimal => out.append("Decimal").append(d)
+    case i: CalendarInterval => out.append(s"interval ${i.months} ${i.days} ${i.microseconds}")
+    case v: scala.Enumeration#Value => string(v.toString, out)
+    case v: Enum[_] => string(v.name, out)
+    case z: java.time.ZoneId => string(z.getId, out)
+    case b: Array[Byte] => string(Base64.getEncoder.encodeToString(b), out)
+    case None => out.append("none")
+    case Some(v) => out.append("some("); value(owner, v, scope, out); out.append(')')
+    case s: scala.collection.Seq[_] =>
+      out.append('[').append(s.size).append(':')
+      s.foreach { v => value(owner, v, scope, out); out.append(',') }
+      out.append(']')
+    case m: scala.collection.Map[_, _] =>
+      val entries = m.toSeq.map { case (k, v) =>
+        val entry = new StringBuilder
+        value(owner, k, scope, entry)
+        entry.append("->")
+        value(owner, v, scope, entry)
+        entry.toString
+      }
+      out.append('{').append(entries.size).append(':')
+      entries.sorted.foreach(out.append(_).append(','))
+      out.append('}')
+    case c: Class[_] if c.isPrimitive || isSparkSql(c.getName) => string(c.getName, out)
+    case p: Product if isSparkSql(p.getClass.getName) || p.getClass.getName.startsWith("scala.Tuple") =>
+      elements(p.getClass.getName, p, scope, out)
+    case other => Refused.value(owner, other.getClass.getName)
+  }
+
+  private def isSparkEvaluator(i: Invoke): Boolean = i.targetObject match {
+    case Literal(p: Product, _: ObjectType) => isSparkSql(p.getClass.getName)
+    case _ => false
+  }
+
+  private def literal(l: Literal, out: StringBuilder): Unit = l.dataType match {
+    case _: ObjectType =>
+      l.value match {
+        case p: Product if isSparkSql(p.getClass.getName) =>
+          out.append("object(")
+          elements(p.getClass.getName, p, Scope.empty, out)
+          out.append(')')
+        case other => Refused.value("Literal", if (other == null) "null" else other.getClass.getName)
+      }
+    case t => out.append(literalText(l.value, t))
+  }
+}
+
+private[fingerprint] object ExpressionText {
+
+  /** From a plan's columns to their canonical names. */
+  final case class Env(names: Map[ExprId, String]) {
+    def apply(a: Attribute): String = names.getOrElse(a.exprId, Refused.attribute(a.name, "a plan"))
+    def get(a: Attribute): Option[String] = names.get(a.exprId)
+  }
+
+  private final case class Scope(env: Env, variables: Map[ExprId, Int], inWindow: Boolean) {
+    /** Variables are numbered by nesting, so that their ids do not count. */
+    def bind(ids: Seq[ExprId]): Scope =
+      copy(variables = variables ++ ids.zipWithIndex.map { case (id, i) => id -> (variables.size + i) })
+  }
+  private object Scope {
+    val empty: Scope = Scope(Env(Map.empty), Map.empty, inWindow = false)
+  }
+
+  private val aggregates = "org.apache.spark.sql.catalyst.expressions.aggregate."
+
+  /** Results depend on the order in which rows arrive (ties included). */
+  private val orderSensitive: Set[String] = Seq(
+    "First", "Last", "CollectList", "CollectSet", "CollectTopK", "ListAgg", "MaxBy", "MinBy",
+    "MaxMinByK", "Mode", "PandasMode", "HistogramNumeric").map(aggregates + _).toSet
+
+  /** Of these, the ones that a window's own order decides. */
+  private val orderedByWindow: Set[String] = Set(aggregates + "First", aggregates + "Last")
+
+  def isSparkSql(className: String): Boolean =
+    className.startsWith("org.apache.spark.sql.catalyst.") ||
+      className.startsWith("org.apache.spark.sql.types.") ||
+      className.startsWith("org.apache.spark.unsafe.types.") ||
+      className.startsWith("org.apache.spark.sql.internal.types.")
+
+  def unalias(e: Expression): Expression = e match {
+    case a: Alias => unalias(a.child)
+    case other => other
+  }
+
+  def split(e: Expression): Seq[Expression] = e match {
+    case And(left, right) => split(left) ++ split(right)
+    case other => Seq(other)
+  }
+
+  def isTrue(e: Expression): Boolean = e match {
+    case Literal(true, BooleanType) => true
+    case DynamicPruningExpression(child) => isTrue(child)
+    case _ => false
+  }
+
+  private def string(s: String, out: StringBuilder): Unit = {
+    out.append('"').append(s.length).append(':').append(s)
+    ()
+  }
+
+  /** Without nullability, which re-planning may narrow and which no stored byte depends on. */
+  def typeText(t: DataType): String = t match {
+    case s: StructType =>
+      s.fields.iterator
+        .map(f => s"${f.name.length}:${f.name} ${typeText(f.dataType)}")
+        .mkString(s"struct${s.length}<", ",", ">")
+    case a: ArrayType => s"array<${typeText(a.elementType)}>"
+    case m: MapType => s"map<${typeText(m.keyType)},${typeText(m.valueType)}>"
+    case u: UserDefinedType[_] => Refused.value("column", u.getClass.getName)
+    case other => other.catalogString
+  }
+
+  /** A value and its type; complex values through Spark's own binary row format. */
+  def literalText(value: Any, t: DataType): String = {
+    val text = value match {
+      case null => "null"
+      case _: Boolean | _: Byte | _: Short | _: Int | _: Long => value.toString
+      case f: Float => java.lang.Float.floatToRawIntBits(f).toString
+      case d: Double => java.lang.Double.doubleToRawLongBits(d).toString
+      case s: UTF8String => s"${s.numBytes}:${Base64.getEncoder.encodeToString(s.getBytes)}"
+      case d: Decimal => d.toString
+      case _ =>
+        val row = UnsafeProjection.create(Array(t)).apply(InternalRow(value))
+        Base64.getEncoder.encodeToString(row.getBytes)
+    }
+    s"literal(${typeText(t)},$text)"
+  }
+}

@@ -1,0 +1,76 @@
+/*
+ * The semantic fingerprint of a shuffle: equal on a query's first plan, on each re-plan and in the
+ * next application; different whenever the rows or the stored bytes could differ. What it covers,
+ * and why, is told in docs/fingerprint.md.
+ */
+package org.apache.spark.sql.execution.phoebe.fingerprint
+
+import scala.util.control.NonFatal
+
+import org.apache.spark.sql.catalyst.expressions.Expression
+import org.apache.spark.sql.catalyst.plans.physical._
+import org.apache.spark.sql.classic.SparkSession
+import org.apache.spark.sql.execution.SparkPlan
+import org.apache.spark.sql.execution.exchange.ShuffleExchangeLike
+import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{typeText, Env}
+
+/**
+ * @param hash
+ *   64 hex digits of SHA-256
+ * @param inputs
+ *   the files that were listed for the plan, to be looked at again before a commit
+ */
+final case class Fingerprint(hash: String, inputs: Seq[InputFiles])
+
+/**
+ * Takes the fingerprints of one planned fragment's exchanges; subtrees are walked once. Make one
+ * per planning pass: settings are read when it is made. Not thread-safe.
+ */
+final class Fingerprinter(session: SparkSession) {
+  private val relations = new Relations
+  private lazy val settings: Either[Refusal, String] =
+    try Right(Settings.hash(session.sessionState.conf, session.sparkContext.getConf))
+    catch { case r: Refused => Left(r.refusal) }
+
+  /** The fingerprint of a shuffle, plain or ours, or why it has none. Never throws (NonFatal). */
+  def apply(exchange: SparkPlan): Either[Refusal, Fingerprint] =
+    try {
+      exchange match {
+        case shuffle: ShuffleExchangeLike => settings.map(of(shuffle, _))
+        case other => Refused.operator(other.getClass.getName)
+      }
+    } catch {
+      case r: Refused => Left(r.refusal)
+      case e @ (NonFatal(_) | _: LinkageError) => Left(Refusal(
+        "fingerprint_failed", Map("error" -> e.toString), s"The fingerprint failed: $e"))
+    }
+
+  /** Whether the inputs' files still have the lengths and modification times they were listed with. */
+  def unchanged(inputs: Seq[InputFiles]): Boolean =
+    Sources.unchanged(inputs, session.sessionState.newHadoopConf())
+
+  private def of(shuffle: ShuffleExchangeLike, settings: String): Fingerprint = {
+    val relation = relations(shuffle)
+    val columns = shuffle.output.map(a => relation.env(a) + typeText(a.dataType))
+    val hash = new Digest("shuffle")
+      .add(settings)
+      .add(relation.hash)
+      .addAll(columns)
+      .addAll(partitioning(shuffle.outputPartitioning, relation.env))
+      .hex()
+    Fingerprint(hash, relation.inputs.toSeq.map(_.inputs).sortBy(_.root))
+  }
+
+  private def partitioning(p: Partitioning, env: Env): Seq[String] = {
+    def texts(expressions: Seq[Expression]) = expressions.map(relations.text.text(_, env))
+    p match {
+      case HashPartitioning(keys, n) => "hash" +: n.toString +: texts(keys)
+      case RangePartitioning(order, n) => "range" +: n.toString +: texts(order)
+      case RoundRobinPartitioning(n) => Seq("round-robin", n.toString)
+      case SinglePartition => Seq("single")
+      case other => Refused.refuse(
+          "unknown_partitioning", Map("partitioning" -> other.getClass.getName),
+          s"Partitioning ${other.getClass.getSimpleName} is not known.")
+    }
+  }
+}

@@ -1,0 +1,310 @@
+/*
+ * Canonical identity of the rows that a physical subtree yields, as a multiset: equal on a query's
+ * first plan, on every re-plan and in the next application. See docs/fingerprint.md.
+ */
+package org.apache.spark.sql.execution.phoebe.fingerprint
+
+import scala.collection.mutable
+import scala.util.{Either, Left, Right}
+
+import org.apache.spark.sql.catalyst.expressions.{Left => _, Right => _, _}
+import org.apache.spark.sql.catalyst.plans.{ExistenceJoin, InnerLike, JoinType, LeftExistence}
+import org.apache.spark.sql.catalyst.trees.TreeNodeTag
+import org.apache.spark.sql.execution._
+import org.apache.spark.sql.execution.adaptive._
+import org.apache.spark.sql.execution.aggregate._
+import org.apache.spark.sql.execution.exchange._
+import org.apache.spark.sql.execution.joins._
+import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{unalias, Env}
+import org.apache.spark.sql.execution.window.{WindowExec, WindowGroupLimitExec}
+
+/** A node that stands for a subtree which will not run: the fingerprint looks through it. */
+trait CarriesOriginal {
+  def original: SparkPlan
+}
+
+/**
+ * @param hash
+ *   identity of the multiset of rows, whatever columns of it are kept
+ * @param env
+ *   canonical names of the columns; a name says how the column follows from the rows
+ * @param inputs
+ *   the listings of files that were read
+ */
+private[fingerprint] final case class Relation(hash: String, env: Env, inputs: Set[Listing])
+
+/** Walks plans bottom-up; every node once. Not thread-safe. */
+private[fingerprint] final class Relations {
+  import Relations._
+
+  private val memo = new java.util.IdentityHashMap[SparkPlan, Either[Refusal, Relation]]
+  private val subqueryInputs = mutable.Set.empty[Listing]
+  val text = new ExpressionText(subquery, pruning)
+
+  def apply(plan: SparkPlan): Relation = {
+    var known = memo.get(plan)
+    if (known == null) {
+      known = try Right(restrict(plan, visit(plan)))
+      catch { case r: Refused => Left(r.refusal) }
+      memo.put(plan, known)
+    }
+    known.fold(refusal => throw new Refused(refusal), identity)
+  }
+
+  /** Only what a node puts out is named above it; subqueries met on the way are inputs as well. */
+  private def restrict(plan: SparkPlan, r: Relation): Relation = {
+    val output = plan.output.flatMap(a => r.env.get(a).map(a.exprId -> _)).toMap
+    Relation(r.hash, Env(output), r.inputs)
+  }
+
+  private def visit(plan: SparkPlan): Relation = plan match {
+    case c: CarriesOriginal => apply(c.original)
+    case e: ShuffleExchangeLike => remembered(e, e.child)
+    case e: BroadcastExchangeLike => remembered(e, e.child)
+    case _ if !AllowList.operators(plan.getClass.getName) => refuse(plan)
+
+    case r: ReusedExchangeExec => renamed(apply(r.child), r.child.output, r.output)
+    case s: QueryStageExec => renamed(apply(s.plan), s.plan.output, s.output)
+    case a: AdaptiveSparkPlanExec => apply(a.inputPlan) // what it became does not count
+    case s: SubqueryBroadcastExec => apply(s.child)
+    case r: ReusedSubqueryExec => apply(r.child)
+    case s: SortExec => through(s.child, s.sortOrder)
+    case c @ (_: WholeStageCodegenExec | _: InputAdapter | _: ColumnarToRowExec |
+        _: RowToColumnarExec | _: AQEShuffleReadExec | _: CoalesceExec | _: SubqueryExec) =>
+      apply(c.children.head)
+
+    case s: FileSourceScanExec =>
+      withSubqueries(s.partitionFilters ++ s.dataFilters)(Sources.files(s, text))
+    case s: LocalTableScanExec => Sources.rows(s)
+    case r: RangeExec =>
+      if (r.range.isStreaming) Refused.source("streaming", "Range", "it is a stream")
+      val hash = Digest.of("range", r.start.toString, r.end.toString, r.step.toString)
+      Sources.positional("range", hash, r.output)
+    case o: OneRowRelationExec => Sources.positional("one-row", Digest.of("one-row"), o.output)
+    case e: EmptyRelationExec => Sources.positional("empty", Digest.of("empty"), e.output)
+
+    case ProjectExec(list, child) => withSubqueries(list)(project(list, apply(child)))
+    case FilterExec(condition, child) => withSubqueries(Seq(condition)) {
+        val below = apply(child)
+        val conjuncts = text.conjuncts(Seq(condition), below.env)
+        if (conjuncts.isEmpty) below
+        else below.copy(hash = new Digest("filter").add(below.hash).addAll(conjuncts).hex())
+      }
+    case a: BaseAggregateExec => withSubqueries(a.expressions)(Aggregates(a, apply(a.child), text))
+    case j: BaseJoinExec => withSubqueries(j.expressions)(join(j, apply(j.left), apply(j.right)))
+    case UnionExec(children) => union(children, plan.output)
+    case e: ExpandExec => expand(e, apply(e.child))
+    case g: GenerateExec => withSubqueries(Seq(g.generator)) {
+        val below = apply(g.child)
+        val generator = text.text(g.generator, below.env)
+        val hash = Digest.of("generate", below.hash, generator, g.outer.toString)
+        val made = g.generatorOutput.zipWithIndex
+          .map { case (a, i) => a.exprId -> Digest.of("generated", hash, i.toString) }
+        Relation(hash, Env(below.env.names ++ made), below.inputs)
+      }
+    case w: WindowExec => withSubqueries(w.expressions) {
+        val below = apply(w.child)
+        // A window adds columns and no rows.
+        val made = w.windowExpression.map { e =>
+          e.exprId -> Digest.of("window", below.hash, text.text(unalias(e), below.env))
+        }
+        Relation(below.hash, Env(below.env.names ++ made), below.inputs)
+      }
+    case w: WindowGroupLimitExec =>
+      val below = apply(w.child)
+      val hash = new Digest("window-limit").add(below.hash)
+        .addAll(w.partitionSpec.map(text.text(_, below.env)))
+        .addAll(w.orderSpec.map(text.text(_, below.env)))
+        .add(text.text(w.rankLikeFunction, below.env))
+        .add(w.limit.toLong).add(w.mode.toString).hex()
+      below.copy(hash = hash)
+    case t: TakeOrderedAndProjectExec => withSubqueries(t.expressions) {
+        val below = apply(t.child)
+        val order = t.sortOrder.map(text.text(_, below.env))
+        val hash = new Digest("top").add(below.hash)
+          .add(t.limit.toLong).add(t.offset.toLong).addAll(order).hex()
+        project(t.projectList, below.copy(hash = hash))
+      }
+    case _ => Refused.operator(plan.getClass.getName)
+  }
+
+  /**
+   * AQE may drop a pruning predicate when it makes a stage, and the plan then no longer shows it.
+   * So the relation found before is kept on the exchange (tags follow a node through its copies).
+   * The output must be the one that was named, or the tag is another node's.
+   */
+  private def remembered(exchange: Exchange, child: SparkPlan): Relation = {
+    val ids = exchange.output.map(_.exprId)
+    exchange.getTagValue(tag) match {
+      case Some(Remembered(`ids`, relation)) => relation
+      case _ =>
+        val relation = apply(child)
+        exchange.setTagValue(tag, Remembered(ids, relation))
+        relation
+    }
+  }
+
+  private def through(child: SparkPlan, reads: Seq[Expression]): Relation = {
+    val below = apply(child)
+    reads.foreach(text.text(_, below.env)) // an order by `rand()` is no order
+    below
+  }
+
+  private def renamed(r: Relation, from: Seq[Attribute], to: Seq[Attribute]): Relation = {
+    val names = from.zip(to).flatMap { case (f, t) => r.env.get(f).map(t.exprId -> _) }
+    Relation(r.hash, Env(names.toMap), r.inputs)
+  }
+
+  /** Projection gives names, and leaves the rows as they are. */
+  private def project(list: Seq[NamedExpression], below: Relation): Relation =
+    below.copy(env = Env(list.map(e => e.exprId -> text.name(e, below.env)).toMap))
+
+  private def join(j: BaseJoinExec, left: Relation, right: Relation): Relation = {
+    val l = left.env.names.map { case (id, name) => id -> Digest.of("left", name) }
+    val r = right.env.names.map { case (id, name) => id -> Digest.of("right", name) }
+    val keys = j.leftKeys.zip(j.rightKeys).map { case (a, b) =>
+      text.text(a, left.env) + "=" + text.text(b, right.env)
+    }
+    val nullAware = j match {
+      case b: BroadcastHashJoinExec => b.isNullAwareAntiJoin
+      case _ => false
+    }
+    val hash = new Digest("join").add(kind(j.joinType)).add(nullAware.toString)
+      .add(left.hash).add(right.hash)
+      .addAll(keys.distinct.sorted)
+      .addAll(text.conjuncts(j.condition, Env(l ++ r)))
+      .hex()
+    val env = j.joinType match {
+      case ExistenceJoin(exists) => l + (exists.exprId -> Digest.of("exists", hash))
+      case LeftExistence(_) => l
+      case _ => l ++ r
+    }
+    Relation(hash, Env(env), left.inputs ++ right.inputs)
+  }
+
+  private def kind(t: JoinType): String = t match {
+    case _: InnerLike => "inner"
+    case _: ExistenceJoin => "existence"
+    case other => other.sql
+  }
+
+  private def union(children: Seq[SparkPlan], output: Seq[Attribute]): Relation = {
+    val below = children.map(apply)
+    val hash = new Digest("union").addAll(below.map(_.hash)).hex()
+    val names = output.indices.map { i =>
+      val origins = children.zip(below).map { case (c, r) => r.env(c.output(i)) }
+      output(i).exprId -> new Digest("union-column").add(hash).addAll(origins).hex()
+    }
+    Relation(hash, Env(names.toMap), below.flatMap(_.inputs).toSet)
+  }
+
+  private def expand(e: ExpandExec, below: Relation): Relation = {
+    val projections = e.projections.map(_.map(text.text(_, below.env)))
+    val digest = new Digest("expand").add(below.hash)
+    projections.foreach(digest.addAll(_))
+    val hash = digest.hex()
+    // By position: two output columns may be filled alike and still be told apart by readers.
+    val names = e.output.indices
+      .map(i => e.output(i).exprId -> Digest.of("expanded", hash, i.toString))
+    Relation(hash, Env(names.toMap), below.inputs)
+  }
+
+  private def withSubqueries(expressions: Seq[Expression])(make: => Relation): Relation = {
+    if (!expressions.exists(SubqueryExpressions.in)) {
+      make
+    } else {
+      val outer = subqueryInputs.toSet
+      subqueryInputs.clear()
+      try {
+        val relation = make
+        relation.copy(inputs = relation.inputs ++ subqueryInputs)
+      } finally subqueryInputs ++= outer
+    }
+  }
+
+  /** A subquery by its plan, never by its result: it is the same before and after it ran. */
+  private def subquery(plan: BaseSubqueryExec): String = {
+    val relation = apply(plan)
+    subqueryInputs ++= relation.inputs
+    new Digest("subquery").add(relation.hash).addAll(plan.output.map(relation.env(_))).hex()
+  }
+
+  /**
+   * `value IN (keys of a join's other side)`, in the three shapes that planning gives it. The rows
+   * of a pruned and of an unpruned scan differ, but whoever asks for this predicate is content with
+   * any superset of what it lets through, and its text keeps them apart from all other readers.
+   */
+  private def pruning(in: InSubqueryExec): String = {
+    def keys(side: SparkPlan, keys: Seq[Expression]): String = {
+      val relation = apply(side)
+      subqueryInputs ++= relation.inputs
+      new Digest("pruning").add(relation.hash).addAll(keys.map(text.name(_, relation.env))).hex()
+    }
+    def unwrap(plan: SparkPlan): SparkPlan = plan match {
+      case a: AdaptiveSparkPlanExec => unwrap(a.inputPlan)
+      case r: ReusedSubqueryExec => unwrap(r.child)
+      case e: Exchange => unwrap(e.child)
+      case other => other
+    }
+    def distinctOf(plan: SparkPlan): (SparkPlan, Seq[Expression]) = unwrap(plan) match {
+      case a: BaseAggregateExec if a.aggregateExpressions.isEmpty =>
+        unwrap(a.child) match {
+          case partial: BaseAggregateExec if partial.aggregateExpressions.isEmpty =>
+            (unwrap(partial.child), partial.groupingExpressions)
+          case child => (child, a.groupingExpressions)
+        }
+      case other => (other, other.output)
+    }
+    val side = unwrap(in.plan) match {
+      case s: SubqueryAdaptiveBroadcastExec => keys(unwrap(s.child), s.indices.map(s.buildKeys))
+      case s: SubqueryBroadcastExec => keys(unwrap(s.child), s.indices.map(s.buildKeys))
+      case s: SubqueryExec =>
+        val (child, grouping) = distinctOf(s.child)
+        keys(child, grouping)
+      case other => Refused.operator(other.getClass.getName)
+    }
+    pruned(in.child, side)
+  }
+
+  /** Pruned columns are the scan's own: their names say enough within its text. */
+  private def pruned(value: Expression, side: String): String =
+    text.text(value, Env(value.references.map(a => a.exprId -> a.name).toMap)) + side
+
+  private def refuse(plan: SparkPlan): Nothing = {
+    val name = plan.getClass.getName
+    val short = plan.nodeName
+    name.stripPrefix(sql) match {
+      case "CollectMetricsExec" => Refused.refuse(
+          "observed_metrics", Map("operator" -> short), "Metrics are observed below this exchange.")
+      case "CollectLimitExec" | "LocalLimitExec" | "GlobalLimitExec" | "CollectTailExec" =>
+        Refused.refuse("limit_without_order", Map("operator" -> short),
+          "A limit without an order picks other rows on another run.")
+      case "RDDScanExec" | "ExternalRDDScanExec" =>
+        Refused.source("rdd_source", short, "an RDD has no stable identity")
+      case "RowDataSourceScanExec" =>
+        Refused.source("unknown_source", short, "it cannot be looked at again")
+      case n if n.startsWith("datasources.v2.") =>
+        Refused.source("unknown_source", short, "data source V2 has no versions that all share")
+      case n if n.startsWith("columnar.") || n.contains("TableCacheQueryStage") =>
+        Refused.source("cached_relation", short, "cached rows may be of an older state")
+      case n if n.startsWith("streaming.") =>
+        Refused.source("streaming", short, "it is a stream")
+      case n if n.startsWith("python.") || n.startsWith("r.") => Refused.udf(short)
+      case n if typed(n) => Refused.refuse(
+          "typed_operation", Map("operator" -> short), s"$short runs user code on objects.")
+      case "SampleExec" => Refused.nondeterministic(short)
+      case _ => Refused.operator(name)
+    }
+  }
+}
+
+private[fingerprint] object Relations {
+  private val sql = "org.apache.spark.sql.execution."
+
+  private val typed = Set(
+    "DeserializeToObjectExec", "SerializeFromObjectExec", "MapPartitionsExec", "MapElementsExec",
+    "AppendColumnsExec", "AppendColumnsWithObjectExec", "MapGroupsExec", "CoGroupExec")
+
+  private final case class Remembered(ids: Seq[ExprId], relation: Relation)
+  private val tag = TreeNodeTag[Remembered]("phoebe.relation")
+}

@@ -1,0 +1,75 @@
+/*
+ * The part of a fingerprint that no plan shows: settings that change results or stored bytes, and
+ * the versions of Spark and Java.
+ */
+package org.apache.spark.sql.execution.phoebe.fingerprint
+
+import java.util.concurrent.atomic.AtomicReference
+
+import scala.util.Try
+
+import org.apache.spark.{SPARK_VERSION, SparkConf}
+import org.apache.spark.sql.internal.SQLConf
+
+private[fingerprint] object Settings {
+
+  /**
+   * @param sql
+   *   the session's settings: what is set there, and is neither neutral nor the default, counts
+   * @param core
+   *   the application's settings: compression of shuffle files, and readers' Hadoop settings
+   */
+  def hash(sql: SQLConf, core: SparkConf): String = {
+    // Asked on every planning pass, changed hardly ever.
+    val key = (sql.getAllConfs, core.getAll.toMap)
+    val known = last.get
+    if (known != null && known._1 == key) {
+      known._2
+    } else {
+      val made = compute(sql, core)
+      last.set((key, made))
+      made
+    }
+  }
+
+  private type Key = (Map[String, String], Map[String, String])
+  private val last = new AtomicReference[(Key, String)]
+
+  private def compute(sql: SQLConf, core: SparkConf): String = {
+    if (core.getBoolean("spark.io.encryption.enabled", defaultValue = false)) {
+      Refused.refuse(
+        "io_encryption", Map.empty,
+        "Shuffle files are encrypted with a key that ends with the application.")
+    }
+    val scratch = sql.clone()
+    val set = sql.getAllConfs.iterator.filter { case (key, value) =>
+      counts(key) && !AllowList.isNeutral(key) && !isDefault(key, value, scratch)
+    }
+    val readers = core.getAll.iterator.filter { case (key, _) => readerPrefixes.exists(key.startsWith) }
+    val resolved = Seq(
+      "time_zone" -> sql.sessionLocalTimeZone,
+      "ansi" -> sql.ansiEnabled.toString,
+      "case_sensitive" -> sql.caseSensitiveAnalysis.toString,
+      "codec" -> core.get("spark.io.compression.codec", "lz4"),
+      "compress" -> core.get("spark.shuffle.compress", "true"),
+      "spark" -> SPARK_VERSION,
+      // Number formatting differs between Java releases (JDK-4511638).
+      "java" -> System.getProperty("java.specification.version"))
+    val all = (set ++ readers).toMap.toSeq.sorted ++ resolved
+    new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
+  }
+
+  private def counts(key: String): Boolean =
+    key.startsWith("spark.sql.") || key.startsWith("spark.databricks.") ||
+      readerPrefixes.exists(key.startsWith)
+
+  private val readerPrefixes = Seq("parquet", "orc", "avro", "mapreduce.input", "mapred")
+    .flatMap(p => Seq(s"$p.", s"spark.hadoop.$p."))
+
+  /** Whether a key's explicit value is what it would be anyway (fallbacks to other keys included). */
+  private def isDefault(key: String, value: String, scratch: SQLConf): Boolean = {
+    scratch.unsetConf(key)
+    try Try(scratch.getConfString(key)).toOption.contains(value)
+    finally scratch.setConfString(key, value)
+  }
+}
