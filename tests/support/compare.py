@@ -100,7 +100,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[Any, ...]]]:
 
     Raises ``FileNotFoundError`` when it has no ``_SUCCESS``: a job that died wrote no result.
     """
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
 
     if not (path / "_SUCCESS").exists():
         raise FileNotFoundError(f"{path} has no _SUCCESS: no complete result")

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -70,7 +71,7 @@ class Usage:
     @property
     def byte_seconds(self) -> float:
         """The area under the samples (trapezoids)."""
-        pairs = zip(self.samples, self.samples[1:], strict=False)
+        pairs = pairwise(self.samples)
         return sum((t2 - t1) * (b1 + b2) / 2 for (t1, b1), (t2, b2) in pairs)
 
     def between(self, start: float, end: float) -> Usage:

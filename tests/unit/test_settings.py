@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_generated_files_are_current() -> None:
     for path, text in generated(ROOT).items():
-        assert path.read_text(encoding="utf-8") == text, f"run python -m phoebe_spark.settings: {path}"
+        assert path.read_text(encoding="utf-8") == text, (
+            f"run python -m phoebe_spark.settings: {path}"
+        )
 
 
 def test_defaults_are_accepted_by_their_own_setting() -> None:

@@ -1,0 +1,44 @@
+"""``python -m benchmarks NAME [--seed N] [--repeats N] [--sf X]``: one bench, one JSON line last.
+
+``all`` runs every bench, one after the other, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+
+from benchmarks.frame import Options, fresh, report
+from tests.support.places import BUILD, ROOT, spark_environment
+
+NAMES: tuple[str, ...] = ("observe_overhead", "checkpoint_cost", "temp_storage", "restart")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", choices=[*NAMES, "all"])
+    parser.add_argument("--seed", type=int, default=Options.__dataclass_fields__["seed"].default)
+    parser.add_argument("--repeats", type=int, help="default: what the bench fixes")
+    parser.add_argument("--sf", type=float, help="scale factor, default: what the bench fixes")
+    arguments = parser.parse_args()
+    if arguments.name == "all":
+        commands = [[sys.executable, "-m", "benchmarks", name] for name in NAMES]
+        codes = [subprocess.run(c, cwd=ROOT, env=spark_environment()).returncode for c in commands]
+        return max(codes)
+    options = Options(
+        name=arguments.name,
+        work=fresh(BUILD / "bench" / "work" / arguments.name),
+        seed=arguments.seed,
+        repeats=arguments.repeats,
+        scale_factor=arguments.sf,
+    )
+    bench = importlib.import_module(f"benchmarks.{arguments.name}")
+    print(json.dumps(report(options, bench.run(options))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
