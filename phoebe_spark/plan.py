@@ -194,12 +194,23 @@ def exchange_identity(node: PlanNode) -> tuple[str, int]:
     return ("index", node.index)
 
 
-def exchanges(plan: PlanNode) -> tuple[Exchange, ...]:
+def exchanges(plan: PlanNode, digests: Digests | None = None) -> tuple[Exchange, ...]:
     """The plan's shuffle exchanges in pre-order, each once, with boundary ids "e0", "e1"...
 
     Query stages, subqueries and cached plans are seen through. What a ``ReusedExchange`` or
     ``ReusedSubquery`` shows again is not a boundary of its own.
     """
+    digests = digests or Digests()
+    return tuple(
+        Exchange(
+            f"e{rank}", node, digests.template(node), digests.reuse_key(node), partitions(node)
+        )
+        for rank, node in enumerate(exchange_nodes(plan))
+    )
+
+
+def exchange_nodes(plan: PlanNode) -> list[PlanNode]:
+    """The nodes of `exchanges`, in the same order."""
     seen: dict[tuple[str, int], PlanNode] = {}
     reused: dict[tuple[str, int], PlanNode] = {}
     stack: list[tuple[PlanNode, bool]] = [(plan, False)]
@@ -210,11 +221,7 @@ def exchanges(plan: PlanNode) -> tuple[Exchange, ...]:
         again = again or node.kind in ("ReusedExchange", "ReusedSubquery")
         stack.extend((child, again) for child in reversed(node.children))
     # The original may be missing from a partial plan: then its reuse stands for it.
-    nodes = sorted({**reused, **seen}.values(), key=lambda node: node.index)
-    return tuple(
-        Exchange(f"e{rank}", node, template(node), reuse_key(node), partitions(node))
-        for rank, node in enumerate(nodes)
-    )
+    return sorted({**reused, **seen}.values(), key=lambda node: node.index)
 
 
 _PARTITIONS = re.compile(r"(?:partitioning|Partitioning)\((?:.*, )?(\d+)(?:, [^()]*)?\)")
@@ -261,37 +268,63 @@ def template(node: PlanNode) -> str:
     that only satisfy a distribution are dropped with the sorts and broadcasts, because they come
     and go with the join strategy.
     """
-    return _digest(node, literals=False)
+    return Digests().template(node)
 
 
 def reuse_key(node: PlanNode) -> str:
     """Like `template` with literals and inputs kept (32 hex digits)."""
-    return _digest(node, literals=True)
+    return Digests().reuse_key(node)
 
 
-def _digest(root: PlanNode, *, literals: bool) -> str:
-    """Bottom-up hash over the subtree; iterative, each node once."""
-    done: dict[int, tuple[str, ...]] = {}
+_Memo = dict[int, tuple[str, ...]]
+
+
+class Digests:
+    """`template` and `reuse_key` for the nodes of one plan: shared subtrees are hashed once."""
+
+    __slots__ = ("_loose", "_strict")
+
+    def __init__(self) -> None:
+        self._loose: _Memo = {}
+        self._strict: _Memo = {}
+
+    def template(self, node: PlanNode) -> str:
+        return _digest(node, self._loose, literals=False)[:16]
+
+    def reuse_key(self, node: PlanNode) -> str:
+        return _digest(node, self._strict, literals=True)[:32]
+
+
+def _digest(root: PlanNode, done: _Memo, *, literals: bool) -> str:
+    """Bottom-up hash over the subtree, iterative; ``done``: what nodes, by id, stand for."""
     stack: list[tuple[PlanNode, bool]] = [(root, False)]
     while stack:
         node, ready = stack.pop()
-        if not ready:
+        if not ready and node is not root:
+            if id(node) in done:
+                continue
             if not literals and node.kind in _PRUNING_SUBQUERIES:
                 done[id(node)] = ()
                 continue
+        if not ready:
             stack.append((node, True))
             stack.extend((child, False) for child in node.children)
-            continue
-        below = tuple(part for child in node.children for part in done[id(child)])
-        if node is not root and _is_transparent(node):
-            done[id(node)] = below
-            continue
-        own = _strict_text(node) if literals else "\x1f".join(_signature(node))
-        head = _SAME_OPERATOR.get(node.kind, node.kind)
-        content = "\x1e".join((head, own, *below))
-        done[id(node)] = (hashlib.sha256(content.encode()).hexdigest(),)
-    parts = done[id(root)]
-    return (parts[0] if parts else hashlib.sha256(b"").hexdigest())[: 32 if literals else 16]
+        elif node is not root:
+            done[id(node)] = (
+                _below(node, done) if _is_transparent(node) else (_own(node, done, literals),)
+            )
+    return _own(root, done, literals)
+
+
+def _below(node: PlanNode, done: _Memo) -> tuple[str, ...]:
+    return tuple(part for child in node.children for part in done[id(child)])
+
+
+def _own(node: PlanNode, done: _Memo, literals: bool) -> str:
+    own = _strict_text(node) if literals else "\x1f".join(_signature(node))
+    head = _SAME_OPERATOR.get(node.kind, node.kind)
+    content = "\x1e".join((head, own, *_below(node, done)))
+    return hashlib.sha256(content.encode(errors="replace")).hexdigest()
 
 
 def _is_transparent(node: PlanNode) -> bool:
@@ -303,20 +336,31 @@ def _is_transparent(node: PlanNode) -> bool:
     return node.kind == "Sort" and ", true, " not in node.text
 
 
-_IDS = re.compile(r"#\d+L?|\[plan_id=\d+\]|\[id=#?\d+\]|plan_id=\d+|ReusedSubquery ")
-
-
-def _strict_text(node: PlanNode) -> str:
-    if is_scan(node) and node.metadata:
-        return str(sorted((key, _IDS.sub("", value)) for key, value in node.metadata.items()))
-    return _IDS.sub("", node.text)
-
-
 _PRUNING = re.compile(r"dynamicpruning\w*\((?:[^()]|\([^()]*\))*\)")
 _DROPPED = re.compile(
     r"\[plan_id=\d+\]|\[id=#?\d+\]|ReusedSubquery |, Build(?:Left|Right)|\bBuild(?:Left|Right),? ?"
     r"|, output=\[.*|, (?:true|false), (?:true|false)$|, isSkew=\w+"
 )
+_IDS = re.compile(r"#\d+L?|\[plan_id=\d+\]|\[id=#?\d+\]|plan_id=\d+|ReusedSubquery ")
+_UNSTABLE_METADATA = frozenset({"Batched", "SelectedBucketsCount", "PushedFilters"})
+
+
+def _strict_text(node: PlanNode) -> str:
+    """The node's string with literals and inputs, without ids and join strategy."""
+    if is_scan(node) and node.metadata:
+        return str(
+            sorted(
+                (key, _IDS.sub("", _PRUNING.sub("", value)))
+                for key, value in node.metadata.items()
+                if key not in _UNSTABLE_METADATA
+            )
+        )
+    text = node.text
+    if text.startswith(node.kind):
+        text = text[len(node.kind) :]
+    return _IDS.sub("", _DROPPED.sub("", _PRUNING.sub("", text))).replace("key=", "keys=")
+
+
 _TOKEN = re.compile(
     r"(?P<attribute>[A-Za-z_][\w.]*)#\d+L?"
     r"|(?P<function>[A-Za-z_]\w*)(?=\()"

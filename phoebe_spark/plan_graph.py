@@ -17,6 +17,7 @@ from typing import Any
 
 from phoebe_spark.graph import Boundary, Carrier, Stage, StageGraph
 from phoebe_spark.plan import (
+    Digests,
     Exchange,
     PlanNode,
     body,
@@ -26,8 +27,6 @@ from phoebe_spark.plan import (
     is_shuffle,
     is_subquery,
     is_wrapper,
-    reuse_key,
-    template,
 )
 
 
@@ -69,7 +68,8 @@ class _Splitter:
     def __init__(self, plan: PlanNode, facts: Mapping[int, Mapping[str, Any]]) -> None:
         self.plan = plan
         self.facts = facts
-        self.exchanges = exchanges(plan)
+        self.digests = Digests()
+        self.exchanges = exchanges(plan, self.digests)
         self.by_identity = {exchange_identity(e.node): e for e in self.exchanges}
         self.stages: list[Stage] = []
         self.nodes: dict[int, tuple[PlanNode, ...]] = {}
@@ -113,7 +113,7 @@ class _Splitter:
             frame.todo.extend(reversed(node.children))
 
     def _key(self, node: PlanNode) -> str:
-        return f"{node.kind}:{reuse_key(node)}"
+        return f"{node.kind}:{self.digests.reuse_key(node)}"
 
     def _remember(self, node: PlanNode, stage_id: int) -> None:
         self.stage_of_node[node.index] = stage_id
@@ -135,7 +135,7 @@ class _Splitter:
             Stage(
                 stage_id=stage_id,
                 parents=tuple(dict.fromkeys(frame.parents)),
-                template=boundary.template if boundary else template(body(root)),
+                template=boundary.template if boundary else self.digests.template(body(root)),
                 boundary=boundary,
                 task_count=1,
                 operators=tuple(node.kind for node in frame.nodes),
@@ -151,7 +151,10 @@ class _Splitter:
             self.broadcasts += 1
             carrier: Carrier = "broadcast"
             return Boundary(
-                f"b{self.broadcasts - 1}", template(node), eligible=False, carrier=carrier
+                f"b{self.broadcasts - 1}",
+                self.digests.template(node),
+                eligible=False,
+                carrier=carrier,
             )
         exchange = self.by_identity[exchange_identity(node)]
         # A reused exchange may be met first; the request speaks of the original.

@@ -1,0 +1,219 @@
+"""What harvest remembers while things run: stages, jobs and executions. Dropped when they end."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from phoebe_spark.harvest._values import JsonObject, count, integer, items, obj, text, time_ms
+from phoebe_spark.plan import Digests, PlanNode, exchange_nodes
+
+COPY_TIME_METRIC = "checkpoint copy time"
+COPY_BYTES_METRIC = "checkpoint bytes copied"
+
+WRITE_METRICS = frozenset(
+    {
+        "data size", "number of partitions", "shuffle bytes written", "shuffle records written",
+        "shuffle write time", COPY_TIME_METRIC, COPY_BYTES_METRIC,
+    }
+)  # fmt: skip
+"""An exchange's metrics that its writer updates; the others are its readers'."""
+
+
+@dataclass(slots=True)
+class StageState:
+    """One stage attempt. Times are milliseconds since the epoch."""
+
+    stage_id: int
+    attempt: int
+    execution_id: int | None
+    job_id: int | None
+    name: str | None
+    task_count: int
+    parent_ids: tuple[int, ...]
+    rdd_id: int | None
+    submitted_ms: int | None = None
+    completed_ms: int | None = None
+    completed: bool = False
+    failure: str | None = None
+    succeeded: int = 0
+    failed: int = 0
+    killed: int = 0
+    writes_shuffle: bool | None = None  # None: no task seen
+    task_times: array[int] = field(default_factory=lambda: array("q"))
+    cpu_ns: int = 0
+    gc_ms: int = 0
+    input_bytes: int = 0
+    input_rows: int = 0
+    output_bytes: int = 0
+    output_rows: int = 0
+    read_bytes: int = 0
+    read_rows: int = 0
+    write_bytes: int = 0
+    write_rows: int = 0
+    spill_memory: int = 0
+    spill_disk: int = 0
+    peak_memory: int = 0
+    copy_ms: int = 0
+    copied_bytes: int = 0
+    accumulators: set[int] = field(default_factory=set)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts stages by when they could start."""
+        return (self.submitted_ms or 0, self.stage_id)
+
+    @property
+    def saw_all_tasks(self) -> bool:
+        return self.completed and self.failure is None and self.succeeded >= self.task_count
+
+    def task_ended(self, event: JsonObject) -> None:
+        """Add one ended task. Only successful tasks count for times and bytes."""
+        info = obj(event, "Task Info")
+        reason = text(obj(event, "Task End Reason").get("Reason"))
+        self.writes_shuffle = text(event.get("Task Type")) == "ShuffleMapTask"
+        copy_ms = copied = 0
+        for accumulable in items(info, "Accumulables"):
+            if not isinstance(accumulable, dict) or accumulable.get("Metadata") != "sql":
+                continue
+            if (acc_id := integer(accumulable.get("ID"))) is not None:
+                self.accumulators.add(acc_id)
+            name = accumulable.get("Name")
+            if name == COPY_TIME_METRIC:
+                copy_ms += count(accumulable.get("Update"))
+            elif name == COPY_BYTES_METRIC:
+                copied += count(accumulable.get("Update"))
+        if info.get("Killed") is True or reason == "TaskKilled":
+            self.killed += 1
+            return
+        if reason != "Success" or info.get("Failed") is True:
+            self.failed += 1
+            return
+        self.succeeded += 1
+        metrics = obj(event, "Task Metrics")
+        run_ms = count(metrics.get("Executor Run Time"))
+        copy_ms = min(copy_ms, run_ms)
+        self.task_times.append(run_ms - copy_ms)
+        self.copy_ms += copy_ms
+        self.copied_bytes += copied
+        self.cpu_ns += count(metrics.get("Executor CPU Time"))
+        self.gc_ms += count(metrics.get("JVM GC Time"))
+        self.spill_memory += count(metrics.get("Memory Bytes Spilled"))
+        self.spill_disk += count(metrics.get("Disk Bytes Spilled"))
+        self.peak_memory = max(self.peak_memory, count(metrics.get("Peak Execution Memory")))
+        read, write = obj(metrics, "Shuffle Read Metrics"), obj(metrics, "Shuffle Write Metrics")
+        self.read_bytes += count(read.get("Remote Bytes Read")) + count(
+            read.get("Local Bytes Read")
+        )
+        self.read_rows += count(read.get("Total Records Read"))
+        self.write_bytes += count(write.get("Shuffle Bytes Written"))
+        self.write_rows += count(write.get("Shuffle Records Written"))
+        taken, put = obj(metrics, "Input Metrics"), obj(metrics, "Output Metrics")
+        self.input_bytes += count(taken.get("Bytes Read"))
+        self.input_rows += count(taken.get("Records Read"))
+        self.output_bytes += count(put.get("Bytes Written"))
+        self.output_rows += count(put.get("Records Written"))
+
+    def stage_info(self, info: JsonObject) -> None:
+        """What a stage's start and end events both say of it."""
+        self.name = text(info.get("Stage Name")) or self.name
+        self.task_count = count(info.get("Number of Tasks")) or self.task_count
+        self.submitted_ms = time_ms(info, "Submission Time") or self.submitted_ms
+        self.completed_ms = time_ms(info, "Completion Time") or self.completed_ms
+        self.failure = text(info.get("Failure Reason")) or self.failure
+        for accumulable in items(info, "Accumulables"):
+            if isinstance(accumulable, dict) and accumulable.get("Metadata") == "sql":
+                acc_id = integer(accumulable.get("ID"))
+                if acc_id is not None:
+                    self.accumulators.add(acc_id)
+
+
+def first_rdd(info: JsonObject) -> int | None:
+    """The RDD that a stage computes: the first of its list, and what a skipped stage shares with
+    the one that ran (both belong to one shuffle dependency)."""
+    for rdd in items(info, "RDD Info"):
+        return integer(rdd.get("RDD ID")) if isinstance(rdd, dict) else None
+    return None
+
+
+def parent_ids(info: JsonObject) -> tuple[int, ...]:
+    found = (integer(parent) for parent in items(info, "Parent IDs"))
+    return tuple(parent for parent in found if parent is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class SeenExchange:
+    """An exchange node of any version of an execution's plan."""
+
+    acc_id: int
+    template: str
+    reuse_key: str
+    position: int  # pre-order rank in the plan version that showed it last
+    readers: frozenset[int]  # accumulators that its readers update
+
+
+@dataclass(slots=True)
+class JobState:
+    job_id: int
+    execution_id: int | None
+    stage_ids: frozenset[int]
+
+
+@dataclass(slots=True)
+class ExecutionState:
+    """One SQL execution. Plan versions other than the first and the last are kept as digests."""
+
+    execution_id: int
+    root_id: int | None = None
+    description: str | None = None
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    ended: bool = False
+    error: str | None = None
+    initial: PlanNode | None = None
+    latest: PlanNode | None = None
+    seen: dict[int, SeenExchange] = field(default_factory=dict)
+    stages: dict[tuple[int, int], StageState] = field(default_factory=dict)
+    jobs: set[int] = field(default_factory=set)  # running
+    skipped: dict[int, int] = field(default_factory=dict)  # stage that did not run -> its RDD
+    messages: list[JsonObject] = field(default_factory=list)  # `boundary` messages
+    restored: bool = False
+    damaged: bool = False  # events of it were lost, or could not be read
+    end_seen_at: int = 0  # count of events when its end came
+
+    def see_plan(self, plan: PlanNode) -> None:
+        """Take in a version of the plan."""
+        self.latest = plan
+        digests = Digests()
+        for node in exchange_nodes(plan):
+            acc_id = node.shuffle_acc_id
+            if acc_id is None:
+                continue
+            known = self.seen.get(acc_id)
+            if known is not None:  # the same node as before, perhaps elsewhere in the plan
+                self.seen[acc_id] = replace(known, position=node.index)
+                continue
+            self.seen[acc_id] = SeenExchange(
+                acc_id,
+                digests.template(node),
+                digests.reuse_key(node),
+                node.index,
+                frozenset(i for name, i in node.metrics.items() if name not in WRITE_METRICS),
+            )
+
+    @property
+    def settled(self) -> bool:
+        """Ended, and nothing that runs for it is left."""
+        return self.ended and not self.jobs and all(s.completed for s in self.stages.values())
+
+    def open_stages(self) -> Iterator[StageState]:
+        return (stage for stage in self.stages.values() if not stage.completed)
+
+
+def own_accumulators(node: PlanNode) -> Iterator[int]:
+    """The accumulators that the stage of ``node`` updates (not those of an exchange's readers)."""
+    exchange = node.kind == "Exchange"
+    for name, acc_id in node.metrics.items():
+        if not exchange or name in WRITE_METRICS:
+            yield acc_id
