@@ -77,7 +77,7 @@ class StageGraph:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A down-closed set of stages whose outward-read outputs become checkpoints (Phoebe, section 5).
+    """A down-closed set of stages whose outward-read outputs become checkpoints (paper, section 5).
 
     ``inside`` is the set Z of stage ids, ``checkpointed`` the stages of Z that are read from
     outside Z, ``durable_bytes`` the sum of their outputs, ``value`` in the objective's unit

@@ -200,9 +200,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "lease_ms",
         "int",
-        60_000,
-        "How long a running application's row is valid without renewal, milliseconds; after three "
-        "missed renewals the application counts as aborted.",
+        180_000,
+        "How long a running application's row is valid, milliseconds. It is renewed three times in "
+        "that time; once it has expired, the application counts as aborted.",
         minimum=1_000,
         maximum=86_400_000,
     ),

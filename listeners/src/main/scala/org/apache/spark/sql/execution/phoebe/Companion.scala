@@ -33,8 +33,8 @@ import org.apache.spark.util.{JsonProtocol, JsonProtocolOptions}
 final class Companion private[phoebe] (
     settings: PhoebeSettings,
     sparkConf: SparkConf,
-    hadoop: Configuration)
-    extends Logging {
+    hadoop: Configuration
+) extends Logging {
   import Companion._
 
   private[phoebe] val outbox = new Outbox(settings.queueCapacity)
@@ -89,7 +89,8 @@ final class Companion private[phoebe] (
       executionId: Long,
       slots: Int,
       plan: SparkPlanInfo,
-      boundaries: Seq[BoundaryRequest]): Either[Reason, Advice] = {
+      boundaries: Seq[BoundaryRequest]
+  ): Either[Reason, Advice] = {
     val began = System.nanoTime()
     if (state != "ready") {
       Left(Reason("companion_not_ready", s"the companion is $state", Map("state" -> state)))
@@ -104,7 +105,8 @@ final class Companion private[phoebe] (
           "execution_id" -> executionId,
           "slots" -> slots,
           "plan" -> plan,
-          "boundaries" -> boundaries.map(_.toJson))
+          "boundaries" -> boundaries.map(_.toJson)
+        )
         if (!outbox.request(line)) Left(Reason("companion_busy", "the companion's queue is full"))
         else {
           val spentMs = (System.nanoTime() - began) / 1000000L
@@ -158,7 +160,8 @@ final class Companion private[phoebe] (
           if (outbox.isEmpty || text.startsWith(AdvisePrefix)) flush()
         case Outbox.Event(event) =>
           Guard("serialise", Option.empty[String])(
-            Option(JsonProtocol.sparkEventToJsonString(event, jsonOptions)))
+            Option(JsonProtocol.sparkEventToJsonString(event, jsonOptions))
+          )
             .foreach(line(_, isHeader(event)))
         case Outbox.End =>
           reportDropped(now = true)
@@ -245,7 +248,8 @@ final class Companion private[phoebe] (
       file.flush()
       val path = PhoebeSettings.plain(file.path)
       logWarning(
-        s"phoebe: no companion, $what; events go to $path, read them with: phoebe ingest $path")
+        s"phoebe: no companion, $what; events go to $path, read them with: phoebe ingest $path"
+      )
     } catch {
       case NonFatal(e) => turnOff(s"no companion, $what; and the spool cannot be written: $e")
     }
@@ -313,7 +317,8 @@ final class Companion private[phoebe] (
     "slots" -> identity.slots,
     "settings" -> settings.resolved,
     "continued" -> continued,
-    "time" -> identity.startedAtMs)
+    "time" -> identity.startedAtMs
+  )
 
   private def onMessage(message: JsonNode): Unit = message.get("type").asText match {
     case "ready" =>
@@ -381,5 +386,6 @@ object Companion {
       appName: String,
       user: String,
       slots: Int,
-      startedAtMs: Long)
+      startedAtMs: Long
+  )
 }

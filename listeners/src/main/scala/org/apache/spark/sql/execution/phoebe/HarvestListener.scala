@@ -33,7 +33,8 @@ final private[phoebe] class HarvestListener(outbox: Outbox, conf: SparkConf) ext
         name -> (if (EnvironmentParts(name)) values else Seq.empty)
       }
       outbox.event(
-        EventLoggingListener.redactEvent(conf, SparkListenerEnvironmentUpdate(details)))
+        EventLoggingListener.redactEvent(conf, SparkListenerEnvironmentUpdate(details))
+      )
     }
 
   override def onJobStart(e: SparkListenerJobStart): Unit = Guard.run("listener") {
@@ -62,7 +63,8 @@ final private[phoebe] class HarvestListener(outbox: Outbox, conf: SparkConf) ext
           mutedExecutions.add(s.executionId)
         } else {
           outbox.event(
-            s.copy(physicalPlanDescription = "", details = "", modifiedConfigs = Map.empty))
+            s.copy(physicalPlanDescription = "", details = "", modifiedConfigs = Map.empty)
+          )
         }
       case u: SparkListenerSQLAdaptiveExecutionUpdate =>
         if (!mutedExecutions.contains(u.executionId)) {
@@ -105,7 +107,8 @@ private[phoebe] object HarvestListener {
     "sql.streaming.queryId",
     "streaming.sql.batchId",
     "spark.scheduler.pool",
-    PhoebeRuntime.InternalProperty)
+    PhoebeRuntime.InternalProperty
+  )
 
   private val Remembered = 10000
 

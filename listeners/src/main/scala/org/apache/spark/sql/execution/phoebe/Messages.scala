@@ -40,7 +40,9 @@ private[phoebe] object Json {
  */
 final case class Reason(code: String, message: String, args: Map[String, Any] = Map.empty) {
   def toJson: ObjectNode = {
-    val plain = args.map { case (k, v) => k -> (v match { case r: Reason => r.toString; case o => o }) }
+    val plain = args.map { case (k, v) =>
+      k -> (v match { case r: Reason => r.toString; case o => o })
+    }
     Json.obj("code" -> code, "args" -> plain, "message" -> message)
   }
 
@@ -57,7 +59,8 @@ object Reason {
       Reason(
         node.path("code").asText("unknown"),
         node.path("message").asText(""),
-        args.getOrElse(Map.empty))
+        args.getOrElse(Map.empty)
+      )
     }
 }
 
@@ -70,7 +73,8 @@ final case class BoundaryRequest(
     partitions: Int,
     catalystBytes: Option[BigInt],
     catalystRows: Option[BigInt],
-    restorable: Boolean) {
+    restorable: Boolean
+) {
   private[phoebe] def toJson: ObjectNode = Json.obj(
     "node" -> node,
     "fingerprint" -> fingerprint,
@@ -79,7 +83,8 @@ final case class BoundaryRequest(
     "partitions" -> partitions,
     "catalyst_bytes" -> catalystBytes,
     "catalyst_rows" -> catalystRows,
-    "restorable" -> restorable)
+    "restorable" -> restorable
+  )
 }
 
 /** The companion's decision about one boundary; `predicted` is passed on to `boundary` as it came. */
@@ -87,13 +92,15 @@ final case class BoundaryDecision(
     node: Int,
     checkpoint: Boolean,
     reason: Reason,
-    predicted: Option[JsonNode])
+    predicted: Option[JsonNode]
+)
 
 final case class Advice(
     requestId: Long,
     decisions: Seq[BoundaryDecision],
     modelVersion: Option[String],
-    elapsedMs: Double)
+    elapsedMs: Double
+)
 
 object Advice {
 
@@ -108,12 +115,14 @@ object Advice {
         d.get("node").asInt,
         d.get("checkpoint").asBoolean,
         Reason.fromJson(d.get("reason")),
-        Option(d.get("predicted")).filter(_.isObject))
+        Option(d.get("predicted")).filter(_.isObject)
+      )
     }.toIndexedSeq
     Advice(
       node.get("request_id").asLong,
       decisions,
       Option(node.get("model_version")).filter(_.isTextual).map(_.asText),
-      node.path("elapsed_ms").asDouble(0.0))
+      node.path("elapsed_ms").asDouble(0.0)
+    )
   }
 }

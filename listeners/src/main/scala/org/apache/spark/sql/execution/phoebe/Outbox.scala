@@ -16,16 +16,19 @@ final private[phoebe] class Outbox(capacity: Int) {
 
   private val queue = new LinkedBlockingDeque[Item](capacity + Reserve)
   private val droppedCount = new AtomicLong()
+  @volatile private var closed = false
 
   def dropped: Long = droppedCount.get()
 
   def isEmpty: Boolean = queue.isEmpty
 
   def event(event: SparkListenerEvent): Unit =
-    if (queue.size >= capacity || !queue.offerLast(Event(event))) droppedCount.incrementAndGet()
+    if (!closed && (queue.size >= capacity || !queue.offerLast(Event(event)))) {
+      droppedCount.incrementAndGet()
+    }
 
   def message(line: String): Unit =
-    if (!queue.offerLast(Line(line))) droppedCount.incrementAndGet()
+    if (!closed && !queue.offerLast(Line(line))) droppedCount.incrementAndGet()
 
   /** False: no room, the request was not taken. */
   def request(line: String): Boolean = queue.offerFirst(Line(line))
@@ -39,7 +42,11 @@ final private[phoebe] class Outbox(capacity: Int) {
   /** The next item, or null after `timeoutMs`. */
   def poll(timeoutMs: Long): Item = queue.poll(timeoutMs, TimeUnit.MILLISECONDS)
 
-  def discard(): Unit = queue.clear()
+  /** Nobody reads any more: what waits is forgotten, and what comes is not taken. */
+  def discard(): Unit = {
+    closed = true
+    queue.clear()
+  }
 }
 
 private[phoebe] object Outbox {

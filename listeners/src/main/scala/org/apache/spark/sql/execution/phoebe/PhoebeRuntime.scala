@@ -22,8 +22,8 @@ final class PhoebeRuntime private[phoebe] (
     val sparkContext: SparkContext,
     val settings: PhoebeSettings,
     val limit: Mode,
-    val limitReason: Option[Reason])
-    extends Logging {
+    val limitReason: Option[Reason]
+) extends Logging {
   val companion: Companion =
     new Companion(settings, sparkContext.conf, sparkContext.hadoopConfiguration)
 
@@ -65,7 +65,9 @@ final class PhoebeRuntime private[phoebe] (
         appName = sparkContext.appName,
         user = sparkContext.sparkUser,
         slots = Guard("slots", 1)(sparkContext.defaultParallelism),
-        startedAtMs = sparkContext.startTime))
+        startedAtMs = sparkContext.startTime
+      )
+    )
   }
 
   private[phoebe] def shutdown(): Unit = {
@@ -94,6 +96,21 @@ object PhoebeRuntime {
   private val CloseMs = TimeUnit.SECONDS.toMillis(12)
 
   private[phoebe] val current = new AtomicReference[PhoebeRuntime]()
+
+  /** For `phoebe_spark.status`: what the plugin is doing, as JSON; "" when it is not there. */
+  def statusJson: String = active.fold("") { r =>
+    Json.line(
+      "mode" -> r.settings.mode.atMost(r.limit).name,
+      "limit_reason" -> r.limitReason.map(_.message),
+      "home" -> PhoebeSettings.plain(r.settings.home),
+      "checkpoint_dir" -> PhoebeSettings.plain(r.settings.checkpointDir),
+      "companion" -> (if (r.harvesting) r.companion.state else "off"),
+      "model_version" -> r.companion.modelVersion,
+      "long_shapes" -> r.companion.longShapes.size,
+      "events_dropped" -> r.companion.outbox.dropped,
+      "counts" -> r.counts
+    )
+  }
 
   /** The running application's; None on executors, when the plugin is absent, or turned itself off. */
   def active: Option[PhoebeRuntime] = Option(current.get())

@@ -47,7 +47,8 @@ final class PhoebeSettings private (val values: Map[String, String]) {
   def resolved: Map[String, String] = {
     val paths = Map(
       "home" -> PhoebeSettings.plain(home),
-      "checkpoint.dir" -> PhoebeSettings.plain(checkpointDir))
+      "checkpoint.dir" -> PhoebeSettings.plain(checkpointDir)
+    )
     (values ++ paths).map { case (name, value) => s"spark.phoebe.$name" -> value }
   }
 }
@@ -101,7 +102,8 @@ object PhoebeSettings {
       maximum: Double,
       pattern: String,
       accepts: String,
-      session: Boolean) {
+      session: Boolean
+  ) {
 
     def isValid(text: String): Boolean = kind match {
       case "int" => Try(text.toLong).toOption.exists(n => minimum <= n && n <= maximum)
@@ -131,7 +133,8 @@ object PhoebeSettings {
         maximum = text(n, "maximum").fold(Double.PositiveInfinity)(_.toDouble),
         pattern = text(n, "pattern").getOrElse(""),
         accepts = n.get("accepts").asText,
-        session = n.get("session").asBoolean)
+        session = n.get("session").asBoolean
+      )
     }.toIndexedSeq
   }
 
@@ -161,7 +164,8 @@ object PhoebeSettings {
       conf.getOption("spark.pyspark.driver.python"),
       conf.getOption("spark.pyspark.python"),
       env.get("PYSPARK_DRIVER_PYTHON"),
-      env.get("PYSPARK_PYTHON")).flatten
+      env.get("PYSPARK_PYTHON")
+    ).flatten
       .map(_.trim)
       .find(p => p.nonEmpty && !new File(p).getName.matches("(jupyter|ipython).*"))
       .getOrElse("python3")

@@ -1,0 +1,115 @@
+"""Answers `advise` requests, on a thread of its own, past whatever waits to be harvested.
+
+LightGBM takes over a second to import and is needed in modes ``advise`` and ``apply`` only: the
+thread loads it first and then answers, so that a question asked meanwhile waits no longer than the
+plugin does. Never raises: what goes wrong is "no checkpoint", with a reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+import phoebe_spark
+from phoebe_spark.companion.protocol import Plugin
+from phoebe_spark.settings import Value
+
+if TYPE_CHECKING:
+    from phoebe_spark.advise import Advisor
+
+log = logging.getLogger(__name__)
+
+ASKING_MODES = ("advise", "apply")
+
+
+class AdviceDesk:
+    """One thread, one queue of questions, one advisor."""
+
+    def __init__(
+        self, home: str, mode: str, settings: Mapping[str, Value | None], plugin: Plugin
+    ) -> None:
+        self._home = home
+        self._settings = settings
+        self._plugin = plugin
+        self._asking = mode in ASKING_MODES
+        self._patience_s = float(settings["advice.timeout_ms"] or 0) / 1000
+        self._questions: queue.Queue[tuple[float, bytes]] = queue.Queue(1000)
+        self._shapes: tuple[str, ...] = ()
+
+    def long_shapes(self) -> Sequence[str]:
+        """Plan shapes whose past runs were long, from the promoted bundle; without models."""
+        if not self._asking:
+            return ()
+        try:
+            from phoebe_spark.predict.bundle import long_shapes
+
+            self._shapes = tuple(
+                long_shapes(self._home, float(self._settings["min_duration_ms"] or 0))
+            )
+        except Exception as error:
+            log.warning("no plan shapes: %s", error)
+        return self._shapes
+
+    def start(self) -> None:
+        # A session may switch to apply later, so questions are answered in every mode.
+        threading.Thread(target=self._serve, name="advice", daemon=True).start()
+
+    def ask(self, line: bytes) -> None:
+        """A question, as it came; one that finds the queue full is not answered."""
+        try:
+            self._questions.put_nowait((time.monotonic(), line))
+        except queue.Full:
+            log.warning("too many questions at once")
+
+    def _serve(self) -> None:
+        advisor = self._load() if self._asking else None
+        while True:
+            asked_at, line = self._questions.get()
+            if time.monotonic() - asked_at > self._patience_s:
+                continue  # nobody waits for this answer any more
+            if advisor is None and not self._asking:
+                self._asking = True
+                advisor = self._load()
+            self._plugin.send(answer(advisor, line))
+
+    def _load(self) -> Advisor | None:
+        try:
+            from phoebe_spark.advise import load_advisor
+
+            advisor, problem = load_advisor(self._home, self._settings)
+        except Exception as error:
+            log.exception("no models")
+            self._plugin.log("warning", f"no models, no query gets a checkpoint: {error}")
+            return None
+        if problem is not None:
+            self._plugin.log("warning", f"no models, no query gets a checkpoint: {problem}")
+        self._plugin.ready(
+            phoebe_spark.__version__, os.getpid(), self._shapes, advisor.model_version
+        )
+        return advisor
+
+
+def answer(advisor: Advisor | None, line: bytes) -> dict[str, Any]:
+    """The ``advice`` message for one ``advise`` line."""
+    began = time.perf_counter()
+    request = orjson.loads(line)
+    if advisor is not None:
+        return advisor.advise(request)
+    reason = {"code": "no_model", "args": {}, "message": "no trained models are loaded"}
+    return {
+        "type": "advice",
+        "request_id": request["request_id"],
+        "decisions": [
+            {"node": b["node"], "checkpoint": False, "reason": reason, "predicted": None}
+            for b in request.get("boundaries", ())
+        ],
+        "model_version": None,
+        "elapsed_ms": (time.perf_counter() - began) * 1000,
+    }

@@ -1,0 +1,151 @@
+"""What the companion does with the plugin's lines, without the process around it.
+
+`Companion.take` gets decoded lines in order, `Companion.tick` the time; rows go to the tables in
+one commit per table and flush. Its clock and its tables are given to it, so that tests need neither
+to wait nor to start anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from phoebe_spark.companion.protocol import Plugin
+from phoebe_spark.records import ApplicationRecord, Record
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING_ROWS = 200_000
+"""Rows that may wait for tables that cannot be written; more are lost, and the run incomplete."""
+
+
+class HarvestLike(Protocol):
+    """Events in, records out: `phoebe_spark.harvest.Harvest`."""
+
+    def consume(self, event: Mapping[str, Any]) -> list[Record]: ...
+
+    def close(self, *, aborted: bool) -> list[Record]: ...
+
+
+class TablesLike(Protocol):
+    """`phoebe_spark.tables.Tables`."""
+
+    def append(self, records: Iterable[Record]) -> int: ...
+
+
+class Companion:
+    """Harvests one application.
+
+    ``flush_ms`` and ``lease_ms`` are the settings ``harvest.flush_interval_ms`` and ``lease_ms``:
+    the application's row says until when it is valid, and is renewed three times in that time.
+    """
+
+    def __init__(
+        self,
+        harvest: HarvestLike,
+        open_tables: Callable[[], TablesLike],
+        plugin: Plugin,
+        *,
+        flush_ms: int,
+        lease_ms: int,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._harvest = harvest
+        self._open_tables = open_tables
+        self._tables: TablesLike | None = None
+        self._plugin = plugin
+        self._flush = timedelta(milliseconds=flush_ms)
+        self._lease = timedelta(milliseconds=lease_ms)
+        self._now = now
+        self._waiting: list[Record] = []
+        self._application: ApplicationRecord | None = None
+        self._flushed_at = now()
+        self._lost = 0
+        self.ended = False
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        """One line of the plugin's; a failure inside harvest costs completeness, nothing else."""
+        if message.get("type") == "end":
+            self.ended = True
+        try:
+            records = self._harvest.consume(message)
+        except Exception as error:
+            what = message.get("Event") or message.get("type")
+            log.exception("harvest failed on %s", what)
+            self._plugin.log_once(
+                f"harvest/{what}", "warning", f"harvesting {what} failed ({error!r}); reported once"
+            )
+            records = []
+        self._keep(records)
+
+    def unreadable(self, line: bytes) -> None:
+        """A line that is not JSON: counted as a dropped event."""
+        log.warning("not a line of the protocol: %r", line[:80])
+        self._lost += 1
+        self._keep(self._harvest.consume({"type": "dropped", "events": self._lost}))
+
+    def tick(self) -> None:
+        """Flushes and renews the lease when it is time to."""
+        now = self._now()
+        if now - self._flushed_at >= self._flush:
+            self._renew(now)
+            self.flush()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not stored yet."""
+        return len(self._waiting)
+
+    def flush(self) -> bool:
+        """Append what waits; False (and the rows kept for the next time) when that failed."""
+        self._flushed_at = self._now()
+        if not self._waiting:
+            return True
+        try:
+            if self._tables is None:
+                self._tables = self._open_tables()
+            self._tables.append(self._waiting)
+        except Exception as error:
+            log.exception("rows could not be stored")
+            self._plugin.log_once(
+                "store", "warning", f"the tables cannot be written ({error}); trying again later"
+            )
+            return False
+        self._waiting = []
+        return True
+
+    def close(self) -> bool:
+        """The end of input: finished if ``end`` was seen, else aborted. True: all rows stored."""
+        self._keep(self._harvest.close(aborted=not self.ended))
+        stored = self.flush()
+        if not stored:
+            self._plugin.log("error", f"{len(self._waiting)} rows of this run could not be stored")
+        return stored
+
+    def _keep(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if isinstance(record, ApplicationRecord):
+                self._application = record = self._leased(record)
+            self._waiting.append(record)
+        excess = len(self._waiting) - MAX_WAITING_ROWS
+        if excess > 0:
+            del self._waiting[:excess]
+            self._lost += excess
+            self._plugin.log_once("rows", "warning", "rows are lost: the tables cannot be written")
+
+    def _leased(self, row: ApplicationRecord) -> ApplicationRecord:
+        if row.status != "running":
+            return row
+        return replace(row, lease_until=self._now() + self._lease)
+
+    def _renew(self, now: datetime) -> None:
+        row = self._application
+        if row is None or row.status != "running" or row.lease_until is None:
+            return
+        if any(isinstance(waiting, ApplicationRecord) for waiting in self._waiting):
+            return
+        if row.lease_until - now <= self._lease * 2 / 3:
+            self._keep([replace(row, written_at=now)])
