@@ -1,0 +1,88 @@
+# Two commands: `make demo` shows the main job end to end, `make test` sets up and tests everything.
+# Needs JDK 17 or later, Maven and Python 3.11. Every step leaves a stamp, so repeats are fast.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := build/stamps
+SCALA  := $(shell find listeners/src -type f 2>/dev/null) listeners/pom.xml
+JAR    := phoebe_spark/jars/phoebe-spark_2.13-0.1.0.jar
+MVN    := mvn -q -B -f listeners/pom.xml
+SF     ?= 1
+NAME   ?= all
+say     = @printf '\033[1m== %s\033[0m\n' "$(1)"
+
+export SPARK_LOCAL_IP ?= 127.0.0.1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup jar lint format unit spark faults scala test demo bench nightly wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMPS)/venv $(JAR) ## virtual environment in .venv, dependencies, jar
+
+$(STAMPS)/venv: pyproject.toml constraints.txt
+	$(call say,virtual environment and dependencies)
+	@mkdir -p $(STAMPS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar off \
+	  -c constraints.txt -e '.[spark,train,demo,dev]'
+	@touch $@
+
+jar: $(JAR) ## the plugin's jar (Maven), copied into the Python package
+
+$(JAR): $(SCALA)
+	$(call say,jar)
+	@mkdir -p $(@D)
+	@$(MVN) package -DskipTests
+	@rm -f $(@D)/*.jar
+	@cp listeners/target/$(@F) $@
+	@touch $@
+
+lint: $(STAMPS)/venv ## ruff, mypy, scalafmt
+	$(call say,lint)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/mypy
+	@$(MVN) spotless:check
+
+format: $(STAMPS)/venv ## formats Python and Scala
+	@$(BIN)/ruff check -q --fix . && $(BIN)/ruff format -q .
+	@$(MVN) spotless:apply
+
+unit: setup ## tests that never start Spark
+	$(call say,unit tests)
+	@$(BIN)/python -m pytest -q tests/unit
+
+scala: setup ## the JVM side's own tests
+	$(call say,scala tests)
+	@$(MVN) test
+
+spark: setup ## tests on a real Spark
+	$(call say,spark tests)
+	@$(BIN)/python -m pytest -q tests/spark
+
+faults: setup ## tests that kill things
+	$(call say,fault tests)
+	@$(BIN)/python -m pytest -q tests/faults
+
+test: setup lint unit scala spark faults ## everything; what .ci/run calls
+	$(call say,all passed)
+
+demo: setup ## the main job end to end, at most ten minutes (SF= changes the scale)
+	@$(BIN)/python -m benchmarks.demo --sf $(SF)
+
+bench: setup ## the figures of the README (NAME= for one)
+	@$(BIN)/python -m benchmarks $(NAME)
+
+nightly: setup ## what takes hours
+	@$(BIN)/python -m pytest -q tests --nightly
+
+wheel: $(STAMPS)/venv jar ## dist/*.whl, with the jar inside
+	$(call say,wheel)
+	@$(BIN)/python -m build --wheel --no-isolation -o dist . >/dev/null
+	@ls dist/*.whl
+
+clean: ## what was built; .venv and downloaded data stay
+	@rm -rf build/stamps build/demo build/bench dist listeners/target phoebe_spark/jars
