@@ -25,9 +25,11 @@ MAX_WAITING_ROWS = 200_000
 class HarvestLike(Protocol):
     """Events in, records out: `phoebe_spark.harvest.Harvest`."""
 
-    def consume(self, event: Mapping[str, Any]) -> list[Record]: ...
+    def consume(self, event: object) -> list[Record]: ...
 
-    def close(self, *, aborted: bool) -> list[Record]: ...
+    def lease(self, until: datetime) -> list[Record]: ...
+
+    def close(self) -> list[Record]: ...
 
 
 class TablesLike(Protocol):
@@ -64,12 +66,9 @@ class Companion:
         self._application: ApplicationRecord | None = None
         self._flushed_at = now()
         self._lost = 0
-        self.ended = False
 
     def take(self, message: Mapping[str, Any]) -> None:
         """One line of the plugin's; a failure inside harvest costs completeness, nothing else."""
-        if message.get("type") == "end":
-            self.ended = True
         try:
             records = self._harvest.consume(message)
         except Exception as error:
@@ -118,8 +117,8 @@ class Companion:
         return True
 
     def close(self) -> bool:
-        """The end of input: finished if ``end`` was seen, else aborted. True: all rows stored."""
-        self._keep(self._harvest.close(aborted=not self.ended))
+        """The end of input: finished if the end was told, else aborted. True: all rows stored."""
+        self._keep(self._harvest.close())
         stored = self.flush()
         if not stored:
             self._plugin.log("error", f"{len(self._waiting)} rows of this run could not be stored")
@@ -148,4 +147,4 @@ class Companion:
         if any(isinstance(waiting, ApplicationRecord) for waiting in self._waiting):
             return
         if row.lease_until - now <= self._lease * 2 / 3:
-            self._keep([replace(row, written_at=now)])
+            self._keep(self._harvest.lease(now + self._lease))

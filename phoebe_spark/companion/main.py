@@ -53,8 +53,8 @@ def main() -> int:
     desk = AdviceDesk(str(hello["home"]), str(hello.get("mode", "observe")), settings, plugin)
     plugin.ready(phoebe_spark.__version__, os.getpid(), desk.long_shapes(), None)
     desk.start()
-    threading.Thread(target=_read, args=(source, lines, desk), daemon=True).start()
     companion = _companion(hello, settings, plugin)
+    threading.Thread(target=_read, args=(source, lines, desk), daemon=True).start()
     companion.take(hello)
     return _run(companion, lines)
 
@@ -79,9 +79,7 @@ def _run(companion: Companion, lines: queue.Queue[bytes | None]) -> int:
     limit.daemon = True
     limit.start()
     stored = companion.close()
-    # No interpreter shutdown: a model that still loads on its thread would hold it up.
-    sys.stderr.flush()
-    os._exit(0 if stored else 1)
+    return 0 if stored else 1
 
 
 def _read(source: BinaryIO, lines: queue.Queue[bytes | None], desk: AdviceDesk) -> None:

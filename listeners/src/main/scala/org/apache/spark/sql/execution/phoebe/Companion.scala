@@ -355,9 +355,7 @@ final class Companion private[phoebe] (
   }
 
   private def isHeader(event: SparkListenerEvent): Boolean = event match {
-    case _: SparkListenerApplicationStart | _: SparkListenerEnvironmentUpdate |
-        _: SparkListenerExecutorAdded | _: SparkListenerResourceProfileAdded =>
-      true
+    case _: SparkListenerApplicationStart | _: SparkListenerExecutorAdded => true
     case _ => false
   }
 

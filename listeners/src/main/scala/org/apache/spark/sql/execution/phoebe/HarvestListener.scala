@@ -2,7 +2,6 @@ package org.apache.spark.sql.execution.phoebe
 
 import java.util.{Collections, LinkedHashMap, Map => JMap, Properties, Set => JSet}
 
-import org.apache.spark.SparkConf
 import org.apache.spark.scheduler._
 import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.ui._
@@ -14,7 +13,7 @@ import org.apache.spark.sql.execution.ui._
  * What harvest does not need (task starts, block updates, heartbeats, plan texts, most properties)
  * is left out. Our own jobs, and queries of a session with `spark.phoebe.mode=off`, are left out too.
  */
-final private[phoebe] class HarvestListener(outbox: Outbox, conf: SparkConf) extends SparkListener {
+final private[phoebe] class HarvestListener(outbox: Outbox) extends SparkListener {
   import HarvestListener._
 
   private val mutedExecutions = recent[Long]()
@@ -25,17 +24,6 @@ final private[phoebe] class HarvestListener(outbox: Outbox, conf: SparkConf) ext
   override def onExecutorAdded(e: SparkListenerExecutorAdded): Unit = put(e)
   override def onExecutorRemoved(e: SparkListenerExecutorRemoved): Unit = put(e)
   override def onJobEnd(e: SparkListenerJobEnd): Unit = put(e)
-  override def onResourceProfileAdded(e: SparkListenerResourceProfileAdded): Unit = put(e)
-
-  override def onEnvironmentUpdate(e: SparkListenerEnvironmentUpdate): Unit =
-    Guard.run("listener") {
-      val details = e.environmentDetails.map { case (name, values) =>
-        name -> (if (EnvironmentParts(name)) values else Seq.empty)
-      }
-      outbox.event(
-        EventLoggingListener.redactEvent(conf, SparkListenerEnvironmentUpdate(details))
-      )
-    }
 
   override def onJobStart(e: SparkListenerJobStart): Unit = Guard.run("listener") {
     if (isMuted(e.properties)) e.stageIds.foreach(mutedStages.add(_))
@@ -70,10 +58,6 @@ final private[phoebe] class HarvestListener(outbox: Outbox, conf: SparkConf) ext
         if (!mutedExecutions.contains(u.executionId)) {
           outbox.event(u.copy(physicalPlanDescription = ""))
         }
-      case m: SparkListenerSQLAdaptiveSQLMetricUpdates =>
-        if (!mutedExecutions.contains(m.executionId)) outbox.event(m)
-      case d: SparkListenerDriverAccumUpdates =>
-        if (!mutedExecutions.contains(d.executionId)) outbox.event(d)
       case end: SparkListenerSQLExecutionEnd =>
         if (!mutedExecutions.contains(end.executionId)) outbox.event(end)
       case _ =>
@@ -99,8 +83,6 @@ final private[phoebe] class HarvestListener(outbox: Outbox, conf: SparkConf) ext
 }
 
 private[phoebe] object HarvestListener {
-  private val EnvironmentParts = Set("JVM Information", "Spark Properties")
-
   private val JobProperties = Seq(
     SQLExecution.EXECUTION_ID_KEY,
     SQLExecution.EXECUTION_ROOT_ID_KEY,

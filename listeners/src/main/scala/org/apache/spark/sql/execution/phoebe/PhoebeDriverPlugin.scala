@@ -41,7 +41,7 @@ final class PhoebeDriverPlugin extends DriverPlugin with Logging {
     val limit = if (reason.isEmpty) Mode.Apply else Mode.Observe
     val made = new PhoebeRuntime(sc, settings, limit, reason)
     if (made.harvesting) {
-      sc.listenerBus.addToQueue(new HarvestListener(made.companion.outbox, sc.conf), QueueName)
+      sc.listenerBus.addToQueue(new HarvestListener(made.companion.outbox), QueueName)
     }
     if (reason.isEmpty) appendExtension(sc)
     PhoebeRuntime.current.set(made)

@@ -9,7 +9,11 @@ import java.util.Base64
 
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions._
-import org.apache.spark.sql.catalyst.expressions.aggregate.{AggregateExpression, AggregateFunction, Complete}
+import org.apache.spark.sql.catalyst.expressions.aggregate.{
+  AggregateExpression,
+  AggregateFunction,
+  Complete
+}
 import org.apache.spark.sql.catalyst.expressions.objects.{Invoke, StaticInvoke}
 import org.apache.spark.sql.execution.{BaseSubqueryExec, InSubqueryExec, ScalarSubquery}
 import org.apache.spark.sql.types._
@@ -23,7 +27,8 @@ import org.apache.spark.unsafe.types.{CalendarInterval, UTF8String}
  */
 private[fingerprint] final class ExpressionText(
     subquery: BaseSubqueryExec => String,
-    pruning: InSubqueryExec => String) {
+    pruning: InSubqueryExec => String
+) {
   import ExpressionText._
 
   /** The canonical name of what a named expression yields: its column's, or its expression's. */
@@ -79,7 +84,9 @@ private[fingerprint] final class ExpressionText(
     case InSet(child, values) =>
       out.append("inset(")
       expression(child, scope, out)
-      values.toSeq.map(v => literalText(v, child.dataType)).sorted.foreach(out.append(',').append(_))
+      values.toSeq.map(v => literalText(v, child.dataType)).sorted.foreach(
+        out.append(',').append(_)
+      )
       out.append(')')
     case w: WindowExpression => product(w, scope.copy(inWindow = true), out)
     case a: AggregateExpression =>
@@ -144,7 +151,8 @@ private[fingerprint] final class ExpressionText(
       entries.sorted.foreach(out.append(_).append(','))
       out.append('}')
     case c: Class[_] if c.isPrimitive || isSparkSql(c.getName) => string(c.getName, out)
-    case p: Product if isSparkSql(p.getClass.getName) || p.getClass.getName.startsWith("scala.Tuple") =>
+    case p: Product
+        if isSparkSql(p.getClass.getName) || p.getClass.getName.startsWith("scala.Tuple") =>
       elements(p.getClass.getName, p, scope, out)
     case other => Refused.value(owner, other.getClass.getName)
   }
@@ -161,7 +169,8 @@ private[fingerprint] final class ExpressionText(
           out.append("object(")
           elements(p.getClass.getName, p, Scope.empty, out)
           out.append(')')
-        case other => Refused.value("Literal", if (other == null) "null" else other.getClass.getName)
+        case other =>
+          Refused.value("Literal", if (other == null) "null" else other.getClass.getName)
       }
     case t => out.append(literalText(l.value, t))
   }
@@ -176,9 +185,12 @@ private[fingerprint] object ExpressionText {
   }
 
   private final case class Scope(env: Env, variables: Map[ExprId, Int], inWindow: Boolean) {
+
     /** Variables are numbered by nesting, so that their ids do not count. */
     def bind(ids: Seq[ExprId]): Scope =
-      copy(variables = variables ++ ids.zipWithIndex.map { case (id, i) => id -> (variables.size + i) })
+      copy(variables = variables ++ ids.zipWithIndex.map { case (id, i) =>
+        id -> (variables.size + i)
+      })
   }
   private object Scope {
     val empty: Scope = Scope(Env(Map.empty), Map.empty, inWindow = false)
@@ -188,8 +200,19 @@ private[fingerprint] object ExpressionText {
 
   /** Results depend on the order in which rows arrive (ties included). */
   private val orderSensitive: Set[String] = Seq(
-    "First", "Last", "CollectList", "CollectSet", "CollectTopK", "ListAgg", "MaxBy", "MinBy",
-    "MaxMinByK", "Mode", "PandasMode", "HistogramNumeric").map(aggregates + _).toSet
+    "First",
+    "Last",
+    "CollectList",
+    "CollectSet",
+    "CollectTopK",
+    "ListAgg",
+    "MaxBy",
+    "MinBy",
+    "MaxMinByK",
+    "Mode",
+    "PandasMode",
+    "HistogramNumeric"
+  ).map(aggregates + _).toSet
 
   /** Of these, the ones that a window's own order decides. */
   private val orderedByWindow: Set[String] = Set(aggregates + "First", aggregates + "Last")

@@ -8,7 +8,6 @@ package org.apache.spark.sql.execution.phoebe.fingerprint
 
 import java.util.concurrent.ConcurrentLinkedQueue
 
-
 import com.fasterxml.jackson.databind.ObjectMapper
 import com.fasterxml.jackson.module.scala.DefaultScalaModule
 
@@ -22,7 +21,8 @@ import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExcha
 class FingerprintProbe extends (SparkSessionExtensions => Unit) {
   override def apply(extensions: SparkSessionExtensions): Unit =
     extensions.injectQueryStagePrepRule(session =>
-      FingerprintProbe.Recorder(session.asInstanceOf[SparkSession]))
+      FingerprintProbe.Recorder(session.asInstanceOf[SparkSession])
+    )
 }
 
 object FingerprintProbe {
@@ -37,8 +37,10 @@ object FingerprintProbe {
       val found = exchanges(plan).map(e => e -> fingerprinter(e))
       val elapsed = System.nanoTime() - start
       seen.add(Map(
-        "execution" -> execution, "elapsed_ns" -> elapsed,
-        "exchanges" -> found.map { case (e, f) => describe(e, f) }))
+        "execution" -> execution,
+        "elapsed_ns" -> elapsed,
+        "exchanges" -> found.map { case (e, f) => describe(e, f) }
+      ))
       plan
     }
   }
@@ -73,17 +75,25 @@ object FingerprintProbe {
   private def exchangesOf(execution: QueryExecution): String = {
     val fingerprinter = new Fingerprinter(execution.sparkSession)
     json.writeValueAsString(
-      exchanges(execution.executedPlan).map(e => describe(e, fingerprinter(e))))
+      exchanges(execution.executedPlan).map(e => describe(e, fingerprinter(e)))
+    )
   }
 
-  private def describe(e: ShuffleExchangeLike, f: Either[Refusal, Fingerprint]): Map[String, Any] = {
+  private def describe(
+      e: ShuffleExchangeLike,
+      f: Either[Refusal, Fingerprint]
+  ): Map[String, Any] = {
     val identity = Map(
       "columns" -> e.output.map(_.toString).mkString(","),
       "partitioning" -> e.outputPartitioning.toString,
-      "canonical" -> Digest.of("text", e.canonicalized.treeString))
+      "canonical" -> Digest.of("text", e.canonicalized.treeString)
+    )
     f match {
       case Right(p) => identity ++ Map(
-          "hash" -> p.hash, "roots" -> p.inputs.map(_.root), "files" -> p.inputs.map(_.files.size).sum)
+          "hash" -> p.hash,
+          "roots" -> p.inputs.map(_.root),
+          "files" -> p.inputs.map(_.files.size).sum
+        )
       case Left(r) => identity ++ Map("code" -> r.code, "args" -> r.args, "message" -> r.message)
     }
   }

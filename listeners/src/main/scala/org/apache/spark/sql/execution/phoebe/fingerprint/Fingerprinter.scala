@@ -42,7 +42,10 @@ final class Fingerprinter(session: SparkSession) {
     } catch {
       case r: Refused => Left(r.refusal)
       case e @ (NonFatal(_) | _: LinkageError) => Left(Refusal(
-        "fingerprint_failed", Map("error" -> e.toString), s"The fingerprint failed: $e"))
+          "fingerprint_failed",
+          Map("error" -> e.toString),
+          s"The fingerprint failed: $e"
+        ))
     }
 
   /** Whether the inputs' files still have the lengths and modification times they were listed with. */
@@ -69,8 +72,10 @@ final class Fingerprinter(session: SparkSession) {
       case RoundRobinPartitioning(n) => Seq("round-robin", n.toString)
       case SinglePartition => Seq("single")
       case other => Refused.refuse(
-          "unknown_partitioning", Map("partitioning" -> other.getClass.getName),
-          s"Partitioning ${other.getClass.getSimpleName} is not known.")
+          "unknown_partitioning",
+          Map("partitioning" -> other.getClass.getName),
+          s"Partitioning ${other.getClass.getSimpleName} is not known."
+        )
     }
   }
 }

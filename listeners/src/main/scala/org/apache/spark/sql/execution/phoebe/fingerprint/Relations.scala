@@ -44,8 +44,9 @@ private[fingerprint] final class Relations {
   def apply(plan: SparkPlan): Relation = {
     var known = memo.get(plan)
     if (known == null) {
-      known = try Right(restrict(plan, visit(plan)))
-      catch { case r: Refused => Left(r.refusal) }
+      known =
+        try Right(restrict(plan, visit(plan)))
+        catch { case r: Refused => Left(r.refusal) }
       memo.put(plan, known)
     }
     known.fold(refusal => throw new Refused(refusal), identity)
@@ -275,10 +276,16 @@ private[fingerprint] final class Relations {
     val short = plan.nodeName
     name.stripPrefix(sql) match {
       case "CollectMetricsExec" => Refused.refuse(
-          "observed_metrics", Map("operator" -> short), "Metrics are observed below this exchange.")
+          "observed_metrics",
+          Map("operator" -> short),
+          "Metrics are observed below this exchange."
+        )
       case "CollectLimitExec" | "LocalLimitExec" | "GlobalLimitExec" | "CollectTailExec" =>
-        Refused.refuse("limit_without_order", Map("operator" -> short),
-          "A limit without an order picks other rows on another run.")
+        Refused.refuse(
+          "limit_without_order",
+          Map("operator" -> short),
+          "A limit without an order picks other rows on another run."
+        )
       case "RDDScanExec" | "ExternalRDDScanExec" =>
         Refused.source("rdd_source", short, "an RDD has no stable identity")
       case "RowDataSourceScanExec" =>
@@ -290,8 +297,12 @@ private[fingerprint] final class Relations {
       case n if n.startsWith("streaming.") =>
         Refused.source("streaming", short, "it is a stream")
       case n if n.startsWith("python.") || n.startsWith("r.") => Refused.udf(short)
-      case n if typed(n) => Refused.refuse(
-          "typed_operation", Map("operator" -> short), s"$short runs user code on objects.")
+      case n if typed(n) =>
+        Refused.refuse(
+          "typed_operation",
+          Map("operator" -> short),
+          s"$short runs user code on objects."
+        )
       case "SampleExec" => Refused.nondeterministic(short)
       case _ => Refused.operator(name)
     }
@@ -302,8 +313,15 @@ private[fingerprint] object Relations {
   private val sql = "org.apache.spark.sql.execution."
 
   private val typed = Set(
-    "DeserializeToObjectExec", "SerializeFromObjectExec", "MapPartitionsExec", "MapElementsExec",
-    "AppendColumnsExec", "AppendColumnsWithObjectExec", "MapGroupsExec", "CoGroupExec")
+    "DeserializeToObjectExec",
+    "SerializeFromObjectExec",
+    "MapPartitionsExec",
+    "MapElementsExec",
+    "AppendColumnsExec",
+    "AppendColumnsWithObjectExec",
+    "MapGroupsExec",
+    "CoGroupExec"
+  )
 
   private final case class Remembered(ids: Seq[ExprId], relation: Relation)
   private val tag = TreeNodeTag[Remembered]("phoebe.relation")

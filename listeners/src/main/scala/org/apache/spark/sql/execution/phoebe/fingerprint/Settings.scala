@@ -38,14 +38,18 @@ private[fingerprint] object Settings {
   private def compute(sql: SQLConf, core: SparkConf): String = {
     if (core.getBoolean("spark.io.encryption.enabled", defaultValue = false)) {
       Refused.refuse(
-        "io_encryption", Map.empty,
-        "Shuffle files are encrypted with a key that ends with the application.")
+        "io_encryption",
+        Map.empty,
+        "Shuffle files are encrypted with a key that ends with the application."
+      )
     }
     val scratch = sql.clone()
     val set = sql.getAllConfs.iterator.filter { case (key, value) =>
       counts(key) && !AllowList.isNeutral(key) && !isDefault(key, value, scratch)
     }
-    val readers = core.getAll.iterator.filter { case (key, _) => readerPrefixes.exists(key.startsWith) }
+    val readers = core.getAll.iterator.filter { case (key, _) =>
+      readerPrefixes.exists(key.startsWith)
+    }
     val resolved = Seq(
       "time_zone" -> sql.sessionLocalTimeZone,
       "ansi" -> sql.ansiEnabled.toString,
@@ -54,7 +58,8 @@ private[fingerprint] object Settings {
       "compress" -> core.get("spark.shuffle.compress", "true"),
       "spark" -> SPARK_VERSION,
       // Number formatting differs between Java releases (JDK-4511638).
-      "java" -> System.getProperty("java.specification.version"))
+      "java" -> System.getProperty("java.specification.version")
+    )
     val all = (set ++ readers).toMap.toSeq.sorted ++ resolved
     new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
   }

@@ -44,7 +44,8 @@ private[fingerprint] object Sources {
     if (!indexes(index)) Refused.source("unknown_source", index, "its file index is not known")
     if (scan.stream.isDefined) Refused.source("streaming", index, "it is a stream")
     val format = relation.fileFormat.getClass.getName
-    if (!AllowList.formats(format)) Refused.source("unknown_source", format, "its format is not known")
+    if (!AllowList.formats(format))
+      Refused.source("unknown_source", format, "its format is not known")
 
     val columns = Env(scan.output.map(a => a.exprId -> a.name).toMap)
     val static = scan.partitionFilters.filterNot(SubqueryExpressions.in)
@@ -65,9 +66,12 @@ private[fingerprint] object Sources {
 
   private def column(required: StructType, scan: String, a: Attribute): String = {
     a match {
-      case FileSourceConstantMetadataAttribute(_) if blockColumns(a.name) => Refused.refuse(
-        "file_metadata_column", Map("column" -> a.name),
-        s"Metadata column ${a.name} depends on how files are split.")
+      case FileSourceConstantMetadataAttribute(_) if blockColumns(a.name) =>
+        Refused.refuse(
+          "file_metadata_column",
+          Map("column" -> a.name),
+          s"Metadata column ${a.name} depends on how files are split."
+        )
       case _ =>
     }
     // The field's own description carries what a type does not: variant paths, default values.
@@ -94,17 +98,20 @@ private[fingerprint] object Sources {
   }
 
   /** Whether the files are still as they were listed; one listing per parent directory. */
-  def unchanged(inputs: Seq[InputFiles], conf: Configuration): Boolean = try {
-    inputs.iterator.flatMap(_.files).toSeq.groupBy { case (path, _, _) => new Path(path).getParent }
-      .forall { case (directory, files) =>
-        val now = directory.getFileSystem(conf).listStatus(directory).iterator
-          .map(s => s.getPath.toString -> ((s.getLen, s.getModificationTime))).toMap
-        files.forall { case (path, length, mtime) => now.get(path).contains((length, mtime)) }
+  def unchanged(inputs: Seq[InputFiles], conf: Configuration): Boolean =
+    try {
+      inputs.iterator.flatMap(_.files).toSeq.groupBy { case (path, _, _) =>
+        new Path(path).getParent
       }
-  } catch {
-    case _: FileNotFoundException => false
-    case NonFatal(_) => false
-  }
+        .forall { case (directory, files) =>
+          val now = directory.getFileSystem(conf).listStatus(directory).iterator
+            .map(s => s.getPath.toString -> ((s.getLen, s.getModificationTime))).toMap
+          files.forall { case (path, length, mtime) => now.get(path).contains((length, mtime)) }
+        }
+    } catch {
+      case _: FileNotFoundException => false
+      case NonFatal(_) => false
+    }
 
   private val blockColumns = Set(FileFormat.FILE_BLOCK_START, FileFormat.FILE_BLOCK_LENGTH)
 
@@ -160,7 +167,8 @@ private[fingerprint] object ListingCache {
   private def hash(
       index: FileIndex,
       schema: StructType,
-      partitions: Array[(InternalRow, Array[FileStatus])]): Listing = {
+      partitions: Array[(InternalRow, Array[FileStatus])]
+  ): Listing = {
     val files = partitions.flatMap { case (values, statuses) =>
       // A catalog may give any partition any directory: its values count, not just its path.
       val partition = schema.fields.indices
@@ -172,7 +180,9 @@ private[fingerprint] object ListingCache {
       digest.add(path).add(length).add(mtime).add(partition)
     }
     val roots = index.rootPaths.map(_.toString).sorted.mkString(",")
-    val tuples = files.iterator.map { case (path, length, mtime, _) => (path, length, mtime) }.toVector
+    val tuples = files.iterator.map { case (path, length, mtime, _) =>
+      (path, length, mtime)
+    }.toVector
     new Listing(digest.hex(), InputFiles(roots, tuples))
   }
 }
