@@ -1,0 +1,204 @@
+"""The command line: what it prints, as table and as JSON, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import phoebe_spark
+from phoebe_spark import doctor, jar
+from phoebe_spark.cli import app
+from phoebe_spark.records import (
+    ApplicationRecord,
+    BoundaryRecord,
+    CheckpointRecord,
+    StageRecord,
+)
+from phoebe_spark.tables import Tables
+
+ROOT = Path(__file__).resolve().parents[3]
+AT = datetime(2024, 11, 20, 12, tzinfo=UTC)
+ID: dict[str, Any] = {
+    "date": date(2024, 11, 20),
+    "app_id": "app-1",
+    "app_attempt": "",
+    "source": "live",
+    "written_at": AT,
+}
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def run_json(*arguments: str) -> Any:
+    code, output = run(*arguments, "--json")
+    assert code == 0, output
+    return json.loads(output)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> str:
+    """A home with one application, two boundaries, and a checkpoint of the first."""
+    boundary = {
+        "execution_id": 0,
+        "decision": "skip",
+        "reason_code": "not_worth_its_write",
+        "reason_args": '{"bytes": 5}',
+        "reason_message": "writing costs more than it frees",
+    }
+    Tables(tmp_path).append(
+        [
+            ApplicationRecord(
+                **ID, app_name="daily", started_at=AT, lease_until=AT + timedelta(minutes=1)
+            ),
+            BoundaryRecord(**ID, **{**boundary, "boundary_id": "e10"}),
+            BoundaryRecord(
+                **ID,
+                **{**boundary, "decision": "checkpoint", "reason_code": "chosen"},
+                boundary_id="e2",
+                stage_id=4,
+                fingerprint="f1",
+                predicted_output_bytes=2048.0,
+            ),
+            StageRecord(
+                **ID,
+                stage_id=4,
+                stage_attempt=0,
+                status="succeeded",
+                shuffle_write_bytes=3072,
+            ),
+            CheckpointRecord(**ID, execution_id=0, fingerprint="f1", event="committed", at=AT),
+            CheckpointRecord(
+                **ID, execution_id=0, fingerprint="f1", event="freed", at=AT + timedelta(seconds=1)
+            ),
+        ]
+    )
+    return str(tmp_path)
+
+
+def test_help_everywhere() -> None:
+    commands = ([], ["jar"], ["doctor"], ["ingest"], ["train"], ["explain"], ["checkpoints"])
+    for command in (*commands, ["checkpoints", "list"]):
+        code, output = run(*command, "--help")
+        assert code == 0
+        assert "Usage" in output
+
+
+def test_version() -> None:
+    assert run("--version") == (0, phoebe_spark.__version__ + "\n")
+
+
+def test_wrong_usage_is_2() -> None:
+    assert run("no-such-command")[0] == 2
+    assert run("ingest", "/no/such/file")[0] == 2
+
+
+def test_jar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jar, "JARS", tmp_path)
+    with pytest.raises(phoebe_spark.MissingJarError):
+        run("jar")
+    (tmp_path / "phoebe-spark_2.13-0.1.0.jar").touch()
+    assert run("jar") == (0, f"{tmp_path}/phoebe-spark_2.13-0.1.0.jar\n")
+
+
+def test_explain_says_what_was_decided_why_and_what_became_of_it(home: str) -> None:
+    rows = run_json("explain", "app-1", "--home", home)
+    assert [row["boundary_id"] for row in rows] == ["e2", "e10"]
+    assert rows[0]["decision"] == "checkpoint"
+    assert rows[0]["output_bytes"] == 3072
+    assert rows[0]["checkpoint_events"] == ["committed", "freed"]
+    assert rows[1]["reason_args"] == {"bytes": 5}
+    code, output = run("explain", "app-1", "--home", home)
+    assert code == 0
+    assert "writing costs more than it frees [not_worth_its_write]" in output
+    assert "2.0 KiB" in output
+    assert "3.0 KiB" in output
+
+
+def test_explain_of_one_execution(home: str) -> None:
+    assert len(run_json("explain", "app-1", "-e", "0", "--home", home)) == 2
+    assert run("explain", "app-1", "-e", "7", "--home", home)[0] == 1
+
+
+def test_explain_of_an_unknown_application_is_1(home: str) -> None:
+    code, output = run("explain", "app-9", "--home", home)
+    assert code == 1
+    assert "app-9 is not in the tables" in output.replace("\n", " ")
+
+
+def test_explain_lists_applications_and_an_expired_lease_is_aborted(home: str) -> None:
+    (row,) = run_json("explain", "--home", home)
+    assert (row["app_id"], row["status"]) == ("app-1", "aborted")
+
+
+def test_explain_in_an_empty_home(tmp_path: Path) -> None:
+    assert run_json("explain", "--home", str(tmp_path / "none")) == []
+
+
+def test_checkpoints_list_newest_first(tmp_path: Path) -> None:
+    for number, fingerprint in enumerate(("f1", "f2")):
+        directory = tmp_path / "checkpoints" / fingerprint / "u"
+        directory.mkdir(parents=True)
+        manifest = {"fingerprint": fingerprint, "created_at_ms": number, "bytes": 1536, "maps": []}
+        (directory / "manifest.json").write_text(json.dumps(manifest))
+    rows = run_json("checkpoints", "list", "--home", str(tmp_path))
+    assert [row["fingerprint"] for row in rows] == ["f2", "f1"]
+    shutil.rmtree(tmp_path / "checkpoints" / "f1")
+    code, output = run("checkpoints", "list", "--home", str(tmp_path))
+    assert code == 0
+    assert "1.5 KiB" in output
+    assert "committed" in output
+
+
+def test_checkpoints_on_an_object_store_are_not_listed_here() -> None:
+    assert run("checkpoints", "list", "--checkpoint-dir", "s3a://bucket/x")[0] == 3
+
+
+def test_doctor_exit_code_says_whether_something_is_in_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(doctor, "check_jar", lambda: doctor.Check("jar", "ok", "there"))
+    checks = {c["name"]: c for c in run_json("doctor", "--home", str(tmp_path / "home"))}
+    assert set(checks) == {
+        "java", "spark", "delta", "jar", "home", "permissions", "companion", "bundle"
+    }  # fmt: skip
+    assert checks["companion"]["status"] == "ok"
+    assert checks["bundle"]["status"] == "warning"
+    file = tmp_path / "file"
+    file.touch()
+    code, output = run("doctor", "--home", str(file / "home"), "--python", "/no/such/python")
+    assert code == 1
+    assert "spark.phoebe.home" in output
+    assert "spark.phoebe.python" in output
+
+
+def test_doctor_lists_the_settings() -> None:
+    rows = run_json("doctor", "--settings")
+    assert "spark.phoebe.mode" in {row["key"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("core", "status"),
+    [
+        ("spark-core_2.13-4.2.0.jar", "ok"),
+        ("spark-core_2.13-4.2.7.jar", "ok"),
+        ("spark-core_2.13-4.2.0-amzn-1.jar", "warning"),
+        ("spark-core_2.13-4.1.0.jar", "warning"),
+        ("spark-core_2.12-3.5.4.jar", "error"),
+    ],
+)
+def test_doctor_knows_the_build_by_its_jars(tmp_path: Path, core: str, status: str) -> None:
+    (tmp_path / "jars").mkdir()
+    (tmp_path / "jars" / core).touch()
+    assert doctor.check_spark(tmp_path).status == status
