@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -88,7 +89,7 @@ def main(path: Path) -> int:
                     # Mode off before the rows are defined: only `phoebe` runs with the plugin on.
                     plugin("off")
                     frame, key = rows(spark, shape, repeat * 10 + number)
-                    timed(shape, variant.__name__, repeat, lambda v=variant: v(frame, key))  # type: ignore[misc]
+                    timed(shape, variant.__name__, repeat, partial(variant, frame, key))
                     shutil.rmtree(scratch, ignore_errors=True)
                 plugin("off")
                 cached = rows(spark, shape, repeat * 10 + number)[0].cache()

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.frame import Options, Result, median_ratio
 from tests.support import apps, eventlog, queries, tpc
+from tests.support import home as homes
 
 APP = Path(__file__).with_name("checkpoint_app.py")
 SHAPES = ("narrow", "wide", "joined", "text")
@@ -56,7 +57,7 @@ def run(options: Options) -> Result:
         if row["repeat"] > 0:  # the first round warms up
             seconds[row["shape"]][row["variant"]].append(row["seconds"])
     ran = eventlog.read(finished.event_log)
-    committed = _checkpoints(folder / "home")
+    committed = homes.checkpoint_events(folder / "home", ran.app_id)["committed"]
     for shape in SHAPES:
         facts[shape] = _facts(ran, shape)
     shapes = [_figures(s, seconds[s], facts[s], _read_ratio(ran, s)) for s in SHAPES if seconds[s]]
@@ -74,10 +75,6 @@ def run(options: Options) -> Result:
 
 _KEYS = ("vs_df_checkpoint", "vs_df_checkpoint_write", "vs_parquet", "query_overhead",
          "read_vs_local")  # fmt: skip
-
-
-def _checkpoints(home: Path) -> int:
-    return sum(1 for _ in (home / "checkpoints").glob("*/*/manifest.json"))
 
 
 def _figures(

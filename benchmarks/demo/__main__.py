@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.demo import days, show, truth
 from benchmarks.demo.job import Job, Submission
+from tests.support import home as homes
 from tests.support.compare import compare_results
 from tests.support.places import BUILD, ROOT, spark_environment
 
@@ -89,19 +90,19 @@ def run(scale_factor: float, work: Path) -> dict[str, Any]:
         without = job.run(f"{today.name}-without", today, None)
     with screen.step(f"{today.name}: with checkpoints where predictions say they pay") as notes:
         with_ = job.run(f"{today.name}-apply", today, "apply")
-        app = truth.app_started_after(job.home, with_.started_at)
-        written = truth.checkpoint_events(job.home, app, "committed")
+        app = homes.app_started_after(job.home, with_.started_at)
+        written = homes.checkpoint_events(job.home, app)["committed"]
         notes.append(f"{written} checkpoints written")
 
     with screen.step(f"{tomorrow.name}: SIGKILL of the driver late in the run") as notes:
         killed = job.run_and_kill(f"{tomorrow.name}-killed", tomorrow, "apply", with_)
-        killed_app = truth.app_started_after(job.home, killed.started_at)
-        kept = truth.checkpoint_events(job.home, killed_app, "committed")
+        killed_app = homes.app_started_after(job.home, killed.started_at)
+        kept = homes.checkpoint_events(job.home, killed_app)["committed"]
         notes.append(f"killed after {killed.wall_s:.1f} s, {kept} checkpoints left")
     with screen.step(f"{tomorrow.name}: the same command again") as notes:
         resumed = job.run(f"{tomorrow.name}-resumed", tomorrow, "apply")
-        resumed_app = truth.app_started_after(job.home, resumed.started_at)
-        restored = truth.checkpoint_events(job.home, resumed_app, "restored")
+        resumed_app = homes.app_started_after(job.home, resumed.started_at)
+        restored = homes.checkpoint_events(job.home, resumed_app)["restored"]
         notes.append(f"{restored} checkpoints restored")
     with screen.step(f"{tomorrow.name}: a full rerun, for comparison"):
         full = job.run(f"{tomorrow.name}-full", tomorrow, None)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
+
+from tests.support.home import rows
 
 _KEYS = ["app_id", "app_attempt"]
 
@@ -29,55 +29,21 @@ class StagePrediction:
         return asdict(self)
 
 
-def read_table(home: Path, table: str, key: list[str]) -> pd.DataFrame:
-    """The current rows of a table (the last row of a key wins); empty when there is none yet."""
-    try:
-        frame = DeltaTable(str(home / "tables" / table)).to_pandas()
-    except TableNotFoundError:
-        return pd.DataFrame()
-    return frame.sort_values("written_at", kind="stable").drop_duplicates(key, keep="last")
-
-
-def app_started_after(home: Path, started_at: float) -> str:
-    """The id of the first application that started at or after ``started_at`` (epoch seconds).
-
-    Raises ``LookupError`` when none is in the table.
-    """
-    apps = read_table(home, "applications", _KEYS)
-    if not apps.empty:
-        apps = apps[apps["started_at"] >= pd.Timestamp(started_at - 1, unit="s", tz="UTC")]
-    if apps.empty:
-        raise LookupError(f"no application in {home}/tables/applications")
-    return str(apps.sort_values("started_at")["app_id"].iloc[0])
-
-
-def checkpoint_events(home: Path, app_id: str, event: str) -> int:
-    """How many checkpoints of an application were ``committed``, ``restored`` and so on."""
-    key = [*_KEYS, "execution_id", "fingerprint", "event"]
-    frame = read_table(home, "checkpoints", key)
-    if frame.empty:
-        return 0
-    return int(((frame["app_id"] == app_id) & (frame["event"] == event)).sum())
-
-
 def statuses(home: Path) -> dict[str, int]:
     """How many applications are finished, aborted and so on."""
-    apps = read_table(home, "applications", _KEYS)
-    return {} if apps.empty else {str(k): int(v) for k, v in apps["status"].value_counts().items()}
+    counts = rows(home, "applications")["status"].value_counts()
+    return {str(status): int(count) for status, count in counts.items()}
 
 
 def stage_predictions(home: Path, app_id: str) -> list[StagePrediction]:
     """Every boundary of an application that ran and had a prediction, in order of execution."""
     execution_key = [*_KEYS, "execution_id"]
-    boundaries = read_table(home, "boundaries", [*execution_key, "boundary_id"])
-    stages = read_table(home, "stages", [*_KEYS, "stage_id", "stage_attempt"])
-    executions = read_table(home, "executions", execution_key)
-    if boundaries.empty or stages.empty:
-        return []
+    boundaries = rows(home, "boundaries", app_id)
+    stages = rows(home, "stages", app_id)
+    executions = rows(home, "executions", app_id)
     stages = stages[stages["status"] == "succeeded"]
     joined = (
-        boundaries[boundaries["app_id"] == app_id]
-        .dropna(subset=["stage_id", "predicted_output_bytes"])
+        boundaries.dropna(subset=["stage_id", "predicted_output_bytes"])
         .astype({"stage_id": "int64"})
         .merge(stages, on=[*_KEYS, "stage_id"], suffixes=("", "_stage"))
         .merge(

@@ -1,0 +1,164 @@
+"""Every TPC-H query with checkpoints forced, then restored by a second application.
+
+Three applications over the same data, all 22 queries each: without the plugin, with every eligible
+boundary checkpointed, and the same again, which restores. Two more checkpoint and restore one
+boundary in the middle of each plan. What ran is read from Spark's event logs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import eventlog, home, queries, tpc
+from tests.support.compare import compare_results
+
+CONF = {
+    **queries.SHUFFLE_CONF,
+    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.autoBroadcastJoinThreshold": "100KB",
+    "spark.phoebe.mode": "apply",
+    "spark.phoebe.checkpoint.retain": "always",
+}
+NO_SHUFFLE_BELOW_RESULT = {"tpch/q6"}  # a global aggregate: its one shuffle has a scan below it
+MIDDLE = "e1"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """An application that ended, its home (if any) and what its event log says."""
+
+    folder: Path
+    home: Path
+    log: eventlog.AppRun
+
+
+def _run(folder: Path, home_: Path, plugin: bool, conf: dict[str, str]) -> Ran:
+    data = tpc.data("tpch", 0.1)
+    items = [queries.Item(name, data) for name in tpc.TPCH_QUERIES]
+    with queries.submit_queries(
+        items,
+        folder=folder,
+        app_name="tpch",
+        conf={**CONF, "spark.phoebe.home": str(home_), **conf},
+        plugin="jars" if plugin else "none",
+        driver_memory="1500m",
+    ) as app:
+        finished = app.wait().check()
+    return Ran(folder, home_, eventlog.read(finished.event_log))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp("plain")
+    return _run(folder, folder / "home", plugin=False, conf={})
+
+
+def _pair(base: Path, force: str) -> Iterator[Ran]:
+    for number in (1, 2):
+        conf = {"spark.phoebe.force": force}
+        yield _run(base / f"run{number}", base / "home", plugin=True, conf=conf)
+
+
+@pytest.fixture(scope="module", params=["all", MIDDLE])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Ran]:
+    """The application that wrote the checkpoints and the one that restored them."""
+    return list(_pair(tmp_path_factory.mktemp(request.param), request.param))
+
+
+def test_results_are_those_without_the_plugin(plain: Ran, pair: list[Ran]) -> None:
+    wrong = {}
+    for ran in pair:
+        for name in tpc.TPCH_QUERIES:
+            expected, actual = (queries.output(r.folder, name) for r in (plain, ran))
+            difference = compare_results(expected, actual)
+            if difference:
+                wrong[ran.folder.name, name] = difference.message
+    assert not wrong
+
+
+def test_checkpoints_were_written_and_restored(pair: list[Ran]) -> None:
+    first, second = pair
+    committed = _by_query(first, "committed")
+    restored = _by_query(second, "restored")
+    assert home.checkpoint_events(first.home, first.log.app_id)["abandoned"] == 0
+    assert len(committed) >= 15
+    assert set(restored) == set(committed)
+
+
+def test_nothing_upstream_of_a_restored_boundary_runs(pair: list[Ran]) -> None:
+    _, second = pair
+    deep = 0
+    for name in _by_query(second, "restored"):
+        below = _upstream_of_restored(second, name)
+        execution = second.log.execution(name)
+        allowed = _scans(execution.plans[0]) - below.scans
+        ran = Counter(
+            _table(node)
+            for node in execution.nodes_that_ran()
+            if node.name.startswith("Scan parquet")
+        )
+        assert ran <= allowed, f"{name}: scanned {ran}, of which only {allowed} is not restored"
+        writers = [s for s in execution.stages if s.tasks_ended and s.shuffle_write_rows]
+        most = len(_exchanges(execution.plans[0])) - below.exchanges
+        most += sum(n.name == "TakeOrderedAndProject" for n in execution.plans[0].walk())
+        assert len(writers) <= most, f"{name}: {len(writers)} stages wrote shuffles, not {most}"
+        deep += below.exchanges + sum(below.scans.values()) >= 3  # itself, and two upstream
+    assert deep >= 10
+
+
+@dataclass(frozen=True)
+class _Below:
+    """What lies at and below the restored boundaries of a query: exchanges and scans by table."""
+
+    exchanges: int
+    scans: Counter[str]
+
+
+def _by_query(ran: Ran, event: str) -> Counter[str]:
+    executions = {
+        r["execution_id"]: r["description"]
+        for r in home.records(ran.home, "executions", ran.log.app_id)
+    }
+    return Counter(
+        str(executions[r["execution_id"]])
+        for r in home.records(ran.home, "checkpoints", ran.log.app_id)
+        if r["event"] == event
+    )
+
+
+def _exchanges(plan: eventlog.PlanNode) -> list[eventlog.PlanNode]:
+    return [n for n in plan.walk() if n.name == "Exchange"]
+
+
+def _table(scan: eventlog.PlanNode) -> str:
+    location = scan.description.partition("Location: ")[2]
+    return location.partition("[")[2].partition("]")[0].rpartition("/")[2]
+
+
+def _scans(plan: eventlog.PlanNode) -> Counter[str]:
+    return Counter(_table(n) for n in plan.walk() if n.name.startswith("Scan parquet"))
+
+
+def _upstream_of_restored(ran: Ran, name: str) -> _Below:
+    """From the first plan, and the boundaries that the tables say were restored."""
+    plan = ran.log.execution(name).plans[0]
+    found = home.boundaries(ran.home, ran.log.app_id, name)
+    restored = {str(b["boundary_id"]) for b in found if b["decision"] == "restore"}
+    assert restored
+    ranked = _exchanges(plan)
+    assert len(found) == len(ranked), "the event log and the tables see the same exchanges"
+    exchanges: set[int] = set()
+    scans: dict[int, str] = {}
+    for rank, exchange in enumerate(ranked):
+        if f"e{rank}" in restored:
+            for node in exchange.walk():
+                if node.name == "Exchange":
+                    exchanges.add(id(node))
+                if node.name.startswith("Scan parquet"):
+                    scans[id(node)] = _table(node)
+    return _Below(len(exchanges), Counter(scans.values()))
