@@ -161,8 +161,13 @@ class _CutOffError(Exception):
 
 
 _TORN = (
-    _CutOffError, EOFError, zlib.error, zstandard.ZstdError, lz4.block.LZ4BlockError, gzip.BadGzipFile
-)  # fmt: skip
+    _CutOffError,
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    zstandard.ZstdError,
+    lz4.block.LZ4BlockError,
+)
 
 
 def _chunks(raw: IO[bytes]) -> Iterator[bytes]:

@@ -78,6 +78,8 @@ class Harvest:
         self._plain_skipped: OrderedDict[int, int] = OrderedDict()
         self._ran_rdd: OrderedDict[int, int] = OrderedDict()  # RDD -> map stage that computed it
         self._ours: OrderedDict[int, None] = OrderedDict()  # stages of our own jobs
+        self._finished: OrderedDict[int, None] = OrderedDict()  # executions
+        self._left: OrderedDict[tuple[int, int], None] = OrderedDict()  # stage attempts
         self._waiting: set[int] = set()  # ended executions whose stages are not done
         self._events: dict[str, Callable[[JsonObject], Iterable[Record]]] = {
             "SparkListenerLogStart": self._log_start,
@@ -325,7 +327,9 @@ class Harvest:
             return ()
         self._saw_time(time_ms(event, "Submission Time"))
         execution_id = integer(properties.get(_EXECUTION_ID))
-        execution = self._execution(execution_id) if execution_id is not None else None
+        execution = self._execution(execution_id)
+        if execution_id is not None and execution is None:
+            return ()  # its execution is over: an event out of order
         self._jobs[job_id] = JobState(job_id, execution_id, frozenset(stage_ids))
         if execution is not None:
             execution.jobs.add(job_id)
@@ -368,6 +372,9 @@ class Harvest:
             job_id, execution_id = self._stage_jobs.get(stage_id, (None, None))
             said = integer(properties.get(_EXECUTION_ID))
             execution_id = said if said is not None else execution_id
+            execution = self._execution(execution_id)
+            if (stage_id, attempt) in self._left or (execution_id is not None and not execution):
+                return None  # its rows are written: an event out of order
             stage = StageState(
                 stage_id=stage_id,
                 attempt=attempt,
@@ -379,8 +386,8 @@ class Harvest:
                 rdd_id=first_rdd(info),
             )
             self._stages[stage_id, attempt] = stage
-            if execution_id is not None:
-                self._execution(execution_id).stages[stage_id, attempt] = stage
+            if execution is not None:
+                execution.stages[stage_id, attempt] = stage
         stage.stage_info(info)
         return stage
 
@@ -401,6 +408,7 @@ class Harvest:
             _remember(self._ran_rdd, stage.rdd_id, stage.stage_id)
         if stage.execution_id is None:
             del self._stages[stage.stage_id, stage.attempt]
+            _remember(self._left, (stage.stage_id, stage.attempt), None)
             yield self._plain_stage(stage, aborted=False)
 
     def _task_end(self, event: JsonObject) -> Iterable[Record]:
@@ -429,8 +437,11 @@ class Harvest:
             return None
         return self._executions.get(execution_id)
 
-    def _execution(self, execution_id: int) -> ExecutionState:
-        """The execution's state, made when first heard of: jobs may come before their start."""
+    def _execution(self, execution_id: int | None) -> ExecutionState | None:
+        """The execution's state, made when first heard of: jobs may come before their start.
+        None without an id, and for an execution whose rows are written."""
+        if execution_id is None or execution_id in self._finished:
+            return None
         if execution_id not in self._executions:
             early = self._early.pop(execution_id, None)
             self._executions[execution_id] = early or ExecutionState(execution_id)
@@ -448,9 +459,9 @@ class Harvest:
 
     def _execution_start(self, event: JsonObject) -> Iterable[Record]:
         execution_id = integer(event.get("executionId"))
-        if execution_id is None:
-            return
         execution = self._execution(execution_id)
+        if execution is None:
+            return
         execution.root_id = integer(event.get("rootExecutionId"))
         execution.description = text(event.get("description"))
         execution.started_ms = time_ms(event, "time")
@@ -497,8 +508,10 @@ class Harvest:
         """All rows of an execution; its state is dropped."""
         self._waiting.discard(execution_id)
         execution = self._executions.pop(execution_id)
+        _remember(self._finished, execution_id, None)
         for key in execution.stages:
             self._stages.pop(key, None)
+            _remember(self._left, key, None)
         for job_id in execution.jobs:
             self._jobs.pop(job_id, None)
         lossy = execution.damaged
@@ -562,10 +575,11 @@ def _boundary_of(execution: ExecutionState, fingerprint: str) -> str | None:
     return None
 
 
+_Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-def _remember(known: OrderedDict[int, _Value], key: int, value: _Value) -> None:
+def _remember(known: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
     known[key] = value
     known.move_to_end(key)
     while len(known) > _REMEMBERED:

@@ -1,0 +1,112 @@
+"""``phoebe ingest``: real logs into tables, twice, cut off, damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+import zstandard
+
+from phoebe_spark.eventlog import EventReader, find_logs
+from phoebe_spark.ingest import IngestProgress, ingest
+from phoebe_spark.tables import Tables
+
+LOGS = Path(__file__).parents[1] / "data" / "eventlogs"
+TPCH = LOGS / "01-tpch-sf0.1-p8.zstd"
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[bytes]:
+    (source,) = find_logs([TPCH])
+    return [orjson.dumps(event) for event in EventReader(source)]
+
+
+def status(home: Path) -> list[tuple[str, bool]]:
+    rows = Tables(home).read("applications").to_pylist()
+    return [(row["status"], row["complete"]) for row in rows]
+
+
+def test_a_log_is_taken_in_once(tmp_path: Path) -> None:
+    seen: list[IngestProgress] = []
+    first = ingest([TPCH], tmp_path, seen.append)
+    assert (first.files, first.applications, first.executions, first.stages) == (1, 1, 30, 148)
+    assert (first.skipped, first.aborted, first.bad_lines, first.errors) == (0, 0, 0, ())
+    assert status(tmp_path) == [("finished", True)]
+    assert seen[-1].events == first.events > 1000
+    tables = Tables(tmp_path)
+    assert tables.read("stages").num_rows == 148
+    assert tables.read("boundaries").num_rows > 40
+    versions = tables.read("stages", latest=False).num_rows
+
+    again = ingest([TPCH], tmp_path)
+    assert (again.applications, again.skipped, again.rows) == (0, 1, 0)
+    assert tables.read("stages", latest=False).num_rows == versions
+
+
+def test_a_log_cut_off_is_aborted_and_read_again_when_it_has_grown(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    home, log = tmp_path / "home", tmp_path / "app.inprogress"
+    half = lines[: len(lines) // 2]
+    log.write_bytes(b"\n".join(half) + b"\n" + lines[len(half)][:30])
+    first = ingest([log], home)
+    assert (first.applications, first.aborted) == (1, 1)
+    assert status(home) == [("aborted", False)]
+    assert 0 < first.stages < 148
+
+    assert ingest([log], home).skipped == 1
+
+    log.write_bytes(b"\n".join(lines) + b"\n")
+    grown = ingest([log], home)
+    assert (grown.applications, grown.skipped) == (1, 0)
+    assert status(home) == [("finished", True)]
+    assert Tables(home).read("stages").num_rows == 148
+
+
+def test_lost_lines_make_the_application_incomplete(tmp_path: Path, lines: list[bytes]) -> None:
+    log = tmp_path / "app"
+    spoiled = [b"\x00garbage" if n == 700 else line for n, line in enumerate(lines)]
+    log.write_bytes(b"\n".join(spoiled) + b"\n")
+    summary = ingest([log], tmp_path / "home")
+    assert (summary.applications, summary.bad_lines) == (1, 1)
+    assert status(tmp_path / "home") == [("finished", False)]
+
+
+def test_what_cannot_be_read_does_not_stop_the_rest(tmp_path: Path, lines: list[bytes]) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "a-note.txt").write_text("not a log\n")
+    (logs / "b-other.json").write_text('{"some": "json"}\n')
+    (logs / "c-empty").touch()
+    (logs / "d-app.zstd").write_bytes(
+        zstandard.ZstdCompressor().compress(b"\n".join(lines) + b"\n")
+    )
+    summary = ingest([logs], tmp_path / "home")
+    assert (summary.files, summary.applications) == (4, 1)
+    assert {Path(error.path).name for error in summary.errors} == {
+        "a-note.txt", "b-other.json", "c-empty",
+    }  # fmt: skip
+    assert all(error.reason for error in summary.errors)
+
+
+def test_a_spool_has_what_an_event_log_has_not_and_is_kept(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    home, spool = tmp_path / "home", tmp_path / "local-1.ndjson"
+    app_id = next(event["App ID"] for event in map(orjson.loads, lines) if "App ID" in event)
+    hello = {"type": "hello", "protocol": 1, "app_id": app_id, "app_attempt": "",
+             "app_name": "tpch", "mode": "observe", "slots": 2, "time": 1795213006000}  # fmt: skip
+    body = [orjson.dumps(hello), *lines, orjson.dumps({"type": "end", "time": 1})]
+    spool.write_bytes(b"\n".join(body) + b"\n")
+    assert ingest([spool], home).applications == 1
+    assert Tables(home).read("applications").to_pylist()[0]["source"] == "spool"
+    # The same application's event log knows less: it must not hide what the plugin said.
+    assert ingest([TPCH], home).skipped == 1
+
+
+def test_a_home_that_cannot_be_written_raises(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.write_text("a file")
+    with pytest.raises(Exception, match=r"(?i)not a directory|exists|file|directory"):
+        ingest([TPCH], home)
