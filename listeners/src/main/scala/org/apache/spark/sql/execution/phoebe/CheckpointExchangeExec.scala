@@ -1,0 +1,175 @@
+package org.apache.spark.sql.execution.phoebe
+
+import scala.concurrent.Future
+
+import org.apache.spark.{MapOutputStatistics, ShuffleDependency}
+import org.apache.spark.rdd.{RDD, RDDOperationScope}
+import org.apache.spark.serializer.Serializer
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.plans.logical.Statistics
+import org.apache.spark.sql.catalyst.plans.physical.Partitioning
+import org.apache.spark.sql.execution.{ShufflePartitionSpec, SparkPlan, SQLExecution, UnsafeRowSerializer}
+import org.apache.spark.sql.execution.exchange.{ShuffleExchangeExec, ShuffleExchangeLike, ShuffleOrigin}
+import org.apache.spark.sql.execution.metric.{SQLMetric, SQLMetrics, SQLShuffleReadMetricsReporter, SQLShuffleWriteMetricsReporter}
+
+/** Metrics that our exchanges show beside Spark's own shuffle metrics; the harvest reads them by name. */
+private[phoebe] object CheckpointMetrics {
+  val CopyTime = "checkpoint copy time"
+  val BytesCopied = "checkpoint bytes copied"
+  val FreedBytes = "checkpoint freed bytes"
+}
+
+/** What a shuffle exchange of ours shares with Spark's: name, metrics, metrics reporters. */
+private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
+  def fingerprint: String
+  def executionId: Long
+
+  protected lazy val writeMetrics: Map[String, SQLMetric] =
+    SQLShuffleWriteMetricsReporter.createShuffleWriteMetrics(sparkContext)
+  protected lazy val readMetrics: Map[String, SQLMetric] =
+    SQLShuffleReadMetricsReporter.createShuffleReadMetrics(sparkContext)
+
+  protected def extraMetrics: Map[String, SQLMetric]
+
+  override lazy val metrics: Map[String, SQLMetric] = Map(
+    "dataSize" -> SQLMetrics.createSizeMetric(sparkContext, "data size"),
+    "numPartitions" -> SQLMetrics.createMetric(sparkContext, "number of partitions")
+  ) ++ readMetrics ++ writeMetrics ++ extraMetrics
+
+  /** User interfaces and profilers know shuffles by this name. */
+  override def nodeName: String = "Exchange"
+
+  /** Fingerprint and execution id are ours: the plan reads as Spark's own exchange does. */
+  override def stringArgs: Iterator[Any] =
+    Iterator(outputPartitioning, shuffleOrigin) ++ advisoryPartitionSize ++ Iterator(s"[plan_id=$id]")
+
+  def shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow]
+
+  override def numPartitions: Int = shuffleDependency.partitioner.numPartitions
+
+  override def shuffleId: Int = shuffleDependency.shuffleId
+
+  protected def postDriverMetric(names: String*): Unit =
+    SQLMetrics.postDriverMetricUpdates(
+      sparkContext,
+      sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY),
+      names.map(metrics))
+
+  protected def source: CheckpointSource
+
+  override def getShuffleRDD(partitionSpecs: Array[ShufflePartitionSpec]): RDD[InternalRow] =
+    new CheckpointShuffleRDD(shuffleDependency, readMetrics, partitionSpecs, source)
+
+  protected override def doExecute(): RDD[InternalRow] =
+    new CheckpointShuffleRDD(shuffleDependency, readMetrics, source)
+}
+
+/**
+ * A shuffle whose map output also becomes a durable checkpoint, and whose local files, with those
+ * upstream that nothing else reads, are freed once it is committed.
+ *
+ * Everything that adaptive execution sees (statistics, partitioning, metrics) is what
+ * [[ShuffleExchangeExec]] shows. A checkpoint that cannot be written or committed leaves an
+ * ordinary shuffle.
+ */
+case class CheckpointExchangeExec(
+    override val outputPartitioning: Partitioning,
+    child: SparkPlan,
+    shuffleOrigin: ShuffleOrigin,
+    advisoryPartitionSize: Option[Long],
+    fingerprint: String,
+    executionId: Long)(
+    @transient val runtime: CheckpointRuntime)
+  extends PhoebeExchange {
+
+  override protected def otherCopyArgs: Seq[AnyRef] = runtime :: Nil
+
+  override protected lazy val extraMetrics: Map[String, SQLMetric] = Map(
+    CheckpointMetrics.CopyTime -> SQLMetrics.createTimingMetric(sparkContext, CheckpointMetrics.CopyTime),
+    CheckpointMetrics.BytesCopied -> SQLMetrics.createSizeMetric(sparkContext, CheckpointMetrics.BytesCopied),
+    CheckpointMetrics.FreedBytes -> SQLMetrics.createSizeMetric(sparkContext, CheckpointMetrics.FreedBytes))
+
+  private lazy val serializer: Serializer =
+    new UnsafeRowSerializer(child.output.size, longMetric("dataSize"))
+
+  @transient lazy val inputRDD: RDD[InternalRow] = child.execute()
+
+  @transient private lazy val reports: CopyReports = {
+    val made = new CopyReports
+    sparkContext.register(made)
+    made
+  }
+
+  /** One attempt of this node at a checkpoint: its directory in the store, and its commit. */
+  @transient private lazy val attempt: CheckpointAttempt = new CheckpointAttempt(this, runtime)
+
+  @transient override protected lazy val source: CheckpointSource =
+    CheckpointSource(attempt.directory.toString, runtime.hadoopConf, restored = false)
+
+  @transient override lazy val shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow] =
+    RDDOperationScope.withScope(sparkContext, nodeName, false, true, rddScopeId) {
+      val plain = ShuffleExchangeExec.prepareShuffleDependency(
+        inputRDD, child.output, outputPartitioning, serializer, writeMetrics)
+      // The same dependency with another write processor. The first one's shuffle id goes unused
+      // and is forgotten with it.
+      val dependency = new ShuffleDependency[Int, InternalRow, InternalRow](
+        plain.rdd,
+        plain.partitioner,
+        plain.serializer,
+        plain.keyOrdering,
+        plain.aggregator,
+        plain.mapSideCombine,
+        new CheckpointWriteProcessor(
+          attempt.directory.toString,
+          runtime.hadoopConf,
+          writeMetrics,
+          longMetric("dataSize"),
+          longMetric(CheckpointMetrics.CopyTime),
+          longMetric(CheckpointMetrics.BytesCopied),
+          reports),
+        plain.rowBasedChecksums,
+        plain.checksumMismatchFullRetryEnabled,
+        plain.checksumMismatchQueryLevelRollbackEnabled)
+      metrics("numPartitions").set(dependency.partitioner.numPartitions)
+      postDriverMetric("numPartitions")
+      dependency
+    }
+
+  @transient override lazy val mapOutputStatisticsFuture: Future[MapOutputStatistics] =
+    if (inputRDD.getNumPartitions == 0) Future.successful(null)
+    else {
+      val action = sparkContext.submitMapStage(shuffleDependency)
+      // Cancelling cancels the map stage; what follows it is short.
+      futureAction.set(Some(action))
+      val properties = sparkContext.getLocalProperties
+      action.transform { result =>
+        result match {
+          case scala.util.Success(_) =>
+            Guard.run("commit") {
+              val freed = attempt.commit(shuffleDependency, reports)
+              if (freed > 0) {
+                metrics(CheckpointMetrics.FreedBytes).set(freed)
+                SQLMetrics.postDriverMetricUpdates(
+                  sparkContext,
+                  properties.getProperty(SQLExecution.EXECUTION_ID_KEY),
+                  Seq(metrics(CheckpointMetrics.FreedBytes)))
+              }
+            }
+          case scala.util.Failure(_) => Guard.run("abandon")(attempt.discard())
+        }
+        reports.reset()
+        result
+      }(runtime.pool)
+    }
+
+  override def numMappers: Int = shuffleDependency.rdd.getNumPartitions
+
+  override def runtimeStatistics: Statistics = {
+    val dataSize = metrics("dataSize").value
+    val rowCount = metrics(SQLShuffleWriteMetricsReporter.SHUFFLE_RECORDS_WRITTEN).value
+    Statistics(dataSize, Some(rowCount))
+  }
+
+  override protected def withNewChildInternal(newChild: SparkPlan): CheckpointExchangeExec =
+    copy(child = newChild)(runtime)
+}
