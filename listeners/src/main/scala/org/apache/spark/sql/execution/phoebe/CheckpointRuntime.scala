@@ -1,0 +1,155 @@
+package org.apache.spark.sql.execution.phoebe
+
+import java.util.concurrent.{ConcurrentHashMap, CompletableFuture, TimeUnit}
+
+import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
+import scala.jdk.CollectionConverters._
+
+import org.apache.hadoop.fs.Path
+
+import org.apache.spark.broadcast.Broadcast
+import org.apache.spark.internal.Logging
+import org.apache.spark.scheduler.{SparkListener, SparkListenerEvent}
+import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd
+import org.apache.spark.util.{SerializableConfiguration, ShutdownHookManager, ThreadUtils}
+
+/** What was decided for one fingerprint within one SQL execution; it holds for all its exchanges. */
+private[phoebe] sealed trait Verdict { def reason: Reason }
+private[phoebe] object Verdict {
+  final case class Skip(reason: Reason) extends Verdict
+  /** `inputsUnchanged` looks at the planned input files again. */
+  final case class Write(reason: Reason, inputsUnchanged: () => Boolean) extends Verdict
+  final case class Restore(reason: Reason, checkpoint: CommittedCheckpoint) extends Verdict
+}
+
+/** The verdicts of one SQL execution, over all its fragments (main plan and subqueries). */
+private[phoebe] final class ExecutionState {
+  val verdicts = new ConcurrentHashMap[String, Verdict]()
+  val committed: java.util.Set[String] = ConcurrentHashMap.newKeySet[String]()
+
+  /** Whether any exchange of a re-plan can need replacing. */
+  def replaces: Boolean = verdicts.values.asScala.exists {
+    case _: Verdict.Skip => false
+    case _ => true
+  }
+}
+
+/**
+ * The checkpoint side of one application: the store and what it held at the start, the verdicts of
+ * running executions, what was written and restored, and what becomes of that at the end.
+ */
+private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener with Logging {
+  private val sc = phoebe.sparkContext
+  val store = new CheckpointStore(phoebe.settings.checkpointDir, sc.hadoopConfiguration, sc.sparkUser)
+
+  /** Commits and removals wait for executors and for the store; never on Spark's own threads. */
+  val pool: ExecutionContextExecutorService = ExecutionContext.fromExecutorService(
+    ThreadUtils.newDaemonCachedThreadPool("phoebe-commit", 16))
+
+  lazy val hadoopConf: Broadcast[SerializableConfiguration] =
+    SerializableConfiguration.broadcast(sc, sc.hadoopConfiguration)
+
+  private val executions = new ConcurrentHashMap[Long, ExecutionState]()
+  private val written = ConcurrentHashMap.newKeySet[Path]()
+  private val restoredDirectories = ConcurrentHashMap.newKeySet[Path]()
+  @volatile private var failures = 0
+
+  /** What the store held when the application started, read once in the background. */
+  private val index = CompletableFuture.supplyAsync[Map[String, CommittedCheckpoint]](
+    () => Guard("read the store's index", Map.empty[String, CommittedCheckpoint]) {
+      store.prepare()
+      store.readIndex()
+    },
+    pool)
+
+  /** The committed checkpoints, waiting for the index for at most the advice timeout. */
+  def known(): Map[String, CommittedCheckpoint] =
+    Guard("wait for the store's index", Map.empty[String, CommittedCheckpoint]) {
+      index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
+    }
+
+  def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
+
+  def isCommitted(executionId: Long, fingerprint: String): Boolean =
+    Option(executions.get(executionId)).exists(_.committed.contains(fingerprint))
+
+  def committed(exchange: CheckpointExchangeExec, directory: Path): Unit = {
+    written.add(directory)
+    Option(executions.get(exchange.executionId)).foreach(_.committed.add(exchange.fingerprint))
+  }
+
+  lazy val restorer = new Restorer(this)
+
+  def restored(exchange: RestoredExchangeExec, checkpoint: CommittedCheckpoint): Unit = {
+    restoredDirectories.add(checkpoint.directory)
+    val manifest = checkpoint.manifest
+    tell(
+      exchange,
+      "restored",
+      checkpoint.directory,
+      "bytes" -> manifest.bytes,
+      "rows" -> manifest.rows,
+      "map_count" -> manifest.numMaps,
+      "partitions" -> manifest.numPartitions,
+      "from_app_id" -> manifest.appId)
+    logInfo(s"phoebe: restores ${manifest.bytes} bytes that ${manifest.appId} left in ${checkpoint.directory}")
+  }
+
+  /** Looks at the planned inputs again, right before a commit. */
+  def inputsUnchanged(executionId: Long, fingerprint: String): Either[Reason, Unit] =
+    Option(executions.get(executionId)).map(_.verdicts.get(fingerprint)) match {
+      case Some(Verdict.Write(_, inputsUnchanged)) if inputsUnchanged() => Right(())
+      case Some(_: Verdict.Write) =>
+        Left(Reason("input_changed", "an input file changed between planning and commit"))
+      case _ => Left(Reason("execution_over", "the execution ended before the commit"))
+    }
+
+  /** Sends a `checkpoint` message (docs/protocol.md). */
+  def tell(exchange: PhoebeExchange, event: String, directory: Path, fields: (String, Any)*): Unit = {
+    phoebe.count(s"checkpoints.$event")
+    val given = Map[String, Any](
+      "type" -> "checkpoint",
+      "execution_id" -> exchange.executionId,
+      "fingerprint" -> exchange.fingerprint,
+      "event" -> event,
+      "path" -> PhoebeSettings.plain(directory),
+      "time" -> System.currentTimeMillis()) ++ fields
+    phoebe.companion.send(CheckpointRuntime.fields.map(name => name -> given.getOrElse(name, null)): _*)
+  }
+
+  override def onOtherEvent(event: SparkListenerEvent): Unit = event match {
+    case end: SparkListenerSQLExecutionEnd =>
+      if (end.errorMessage.exists(_.nonEmpty)) failures += 1
+      executions.remove(end.executionId)
+    case _ =>
+  }
+
+  /**
+   * The application ends. Where it ended well nobody will resume it: what it wrote and what it
+   * restored is removed, unless it is to be kept. A stop in the JVM's shutdown (an exit with an
+   * error, a signal), or any failed query, keeps everything for the next submission.
+   */
+  def close(): Unit = {
+    val well = failures == 0 && !ShutdownHookManager.inShutdown()
+    if (well && phoebe.settings.removeWhenDone) (written.asScala ++ restoredDirectories.asScala).foreach(store.remove)
+    pool.shutdown()
+  }
+}
+
+private[phoebe] object CheckpointRuntime {
+  private val fields = Seq(
+    "type", "execution_id", "fingerprint", "event", "path", "bytes", "rows", "map_count", "partitions",
+    "copy_ms", "freed_bytes", "from_app_id", "reason", "stage_id", "time")
+
+  /** The application's, made when the plugin starts in a mode that may write or restore. */
+  def start(phoebe: PhoebeRuntime): CheckpointRuntime = phoebe.slot.synchronized {
+    phoebe.slot.get() match {
+      case existing: CheckpointRuntime => existing
+      case _ =>
+        val made = new CheckpointRuntime(phoebe)
+        phoebe.sparkContext.addSparkListener(made)
+        phoebe.slot.set(made)
+        made
+    }
+  }
+}
