@@ -41,7 +41,7 @@ private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
 
   /** Fingerprint and execution id are ours: the plan reads as Spark's own exchange does. */
   override def stringArgs: Iterator[Any] =
-    Iterator(outputPartitioning, shuffleOrigin) ++ advisoryPartitionSize ++ Iterator(s"[plan_id=$id]")
+    Iterator[Any](outputPartitioning, shuffleOrigin) ++ advisoryPartitionSize ++ Iterator(s"[plan_id=$id]")
 
   def shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow]
 

@@ -81,7 +81,7 @@ private[phoebe] object CheckpointStore extends Logging {
   def writeTombstone(directory: Path, conf: Configuration, why: String): Unit =
     try {
       val fs = fileSystem(directory, conf)
-      val json = Json.write(Map("why" -> why, "time" -> System.currentTimeMillis()))
+      val json = Json.line("why" -> why, "time" -> System.currentTimeMillis())
       writeWhole(fs, new Path(directory, TombstoneName), json.getBytes(UTF_8))
     } catch {
       case _: org.apache.hadoop.fs.FileAlreadyExistsException => // someone else said so already

@@ -68,10 +68,17 @@ final class PhoebeRuntime private[phoebe] (
         startedAtMs = sparkContext.startTime
       )
     )
+    if (settings.mode.atMost(limit).rank >= Mode.Advise.rank) {
+      guard("open the checkpoint store", ())(CheckpointRuntime.start(this))
+    }
   }
 
   private[phoebe] def shutdown(): Unit = {
     PhoebeRuntime.current.compareAndSet(this, null)
+    slot.get() match {
+      case checkpoints: CheckpointRuntime => Guard.run("close the checkpoint store")(checkpoints.close())
+      case _ =>
+    }
     if (harvesting) {
       Guard.run("drain")(drain(sparkContext.listenerBus))
       companion.close(PhoebeRuntime.CloseMs)

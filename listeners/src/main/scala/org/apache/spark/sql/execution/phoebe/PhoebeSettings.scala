@@ -24,6 +24,9 @@ final class PhoebeSettings private (val values: Map[String, String]) {
 
   def checkpointDir: Path =
     values.get("checkpoint.dir").fold(new Path(home, "checkpoints"))(PhoebeSettings.absolute)
+
+  /** Whether checkpoints are removed once the application has ended well. */
+  def removeWhenDone: Boolean = values("checkpoint.retain") == "failure"
   def python: String = values("python")
   def adviceTimeoutMs: Long = values("advice.timeout_ms").toLong
   def minDurationMs: Long = values("min_duration_ms").toLong

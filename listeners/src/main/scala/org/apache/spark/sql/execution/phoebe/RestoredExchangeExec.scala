@@ -2,14 +2,14 @@ package org.apache.spark.sql.execution.phoebe
 
 import scala.concurrent.Future
 
-import org.apache.spark.{MapOutputStatistics, MapOutputTrackerMaster, Partition, ShuffleDependency, SparkContext, SparkEnv, SparkException, TaskContext}
+import org.apache.spark.{MapOutputStatistics, MapOutputTrackerMaster, Partition, PartitionIdPassthrough, ShuffleDependency, SparkContext, SparkEnv, SparkException, TaskContext}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{Attribute, SortOrder}
 import org.apache.spark.sql.catalyst.plans.logical.Statistics
 import org.apache.spark.sql.catalyst.plans.physical.Partitioning
-import org.apache.spark.sql.execution.{LeafExecNode, PartitionIdPassthrough, SparkPlan, UnsafeRowSerializer}
+import org.apache.spark.sql.execution.{LeafExecNode, SparkPlan, UnsafeRowSerializer}
 import org.apache.spark.sql.execution.exchange.ShuffleOrigin
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
 import org.apache.spark.sql.execution.phoebe.fingerprint.CarriesOriginal
