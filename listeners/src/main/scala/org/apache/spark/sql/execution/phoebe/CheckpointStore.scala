@@ -185,7 +185,7 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration,
     val store = fs
     val target = new Path(directory, ManifestName)
     val bytes = Manifest.encode(manifest)
-    store.getScheme match {
+    store.getUri.getScheme match {
       case "file" | "hdfs" | "viewfs" =>
         val temporary = new Path(directory, s".$ManifestName.tmp")
         writeWhole(store, temporary, bytes)

@@ -229,7 +229,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
             hash,
             id)(runtime)
         case Some((hash, Verdict.Restore(_, checkpoint))) =>
-          val input = RestoredInputExec(exchange.child)
+          val input = RestoredInputExec(exchange.child.output)(exchange.child)
           // AQE finds the logical node that a stage stands for through these tags.
           input.copyTagsFrom(exchange.child)
           if (input.logicalLink.isEmpty) {
@@ -299,8 +299,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       "acc_id" -> accumulator,
       "fingerprint" -> fingerprint,
       "partitions" -> boundary.exchange.outputPartitioning.numPartitions,
-      "catalyst_bytes" -> boundary.catalystBytes,
-      "catalyst_rows" -> boundary.catalystRows,
+      "catalyst_bytes" -> boundary.catalystBytes.map(_.toLong),
+      "catalyst_rows" -> boundary.catalystRows.map(_.toLong),
       "decision" -> decision,
       "reason" -> reason.toJson,
       "predicted" -> predicted,

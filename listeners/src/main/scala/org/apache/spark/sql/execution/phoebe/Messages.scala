@@ -81,8 +81,8 @@ final case class BoundaryRequest(
     "eligible" -> eligible,
     "reason" -> reason.map(_.toJson),
     "partitions" -> partitions,
-    "catalyst_bytes" -> catalystBytes,
-    "catalyst_rows" -> catalystRows,
+    "catalyst_bytes" -> catalystBytes.map(_.toLong),
+    "catalyst_rows" -> catalystRows.map(_.toLong),
     "restorable" -> restorable
   )
 }

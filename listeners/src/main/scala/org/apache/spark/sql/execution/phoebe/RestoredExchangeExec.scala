@@ -6,7 +6,7 @@ import org.apache.spark.{MapOutputStatistics, MapOutputTrackerMaster, Partition,
 import org.apache.spark.rdd.RDD
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.catalyst.expressions.{Attribute, SortOrder}
+import org.apache.spark.sql.catalyst.expressions.Attribute
 import org.apache.spark.sql.catalyst.plans.logical.Statistics
 import org.apache.spark.sql.catalyst.plans.physical.Partitioning
 import org.apache.spark.sql.execution.{LeafExecNode, SparkPlan, UnsafeRowSerializer}
@@ -82,12 +82,13 @@ case class RestoredExchangeExec(
 /**
  * Stands where the restored boundary's input was, so that nothing upstream is planned.
  *
- * @param original the input as it was planned: what it is, for fingerprints, reuse and user interfaces
+ * @param original the input as it was planned: what it is, for fingerprints, reuse and user
+ *                 interfaces. On the driver only: operators on executors still ask for the output
  */
-case class RestoredInputExec(@transient original: SparkPlan) extends LeafExecNode with CarriesOriginal {
-  override def output: Seq[Attribute] = original.output
-  override def outputPartitioning: Partitioning = original.outputPartitioning
-  override def outputOrdering: Seq[SortOrder] = Nil
+case class RestoredInputExec(override val output: Seq[Attribute])(@transient val original: SparkPlan)
+  extends LeafExecNode
+  with CarriesOriginal {
+  override protected def otherCopyArgs: Seq[AnyRef] = original :: Nil
   override def nodeName: String = "RestoredCheckpoint"
   override protected def stringArgs: Iterator[Any] = Iterator.empty
   override def doCanonicalize(): SparkPlan = original.canonicalized
