@@ -16,8 +16,10 @@ import org.apache.spark.sql.catalyst.InternalRow
  * commit (freeing). Runs on the driver, after the map stage and before its output is announced, so
  * nobody reads the shuffle while its locations change.
  */
-private[phoebe] final class CheckpointAttempt(exchange: CheckpointExchangeExec, runtime: CheckpointRuntime)
-  extends Logging {
+private[phoebe] final class CheckpointAttempt(
+    exchange: CheckpointExchangeExec,
+    runtime: CheckpointRuntime
+) extends Logging {
 
   val directory: Path = runtime.store.newAttempt(exchange.fingerprint)
 
@@ -27,7 +29,10 @@ private[phoebe] final class CheckpointAttempt(exchange: CheckpointExchangeExec, 
    *
    * @return bytes freed on local disks
    */
-  def commit(dependency: ShuffleDependency[Int, InternalRow, InternalRow], reports: CopyReports): Long = {
+  def commit(
+      dependency: ShuffleDependency[Int, InternalRow, InternalRow],
+      reports: CopyReports
+  ): Long = {
     val statuses = mapStatuses(dependency.shuffleId)
     val committed =
       try {
@@ -40,7 +45,11 @@ private[phoebe] final class CheckpointAttempt(exchange: CheckpointExchangeExec, 
         }
       } catch {
         case NonFatal(e) =>
-          Left(Reason("commit_failed", s"the checkpoint could not be committed: $e", Map("error" -> e.toString)))
+          Left(Reason(
+            "commit_failed",
+            s"the checkpoint could not be committed: $e",
+            Map("error" -> e.toString)
+          ))
       }
     committed match {
       case Left(reason) =>
@@ -59,10 +68,13 @@ private[phoebe] final class CheckpointAttempt(exchange: CheckpointExchangeExec, 
           "rows" -> manifest.rows,
           "map_count" -> manifest.numMaps,
           "partitions" -> manifest.numPartitions,
-          "copy_ms" -> copyMs)
+          "copy_ms" -> copyMs
+        )
         val freed = ShuffleFreeing.own(dependency, statuses) + ShuffleFreeing.upstream(exchange)
         runtime.tell(exchange, "freed", directory, "freed_bytes" -> freed)
-        logInfo(s"phoebe: checkpoint of ${manifest.bytes} bytes committed to $directory, $freed bytes freed")
+        logInfo(
+          s"phoebe: checkpoint of ${manifest.bytes} bytes committed to $directory, $freed bytes freed"
+        )
         freed
     }
   }
@@ -79,22 +91,42 @@ private[phoebe] final class CheckpointAttempt(exchange: CheckpointExchangeExec, 
   private def manifestOf(
       dependency: ShuffleDependency[Int, InternalRow, InternalRow],
       statuses: Array[MapStatus],
-      reports: CopyReports): Either[Reason, Manifest] = {
+      reports: CopyReports
+  ): Either[Reason, Manifest] = {
     val numMaps = dependency.rdd.getNumPartitions
-    val winners = statuses.toSeq.map(status => Option(status).flatMap(s => Option(reports.value.get(s.mapId))))
+    val winners =
+      statuses.toSeq.map(status => Option(status).flatMap(s => Option(reports.value.get(s.mapId))))
     val lost = statuses.count(_ == null)
     val failure = winners.flatten.find(_.error != null)
     if (statuses.length != numMaps || lost > 0) {
-      Left(Reason("map_output_lost", s"$lost of $numMaps map outputs were lost before the commit", Map("lost" -> lost)))
+      Left(Reason(
+        "map_output_lost",
+        s"$lost of $numMaps map outputs were lost before the commit",
+        Map("lost" -> lost)
+      ))
     } else if (failure.isDefined) {
       val what = failure.get
-      Left(Reason("copy_failed", s"copying map output ${what.mapIndex} failed: ${what.error}", Map("map_index" -> what.mapIndex)))
+      Left(Reason(
+        "copy_failed",
+        s"copying map output ${what.mapIndex} failed: ${what.error}",
+        Map("map_index" -> what.mapIndex)
+      ))
     } else if (winners.exists(_.isEmpty)) {
-      Left(Reason("copy_missing", s"${winners.count(_.isEmpty)} of $numMaps map outputs have no copy"))
+      Left(Reason(
+        "copy_missing",
+        s"${winners.count(_.isEmpty)} of $numMaps map outputs have no copy"
+      ))
     } else {
       val maps = winners.flatten.map { r =>
         ManifestMap(
-          r.mapIndex, r.mapId, CheckpointStore.dataName(r.mapIndex, r.mapId), r.dataBytes, r.indexCrc, r.rows, r.sizes)
+          r.mapIndex,
+          r.mapId,
+          CheckpointStore.dataName(r.mapIndex, r.mapId),
+          r.dataBytes,
+          r.indexCrc,
+          r.rows,
+          r.sizes
+        )
       }
       val sc = exchange.session.sparkContext
       Right(
@@ -115,7 +147,9 @@ private[phoebe] final class CheckpointAttempt(exchange: CheckpointExchangeExec, 
           bytes = maps.map(_.dataBytes).sum,
           rows = maps.map(_.rows).sum,
           dataSizeBytes = winners.flatten.map(_.dataSizeBytes).sum,
-          maps = maps))
+          maps = maps
+        )
+      )
     }
   }
 }

@@ -8,9 +8,23 @@ import org.apache.spark.serializer.Serializer
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.plans.logical.Statistics
 import org.apache.spark.sql.catalyst.plans.physical.Partitioning
-import org.apache.spark.sql.execution.{ShufflePartitionSpec, SparkPlan, SQLExecution, UnsafeRowSerializer}
-import org.apache.spark.sql.execution.exchange.{ShuffleExchangeExec, ShuffleExchangeLike, ShuffleOrigin}
-import org.apache.spark.sql.execution.metric.{SQLMetric, SQLMetrics, SQLShuffleReadMetricsReporter, SQLShuffleWriteMetricsReporter}
+import org.apache.spark.sql.execution.{
+  ShufflePartitionSpec,
+  SparkPlan,
+  SQLExecution,
+  UnsafeRowSerializer
+}
+import org.apache.spark.sql.execution.exchange.{
+  ShuffleExchangeExec,
+  ShuffleExchangeLike,
+  ShuffleOrigin
+}
+import org.apache.spark.sql.execution.metric.{
+  SQLMetric,
+  SQLMetrics,
+  SQLShuffleReadMetricsReporter,
+  SQLShuffleWriteMetricsReporter
+}
 
 /** Metrics that our exchanges show beside Spark's own shuffle metrics; the harvest reads them by name. */
 private[phoebe] object CheckpointMetrics {
@@ -41,7 +55,9 @@ private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
 
   /** Fingerprint and execution id are ours: the plan reads as Spark's own exchange does. */
   override def stringArgs: Iterator[Any] =
-    Iterator[Any](outputPartitioning, shuffleOrigin) ++ advisoryPartitionSize ++ Iterator(s"[plan_id=$id]")
+    Iterator[Any](outputPartitioning, shuffleOrigin) ++ advisoryPartitionSize ++ Iterator(
+      s"[plan_id=$id]"
+    )
 
   def shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow]
 
@@ -53,7 +69,8 @@ private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
     SQLMetrics.postDriverMetricUpdates(
       sparkContext,
       sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY),
-      names.map(metrics))
+      names.map(metrics)
+    )
 
   protected def source: CheckpointSource
 
@@ -78,16 +95,27 @@ case class CheckpointExchangeExec(
     shuffleOrigin: ShuffleOrigin,
     advisoryPartitionSize: Option[Long],
     fingerprint: String,
-    executionId: Long)(
-    @transient val runtime: CheckpointRuntime)
-  extends PhoebeExchange {
+    executionId: Long
+)(
+    @transient val runtime: CheckpointRuntime
+) extends PhoebeExchange {
 
   override protected def otherCopyArgs: Seq[AnyRef] = runtime :: Nil
 
   override protected lazy val extraMetrics: Map[String, SQLMetric] = Map(
-    CheckpointMetrics.CopyTime -> SQLMetrics.createTimingMetric(sparkContext, CheckpointMetrics.CopyTime),
-    CheckpointMetrics.BytesCopied -> SQLMetrics.createSizeMetric(sparkContext, CheckpointMetrics.BytesCopied),
-    CheckpointMetrics.FreedBytes -> SQLMetrics.createSizeMetric(sparkContext, CheckpointMetrics.FreedBytes))
+    CheckpointMetrics.CopyTime -> SQLMetrics.createTimingMetric(
+      sparkContext,
+      CheckpointMetrics.CopyTime
+    ),
+    CheckpointMetrics.BytesCopied -> SQLMetrics.createSizeMetric(
+      sparkContext,
+      CheckpointMetrics.BytesCopied
+    ),
+    CheckpointMetrics.FreedBytes -> SQLMetrics.createSizeMetric(
+      sparkContext,
+      CheckpointMetrics.FreedBytes
+    )
+  )
 
   private lazy val serializer: Serializer =
     new UnsafeRowSerializer(child.output.size, longMetric("dataSize"))
@@ -109,7 +137,12 @@ case class CheckpointExchangeExec(
   @transient override lazy val shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow] =
     RDDOperationScope.withScope(sparkContext, nodeName, false, true, rddScopeId) {
       val plain = ShuffleExchangeExec.prepareShuffleDependency(
-        inputRDD, child.output, outputPartitioning, serializer, writeMetrics)
+        inputRDD,
+        child.output,
+        outputPartitioning,
+        serializer,
+        writeMetrics
+      )
       // The same dependency with another write processor. The first one's shuffle id goes unused
       // and is forgotten with it.
       val dependency = new ShuffleDependency[Int, InternalRow, InternalRow](
@@ -126,10 +159,12 @@ case class CheckpointExchangeExec(
           longMetric("dataSize"),
           longMetric(CheckpointMetrics.CopyTime),
           longMetric(CheckpointMetrics.BytesCopied),
-          reports),
+          reports
+        ),
         plain.rowBasedChecksums,
         plain.checksumMismatchFullRetryEnabled,
-        plain.checksumMismatchQueryLevelRollbackEnabled)
+        plain.checksumMismatchQueryLevelRollbackEnabled
+      )
       metrics("numPartitions").set(dependency.partitioner.numPartitions)
       postDriverMetric("numPartitions")
       dependency
@@ -152,7 +187,8 @@ case class CheckpointExchangeExec(
                 SQLMetrics.postDriverMetricUpdates(
                   sparkContext,
                   properties.getProperty(SQLExecution.EXECUTION_ID_KEY),
-                  Seq(metrics(CheckpointMetrics.FreedBytes)))
+                  Seq(metrics(CheckpointMetrics.FreedBytes))
+                )
               }
             }
           case scala.util.Failure(_) => Guard.run("abandon")(attempt.discard())

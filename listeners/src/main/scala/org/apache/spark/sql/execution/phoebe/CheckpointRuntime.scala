@@ -17,6 +17,7 @@ import org.apache.spark.util.{SerializableConfiguration, ShutdownHookManager, Th
 private[phoebe] sealed trait Verdict { def reason: Reason }
 private[phoebe] object Verdict {
   final case class Skip(reason: Reason) extends Verdict
+
   /** `inputsUnchanged` looks at the planned input files again. */
   final case class Write(reason: Reason, inputsUnchanged: () => Boolean) extends Verdict
   final case class Restore(reason: Reason, checkpoint: CommittedCheckpoint) extends Verdict
@@ -38,13 +39,16 @@ private[phoebe] final class ExecutionState {
  * The checkpoint side of one application: the store and what it held at the start, the verdicts of
  * running executions, what was written and restored, and what becomes of that at the end.
  */
-private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener with Logging {
+private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
+    with Logging {
   private val sc = phoebe.sparkContext
-  val store = new CheckpointStore(phoebe.settings.checkpointDir, sc.hadoopConfiguration, sc.sparkUser)
+  val store =
+    new CheckpointStore(phoebe.settings.checkpointDir, sc.hadoopConfiguration, sc.sparkUser)
 
   /** Commits and removals wait for executors and for the store; never on Spark's own threads. */
   val pool: ExecutionContextExecutorService = ExecutionContext.fromExecutorService(
-    ThreadUtils.newDaemonCachedThreadPool("phoebe-commit", 16))
+    ThreadUtils.newDaemonCachedThreadPool("phoebe-commit", 16)
+  )
 
   lazy val hadoopConf: Broadcast[SerializableConfiguration] =
     SerializableConfiguration.broadcast(sc, sc.hadoopConfiguration)
@@ -56,11 +60,13 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   /** What the store held when the application started, read once in the background. */
   private val index = CompletableFuture.supplyAsync[Map[String, CommittedCheckpoint]](
-    () => Guard("read the store's index", Map.empty[String, CommittedCheckpoint]) {
-      store.prepare()
-      store.readIndex()
-    },
-    pool)
+    () =>
+      Guard("read the store's index", Map.empty[String, CommittedCheckpoint]) {
+        store.prepare()
+        store.readIndex()
+      },
+    pool
+  )
 
   /** The committed checkpoints, waiting for the index for at most the advice timeout. */
   def known(): Map[String, CommittedCheckpoint] =
@@ -91,8 +97,11 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       "rows" -> manifest.rows,
       "map_count" -> manifest.numMaps,
       "partitions" -> manifest.numPartitions,
-      "from_app_id" -> manifest.appId)
-    logInfo(s"phoebe: restores ${manifest.bytes} bytes that ${manifest.appId} left in ${checkpoint.directory}")
+      "from_app_id" -> manifest.appId
+    )
+    logInfo(
+      s"phoebe: restores ${manifest.bytes} bytes that ${manifest.appId} left in ${checkpoint.directory}"
+    )
   }
 
   /** Looks at the planned inputs again, right before a commit. */
@@ -105,7 +114,12 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     }
 
   /** Sends a `checkpoint` message (docs/protocol.md). */
-  def tell(exchange: PhoebeExchange, event: String, directory: Path, fields: (String, Any)*): Unit = {
+  def tell(
+      exchange: PhoebeExchange,
+      event: String,
+      directory: Path,
+      fields: (String, Any)*
+  ): Unit = {
     phoebe.count(s"checkpoints.$event")
     val given = Map[String, Any](
       "type" -> "checkpoint",
@@ -113,8 +127,11 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       "fingerprint" -> exchange.fingerprint,
       "event" -> event,
       "path" -> PhoebeSettings.plain(directory),
-      "time" -> System.currentTimeMillis()) ++ fields
-    phoebe.companion.send(CheckpointRuntime.fields.map(name => name -> given.getOrElse(name, null)): _*)
+      "time" -> System.currentTimeMillis()
+    ) ++ fields
+    phoebe.companion.send(CheckpointRuntime.fields.map(name =>
+      name -> given.getOrElse(name, null)
+    ): _*)
   }
 
   override def onOtherEvent(event: SparkListenerEvent): Unit = event match {
@@ -131,15 +148,30 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
    */
   def close(): Unit = {
     val well = failures == 0 && !ShutdownHookManager.inShutdown()
-    if (well && phoebe.settings.removeWhenDone) (written.asScala ++ restoredDirectories.asScala).foreach(store.remove)
+    if (well && phoebe.settings.removeWhenDone)
+      (written.asScala ++ restoredDirectories.asScala).foreach(store.remove)
     pool.shutdown()
   }
 }
 
 private[phoebe] object CheckpointRuntime {
   private val fields = Seq(
-    "type", "execution_id", "fingerprint", "event", "path", "bytes", "rows", "map_count", "partitions",
-    "copy_ms", "freed_bytes", "from_app_id", "reason", "stage_id", "time")
+    "type",
+    "execution_id",
+    "fingerprint",
+    "event",
+    "path",
+    "bytes",
+    "rows",
+    "map_count",
+    "partitions",
+    "copy_ms",
+    "freed_bytes",
+    "from_app_id",
+    "reason",
+    "stage_id",
+    "time"
+  )
 
   /** The application's, made when the plugin starts in a mode that may write or restore. */
   def start(phoebe: PhoebeRuntime): CheckpointRuntime = phoebe.slot.synchronized {

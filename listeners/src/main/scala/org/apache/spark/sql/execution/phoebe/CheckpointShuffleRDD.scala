@@ -5,12 +5,27 @@ import scala.util.control.NonFatal
 import com.google.common.cache.{Cache, CacheBuilder, Weigher}
 import org.apache.hadoop.fs.Path
 
-import org.apache.spark.{InterruptibleIterator, Partition, ShuffleDependency, SparkEnv, TaskContext, TaskKilledException}
+import org.apache.spark.{
+  InterruptibleIterator,
+  Partition,
+  ShuffleDependency,
+  SparkEnv,
+  TaskContext,
+  TaskKilledException
+}
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.shuffle.{BaseShuffleHandle, BlockStoreShuffleReader, FetchFailedException}
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.execution.{CoalescedMapperPartitionSpec, CoalescedPartitionSpec, PartialMapperPartitionSpec, PartialReducerPartitionSpec, ShuffledRowRDD, ShuffledRowRDDPartition, ShufflePartitionSpec}
+import org.apache.spark.sql.execution.{
+  CoalescedMapperPartitionSpec,
+  CoalescedPartitionSpec,
+  PartialMapperPartitionSpec,
+  PartialReducerPartitionSpec,
+  ShuffledRowRDD,
+  ShuffledRowRDDPartition,
+  ShufflePartitionSpec
+}
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleReadMetricsReporter}
 import org.apache.spark.storage.{BlockId, BlockManagerId, ShuffleBlockId}
 import org.apache.spark.util.{CompletionIterator, SerializableConfiguration}
@@ -24,7 +39,8 @@ import org.apache.spark.util.{CompletionIterator, SerializableConfiguration}
 private[phoebe] final case class CheckpointSource(
     directory: String,
     conf: Broadcast[SerializableConfiguration],
-    restored: Boolean)
+    restored: Boolean
+)
 
 /**
  * Reads a shuffle whose map outputs may be in the checkpoint store.
@@ -37,18 +53,20 @@ private[phoebe] final class CheckpointShuffleRDD(
     checkpointed: ShuffleDependency[Int, InternalRow, InternalRow],
     readMetrics: Map[String, SQLMetric],
     partitionSpecs: Array[ShufflePartitionSpec],
-    source: CheckpointSource)
-  extends ShuffledRowRDD(checkpointed, readMetrics, partitionSpecs) {
+    source: CheckpointSource
+) extends ShuffledRowRDD(checkpointed, readMetrics, partitionSpecs) {
 
   def this(
       checkpointed: ShuffleDependency[Int, InternalRow, InternalRow],
       readMetrics: Map[String, SQLMetric],
-      source: CheckpointSource) =
+      source: CheckpointSource
+  ) =
     this(
       checkpointed,
       readMetrics,
       Array.tabulate(checkpointed.partitioner.numPartitions)(i => CoalescedPartitionSpec(i, i + 1)),
-      source)
+      source
+    )
 
   override def getPreferredLocations(partition: Partition): Seq[String] =
     super.getPreferredLocations(partition).filterNot(StoreLocation.isStoreHost)
@@ -57,18 +75,24 @@ private[phoebe] final class CheckpointShuffleRDD(
     val (startMap, endMap, startReduce, endReduce) =
       split.asInstanceOf[ShuffledRowRDDPartition].spec match {
         case CoalescedPartitionSpec(start, end, _) => (0, Int.MaxValue, start, end)
-        case PartialReducerPartitionSpec(reducer, start, end, _) => (start, end, reducer, reducer + 1)
+        case PartialReducerPartitionSpec(reducer, start, end, _) =>
+          (start, end, reducer, reducer + 1)
         case PartialMapperPartitionSpec(map, start, end) => (map, map + 1, start, end)
         case CoalescedMapperPartitionSpec(start, end, reducers) => (start, end, 0, reducers)
       }
     val blocks = SparkEnv.get.mapOutputTracker
       .getMapSizesByExecutorId(dependency.shuffleId, startMap, endMap, startReduce, endReduce)
       .toSeq
-    val (stored, elsewhere) = blocks.partition { case (location, _) => StoreLocation.matches(location) }
+    val (stored, elsewhere) = blocks.partition { case (location, _) =>
+      StoreLocation.matches(location)
+    }
     if (stored.isEmpty) super.compute(split, context)
     else {
       val metrics =
-        new SQLShuffleReadMetricsReporter(context.taskMetrics().createTempShuffleReadMetrics(), readMetrics)
+        new SQLShuffleReadMetricsReporter(
+          context.taskMetrics().createTempShuffleReadMetrics(),
+          readMetrics
+        )
       val fromStore = new StoreShuffleReader(dependency, source, context, metrics).read(stored)
       if (elsewhere.isEmpty) fromStore
       else {
@@ -76,7 +100,8 @@ private[phoebe] final class CheckpointShuffleRDD(
           dependency.shuffleHandle.asInstanceOf[BaseShuffleHandle[Int, InternalRow, InternalRow]],
           elsewhere.iterator,
           context,
-          metrics).read().asInstanceOf[Iterator[Product2[Int, InternalRow]]].map(_._2)
+          metrics
+        ).read().asInstanceOf[Iterator[Product2[Int, InternalRow]]].map(_._2)
         fromExecutors ++ fromStore
       }
     }
@@ -88,8 +113,8 @@ private[phoebe] final class StoreShuffleReader(
     dependency: ShuffleDependency[Int, InternalRow, InternalRow],
     source: CheckpointSource,
     context: TaskContext,
-    metrics: SQLShuffleReadMetricsReporter)
-  extends Logging {
+    metrics: SQLShuffleReadMetricsReporter
+) extends Logging {
   import StoreShuffleReader.indexes
 
   private val directory = new Path(source.directory)
@@ -105,22 +130,36 @@ private[phoebe] final class StoreShuffleReader(
     open = null
   }
 
-  def read(blocks: Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])]): Iterator[InternalRow] = {
+  def read(blocks: Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])])
+      : Iterator[InternalRow] = {
     val rows = blocks.iterator.flatMap { case (location, ids) => readMap(location, ids) }
     new InterruptibleIterator(
       context,
-      CompletionIterator[InternalRow, Iterator[InternalRow]](rows, context.taskMetrics().mergeShuffleReadMetrics()))
+      CompletionIterator[InternalRow, Iterator[InternalRow]](
+        rows,
+        context.taskMetrics().mergeShuffleReadMetrics()
+      )
+    )
   }
 
-  private def readMap(location: BlockManagerId, ids: collection.Seq[(BlockId, Long, Int)]): Iterator[InternalRow] = {
+  private def readMap(
+      location: BlockManagerId,
+      ids: collection.Seq[(BlockId, Long, Int)]
+  ): Iterator[InternalRow] = {
     close()
     ids.iterator.flatMap {
       case (block: ShuffleBlockId, _, mapIndex) =>
-        def guarded[T](body: => T): T = try body catch failing(location, block, mapIndex)
+        def guarded[T](body: => T): T =
+          try body
+          catch failing(location, block, mapIndex)
         val (length, pairs) = guarded {
           val index = indexOf(mapIndex, block.mapId)
           if (open == null) {
-            open = new MapFileReader(fs, new Path(directory, CheckpointStore.dataName(mapIndex, block.mapId)), index)
+            open = new MapFileReader(
+              fs,
+              new Path(directory, CheckpointStore.dataName(mapIndex, block.mapId)),
+              index
+            )
           }
           val stream = wrap.wrapStream(block, open.segment(block.reduceId))
           (index.lengths(block.reduceId), serializer.deserializeStream(stream).asKeyValueIterator)
@@ -134,7 +173,8 @@ private[phoebe] final class StoreShuffleReader(
             pairs.next()._2.asInstanceOf[InternalRow]
           }
         }
-      case (other, _, _) => throw new IllegalStateException(s"unexpected block $other in a checkpoint")
+      case (other, _, _) =>
+        throw new IllegalStateException(s"unexpected block $other in a checkpoint")
     }
   }
 
@@ -142,23 +182,38 @@ private[phoebe] final class StoreShuffleReader(
     val file = MapFile(mapIndex, mapId, None)
     indexes.get(
       s"${source.directory}/${CheckpointStore.indexName(mapIndex, mapId)}",
-      () => CheckpointStore.readIndex(fs, directory, file))
+      () => CheckpointStore.readIndex(fs, directory, file)
+    )
   }
 
   /** Everything but the task's own end becomes a fetch failure of this one map output. */
-  private def failing[T](location: BlockManagerId, block: ShuffleBlockId, mapIndex: Int): PartialFunction[Throwable, T] = {
+  private def failing[T](
+      location: BlockManagerId,
+      block: ShuffleBlockId,
+      mapIndex: Int
+  ): PartialFunction[Throwable, T] = {
     case e: TaskKilledException => throw e
     case e: FetchFailedException => throw e
     case NonFatal(e) =>
       context.killTaskIfInterrupted()
       val cause = e match {
-        case wrapped: java.util.concurrent.ExecutionException if wrapped.getCause != null => wrapped.getCause
+        case wrapped: java.util.concurrent.ExecutionException if wrapped.getCause != null =>
+          wrapped.getCause
         case other => other
       }
-      val message = s"phoebe: map output $mapIndex of the checkpoint ${source.directory} cannot be read: $cause"
-      if (source.restored) CheckpointStore.writeTombstone(directory, source.conf.value.value, cause.toString)
+      val message =
+        s"phoebe: map output $mapIndex of the checkpoint ${source.directory} cannot be read: $cause"
+      if (source.restored)
+        CheckpointStore.writeTombstone(directory, source.conf.value.value, cause.toString)
       throw new FetchFailedException(
-        location, block.shuffleId, block.mapId, mapIndex, block.reduceId, message, cause)
+        location,
+        block.shuffleId,
+        block.mapId,
+        mapIndex,
+        block.reduceId,
+        message,
+        cause
+      )
   }
 }
 

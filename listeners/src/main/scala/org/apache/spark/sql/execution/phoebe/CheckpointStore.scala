@@ -7,7 +7,13 @@ import java.util.UUID
 import scala.util.control.NonFatal
 
 import org.apache.hadoop.conf.Configuration
-import org.apache.hadoop.fs.{FileSystem, FSDataInputStream, FSDataOutputStream, LocalFileSystem, Path}
+import org.apache.hadoop.fs.{
+  FileSystem,
+  FSDataInputStream,
+  FSDataOutputStream,
+  LocalFileSystem,
+  Path
+}
 import org.apache.hadoop.fs.permission.FsPermission
 
 import org.apache.spark.internal.Logging
@@ -46,7 +52,14 @@ private[phoebe] object CheckpointStore extends Logging {
    * the others fork a `chmod` per file on a local file system without Hadoop's native library.
    */
   def create(fs: FileSystem, path: Path): FSDataOutputStream =
-    fs.create(path, false, 1 << 16, fs.getDefaultReplication(path), fs.getDefaultBlockSize(path), null)
+    fs.create(
+      path,
+      false,
+      1 << 16,
+      fs.getDefaultReplication(path),
+      fs.getDefaultBlockSize(path),
+      null
+    )
 
   def writeWhole(fs: FileSystem, path: Path, bytes: Array[Byte]): Unit = {
     val out = create(fs, path)
@@ -61,8 +74,10 @@ private[phoebe] object CheckpointStore extends Logging {
     val bytes = new Array[Byte](length.toInt)
     val in = fs.open(path)
     try in.readFully(0, bytes)
-    catch { case e: java.io.EOFException => throw new DamagedFileException(s"$path: ends early (${e.getMessage})") }
-    finally in.close()
+    catch {
+      case e: java.io.EOFException =>
+        throw new DamagedFileException(s"$path: ends early (${e.getMessage})")
+    } finally in.close()
     bytes
   }
 
@@ -85,7 +100,8 @@ private[phoebe] object CheckpointStore extends Logging {
       writeWhole(fs, new Path(directory, TombstoneName), json.getBytes(UTF_8))
     } catch {
       case _: org.apache.hadoop.fs.FileAlreadyExistsException => // someone else said so already
-      case NonFatal(e) => logWarning(s"phoebe: could not mark the damaged checkpoint $directory: $e")
+      case NonFatal(e) =>
+        logWarning(s"phoebe: could not mark the damaged checkpoint $directory: $e")
     }
 
   /**
@@ -98,7 +114,8 @@ private[phoebe] object CheckpointStore extends Logging {
       val fs = fileSystem(directory, conf)
       val index = readIndex(fs, directory, map)
       val path = new Path(directory, dataName(map.mapIndex, map.mapId))
-      if (index.dataBytes != dataBytes) Some(s"$path: the index says ${index.dataBytes} bytes, the manifest $dataBytes")
+      if (index.dataBytes != dataBytes)
+        Some(s"$path: the index says ${index.dataBytes} bytes, the manifest $dataBytes")
       else if (dataBytes == 0) None
       else {
         val length = fs.getFileStatus(path).getLen
@@ -129,7 +146,8 @@ private[phoebe] final case class CommittedCheckpoint(directory: Path, manifest: 
  *
  * @param user whose checkpoints may be restored: another user's never are
  */
-private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration, user: String) extends Logging {
+private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration, user: String)
+    extends Logging {
   import CheckpointStore._
 
   private def fs: FileSystem = fileSystem(root, conf)
@@ -142,7 +160,9 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration,
   def readIndex(): Map[String, CommittedCheckpoint] = {
     val store = fs
     val manifests = Option(store.globStatus(new Path(root, s"*/*/$ManifestName"))).toSeq.flatten
-    val buried = Option(store.globStatus(new Path(root, s"*/*/$TombstoneName"))).toSeq.flatten.map(_.getPath.getParent).toSet
+    val buried = Option(store.globStatus(new Path(root, s"*/*/$TombstoneName"))).toSeq.flatten.map(
+      _.getPath.getParent
+    ).toSet
     manifests
       .map(_.getPath)
       .filterNot(path => buried(path.getParent))
@@ -152,27 +172,34 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration,
           val named = path.getParent.getParent.getName
           if (manifest.user != user) None
           else if (manifest.fingerprint != named) {
-            logWarning(s"phoebe: checkpoint $path is of another fingerprint than its directory says; left alone")
+            logWarning(
+              s"phoebe: checkpoint $path is of another fingerprint than its directory says; left alone"
+            )
             None
           } else Some(CommittedCheckpoint(path.getParent, manifest))
         } catch {
           case NonFatal(e) =>
-            logWarning(s"phoebe: checkpoint $path cannot be used: ${e.getMessage}; its boundary will be computed")
+            logWarning(
+              s"phoebe: checkpoint $path cannot be used: ${e.getMessage}; its boundary will be computed"
+            )
             None
         }
       }
       .groupMapReduce(_.manifest.fingerprint)(identity)((a, b) =>
-        if (a.manifest.createdAtMs >= b.manifest.createdAtMs) a else b)
+        if (a.manifest.createdAtMs >= b.manifest.createdAtMs) a else b
+      )
   }
 
   /** A fresh directory for one attempt to write `fingerprint`; made by the first task that writes. */
-  def newAttempt(fingerprint: String): Path = new Path(new Path(root, fingerprint), UUID.randomUUID().toString)
+  def newAttempt(fingerprint: String): Path =
+    new Path(new Path(root, fingerprint), UUID.randomUUID().toString)
 
   /** Makes the root private to its owner if it is new. */
   def prepare(): Unit = {
     val store = fs
     if (!store.exists(root)) {
-      if (!store.mkdirs(root)) throw new IOException(s"cannot create the checkpoint directory $root")
+      if (!store.mkdirs(root))
+        throw new IOException(s"cannot create the checkpoint directory $root")
       store.setPermission(root, new FsPermission("700"))
     }
   }
@@ -189,7 +216,8 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration,
       case "file" | "hdfs" | "viewfs" =>
         val temporary = new Path(directory, s".$ManifestName.tmp")
         writeWhole(store, temporary, bytes)
-        if (!store.rename(temporary, target)) throw new IOException(s"could not rename $temporary to $target")
+        if (!store.rename(temporary, target))
+          throw new IOException(s"could not rename $temporary to $target")
       case _ => writeWhole(store, target, bytes)
     }
   }
@@ -213,7 +241,8 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration,
  *
  * Not thread safe; segments are best asked for in ascending order (no seeks then).
  */
-private[phoebe] final class MapFileReader(fs: FileSystem, path: Path, index: MapFileIndex) extends java.io.Closeable {
+private[phoebe] final class MapFileReader(fs: FileSystem, path: Path, index: MapFileIndex)
+    extends java.io.Closeable {
   private var in: FSDataInputStream = _
   private var buffer: Array[Byte] = _
 
@@ -226,16 +255,24 @@ private[phoebe] final class MapFileReader(fs: FileSystem, path: Path, index: Map
     val position = index.offsets(reduceId) + start
     if (in.getPos != position) in.seek(position)
     try in.readFully(buffer, 0, size)
-    catch { case e: java.io.EOFException => throw new DamagedFileException(s"$path: ends before byte ${position + size}") }
+    catch {
+      case e: java.io.EOFException =>
+        throw new DamagedFileException(s"$path: ends before byte ${position + size}")
+    }
     if (MapFileIndex.crcOf(buffer, size) != index.crcs(index.firstChunks(reduceId) + chunk)) {
-      throw new DamagedFileException(s"$path: checksum mismatch in bytes $position to ${position + size}")
+      throw new DamagedFileException(
+        s"$path: checksum mismatch in bytes $position to ${position + size}"
+      )
     }
     size
   }
 
   /** Verifies a segment without handing it out. */
   def skim(reduceId: Int): Unit =
-    (0 until MapFileIndex.chunks(index.lengths(reduceId), index.chunkBytes)).foreach(load(reduceId, _))
+    (0 until MapFileIndex.chunks(index.lengths(reduceId), index.chunkBytes)).foreach(load(
+      reduceId,
+      _
+    ))
 
   /** One reduce partition's bytes as written; valid until the next call. */
   def segment(reduceId: Int): java.io.InputStream = new java.io.InputStream {

@@ -11,7 +11,11 @@ import org.apache.spark.{ShuffleDependency, SparkEnv, TaskContext}
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.scheduler.MapStatus
-import org.apache.spark.shuffle.{IndexShuffleBlockResolver, ShuffleWriteMetricsReporter, ShuffleWriteProcessor}
+import org.apache.spark.shuffle.{
+  IndexShuffleBlockResolver,
+  ShuffleWriteMetricsReporter,
+  ShuffleWriteProcessor
+}
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
 import org.apache.spark.util.SerializableConfiguration
 
@@ -32,9 +36,9 @@ private[phoebe] final class CheckpointWriteProcessor(
     dataSize: SQLMetric,
     copyTime: SQLMetric,
     bytesCopied: SQLMetric,
-    reports: CopyReports)
-  extends ShuffleWriteProcessor
-  with Logging {
+    reports: CopyReports
+) extends ShuffleWriteProcessor
+    with Logging {
 
   override protected def createMetricsReporter(context: TaskContext): ShuffleWriteMetricsReporter =
     new SQLShuffleWriteMetricsReporter(context.taskMetrics().shuffleWriteMetrics, writeMetrics)
@@ -44,7 +48,8 @@ private[phoebe] final class CheckpointWriteProcessor(
       dep: ShuffleDependency[_, _, _],
       mapId: Long,
       mapIndex: Int,
-      context: TaskContext): MapStatus = {
+      context: TaskContext
+  ): MapStatus = {
     val status = super.write(inputs, dep, mapId, mapIndex, context)
     val report =
       try {
@@ -58,7 +63,9 @@ private[phoebe] final class CheckpointWriteProcessor(
           // The task goes on, unless it is being killed: then it must end as killed.
           context.killTaskIfInterrupted()
           CheckpointWriteProcessor.giveUp(directory)
-          logWarning(s"phoebe: copying map output $mapIndex to $directory failed: $e; the job goes on without this checkpoint")
+          logWarning(
+            s"phoebe: copying map output $mapIndex to $directory failed: $e; the job goes on without this checkpoint"
+          )
           failed(mapIndex, mapId, e.toString)
       }
     reports.add(report)
@@ -73,25 +80,36 @@ private[phoebe] final class CheckpointWriteProcessor(
       numPartitions: Int,
       mapId: Long,
       mapIndex: Int,
-      context: TaskContext): CopyReport = {
+      context: TaskContext
+  ): CopyReport = {
     val start = System.nanoTime()
-    val resolver = SparkEnv.get.shuffleManager.shuffleBlockResolver.asInstanceOf[IndexShuffleBlockResolver]
+    val resolver =
+      SparkEnv.get.shuffleManager.shuffleBlockResolver.asInstanceOf[IndexShuffleBlockResolver]
     val lengths = CheckpointWriteProcessor.segmentLengths(resolver, shuffleId, mapId, numPartitions)
     val path = new Path(directory)
     val fs = CheckpointStore.fileSystem(path, conf.value.value)
     val index =
-      if (lengths.forall(_ == 0)) new MapFileIndex(MapFileIndex.DefaultChunkBytes, lengths, Array.empty)
+      if (lengths.forall(_ == 0))
+        new MapFileIndex(MapFileIndex.DefaultChunkBytes, lengths, Array.empty)
       else {
         val in: InputStream =
-          new BufferedInputStream(new FileInputStream(resolver.getDataFile(shuffleId, mapId)), 1 << 18)
+          new BufferedInputStream(
+            new FileInputStream(resolver.getDataFile(shuffleId, mapId)),
+            1 << 18
+          )
         try {
-          val out = CheckpointStore.create(fs, new Path(path, CheckpointStore.dataName(mapIndex, mapId)))
+          val out =
+            CheckpointStore.create(fs, new Path(path, CheckpointStore.dataName(mapIndex, mapId)))
           try MapFileIndex.copy(in, lengths, out)
           finally out.close()
         } finally in.close()
       }
     val encoded = MapFileIndex.encode(index)
-    CheckpointStore.writeWhole(fs, new Path(path, CheckpointStore.indexName(mapIndex, mapId)), encoded)
+    CheckpointStore.writeWhole(
+      fs,
+      new Path(path, CheckpointStore.indexName(mapIndex, mapId)),
+      encoded
+    )
     val copyNs = System.nanoTime() - start
     copyTime += copyNs / 1000000
     bytesCopied += index.dataBytes
@@ -104,7 +122,8 @@ private[phoebe] final class CheckpointWriteProcessor(
       dataSize.value,
       copyNs,
       Manifest.encodeSizes(lengths),
-      null)
+      null
+    )
   }
 }
 
@@ -122,7 +141,8 @@ private[phoebe] object CheckpointWriteProcessor {
       resolver: IndexShuffleBlockResolver,
       shuffleId: Int,
       mapId: Long,
-      numPartitions: Int): Array[Long] = {
+      numPartitions: Int
+  ): Array[Long] = {
     val file = resolver.getIndexFile(shuffleId, mapId)
     val in = new java.io.DataInputStream(new BufferedInputStream(new FileInputStream(file)))
     try {

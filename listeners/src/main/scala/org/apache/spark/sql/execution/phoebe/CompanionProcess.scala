@@ -18,8 +18,8 @@ import org.apache.spark.internal.Logging
 final private[phoebe] class CompanionProcess private (
     process: Process,
     onMessage: JsonNode => Unit,
-    onFailure: String => Unit)
-    extends Logging {
+    onFailure: String => Unit
+) extends Logging {
   private val in = new BufferedOutputStream(process.getOutputStream, 1 << 16)
   @volatile private var lastError = ""
   @volatile private var closing = false
@@ -117,7 +117,8 @@ private[phoebe] object CompanionProcess {
   def start(
       python: String,
       onMessage: JsonNode => Unit,
-      onFailure: String => Unit): CompanionProcess = {
+      onFailure: String => Unit
+  ): CompanionProcess = {
     val builder = new ProcessBuilder(python, "-m", "phoebe_spark.companion")
     // A module of the user's working directory must not stand in for one of the library.
     builder.environment().put("PYTHONSAFEPATH", "1")

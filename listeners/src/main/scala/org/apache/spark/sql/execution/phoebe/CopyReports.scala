@@ -19,7 +19,8 @@ private[phoebe] final case class CopyReport(
     dataSizeBytes: Long,
     copyNs: Long,
     sizes: String,
-    error: String)
+    error: String
+)
 
 /**
  * Copy reports on their way to the driver, by map id.
@@ -29,7 +30,8 @@ private[phoebe] final case class CopyReport(
  * shows in no event and no user interface. Attempts that lost (speculation, stage retries) report
  * too; the driver looks up the winners by the map ids that the map output tracker names.
  */
-private[phoebe] final class CopyReports extends AccumulatorV2[CopyReport, ConcurrentHashMap[Long, CopyReport]] {
+private[phoebe] final class CopyReports
+    extends AccumulatorV2[CopyReport, ConcurrentHashMap[Long, CopyReport]] {
   private val reports = new ConcurrentHashMap[Long, CopyReport]()
 
   override def isZero: Boolean = reports.isEmpty

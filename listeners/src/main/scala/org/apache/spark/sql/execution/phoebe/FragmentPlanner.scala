@@ -16,7 +16,11 @@ import org.apache.spark.sql.classic
 import org.apache.spark.sql.execution.{SparkPlan, SparkPlanInfo, SQLExecution}
 import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, QueryStageExec}
 import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
-import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeExec, ShuffleExchangeLike}
+import org.apache.spark.sql.execution.exchange.{
+  ReusedExchangeExec,
+  ShuffleExchangeExec,
+  ShuffleExchangeLike
+}
 import org.apache.spark.sql.execution.metric.SQLShuffleWriteMetricsReporter
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Fingerprinter, Refusal}
 import org.apache.spark.sql.execution.streaming.runtime.StreamExecution
@@ -32,7 +36,8 @@ import org.apache.spark.util.Utils
  * treated alike (or exchange reuse would be lost), and a re-plan only applies them. Nothing here
  * has side effects on plans that Spark then discards.
  */
-private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: SparkSession) extends Logging {
+private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: SparkSession)
+    extends Logging {
   import FragmentPlanner._
 
   private val sc = phoebe.sparkContext
@@ -57,7 +62,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
   /** What is not ours to touch: not a query of the user's, or ground that we do not know. */
   private def leftAlone(): Option[Reason] = {
     def property(key: String) = Option(sc.getLocalProperty(key))
-    if (property(PhoebeRuntime.InternalProperty).isDefined) Some(Reason("own_job", "a job of our own"))
+    if (property(PhoebeRuntime.InternalProperty).isDefined)
+      Some(Reason("own_job", "a job of our own"))
     else if (property(StreamExecution.QUERY_ID_KEY).isDefined) {
       Some(Reason("streaming", "streaming queries and foreachBatch are left alone"))
     } else if (property(SQLExecution.EXECUTION_ID_KEY).isEmpty) {
@@ -70,7 +76,11 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     val env = SparkEnv.get
     if (env.shuffleManager.getClass != classOf[SortShuffleManager]) {
       val name = env.shuffleManager.getClass.getName
-      Some(Reason("unknown_shuffle_manager", s"shuffles are managed by $name", Map("class" -> name)))
+      Some(Reason(
+        "unknown_shuffle_manager",
+        s"shuffles are managed by $name",
+        Map("class" -> name)
+      ))
     } else if (Utils.isPushBasedShuffleEnabled(env.conf, isDriver = true)) {
       Some(Reason("push_based_shuffle", "push-based shuffle is on"))
     } else if (env.conf.get(IO_ENCRYPTION_ENABLED)) {
@@ -84,17 +94,26 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       case Some((runtime, state)) if state.replaces =>
         val fingerprinter = newFingerprinter()
         replace(plan, id, runtime) { exchange =>
-          fingerprinter(exchange).toOption.map(f => f.hash -> state.verdicts.get(f.hash)).filter(_._2 != null)
+          fingerprinter(exchange).toOption.map(f => f.hash -> state.verdicts.get(f.hash)).filter(
+            _._2 != null
+          )
         }
       case _ => plan
     }
 
-  private def firstPlan(plan: SparkPlan, id: Long, mode: Mode, settings: PhoebeSettings): SparkPlan = {
+  private def firstPlan(
+      plan: SparkPlan,
+      id: Long,
+      mode: Mode,
+      settings: PhoebeSettings
+  ): SparkPlan = {
     val boundaries = boundariesOf(plan)
     if (boundaries.isEmpty) plan
     else if (mode == Mode.Observe || unknownGround.isDefined) {
       val reason = unknownGround.getOrElse(phoebe.limitReason.getOrElse(Observing))
-      boundaries.foreach(b => tell(id, b, None, "skip", reason, accumulator(b.exchange), None, None))
+      boundaries.foreach(b =>
+        tell(id, b, None, "skip", reason, accumulator(b.exchange), None, None)
+      )
       plan
     } else decide(plan, id, mode, settings, boundaries)
   }
@@ -104,12 +123,14 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       id: Long,
       mode: Mode,
       settings: PhoebeSettings,
-      boundaries: Seq[PlannedBoundary]): SparkPlan = {
+      boundaries: Seq[PlannedBoundary]
+  ): SparkPlan = {
     val runtime = CheckpointRuntime.start(phoebe)
     val state = runtime.execution(id)
     val fingerprinter = newFingerprinter()
     val prints = boundaries.map(b => fingerprinter(b.exchange))
-    val known = if (prints.exists(_.isRight)) runtime.known() else Map.empty[String, CommittedCheckpoint]
+    val known =
+      if (prints.exists(_.isRight)) runtime.known() else Map.empty[String, CommittedCheckpoint]
     val restorer = phoebe.guard("restore", Option.empty[Restorer])(Some(runtime.restorer))
 
     // Downstream first (pre-order): what lies upstream of a restored boundary needs no look.
@@ -119,15 +140,17 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     if (mode == Mode.Apply) {
       boundaries.zip(prints).foreach {
         case (b, Right(print)) if known.contains(print.hash) && !vanished.containsKey(b.exchange) =>
-          val admitted = restores.contains(print.hash) || (restorer.map(_.admit(known(print.hash))) match {
-            case Some(Right(_)) => true
-            case Some(Left(reason)) =>
-              damaged(print.hash) = reason
-              false
-            case None => false
-          })
+          val admitted =
+            restores.contains(print.hash) || (restorer.map(_.admit(known(print.hash))) match {
+              case Some(Right(_)) => true
+              case Some(Left(reason)) =>
+                damaged(print.hash) = reason
+                false
+              case None => false
+            })
           if (admitted) {
-            restores(print.hash) = Verdict.Restore(restoredReason(known(print.hash)), known(print.hash))
+            restores(print.hash) =
+              Verdict.Restore(restoredReason(known(print.hash)), known(print.hash))
             b.exchange.child.foreach(vanished.put(_, true))
           }
         case _ =>
@@ -135,7 +158,9 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     }
 
     val open = boundaries.zip(prints).filter { case (b, print) =>
-      print.isRight && !vanished.containsKey(b.exchange) && !restores.contains(print.toOption.get.hash)
+      print.isRight && !vanished.containsKey(b.exchange) && !restores.contains(
+        print.toOption.get.hash
+      )
     }
     val advised = advise(plan, id, settings, boundaries, prints, restores.keySet.toSet, open)
     // The first fragment's word holds: an exchange of a subquery that was planned already cannot
@@ -158,7 +183,9 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     val result =
       if (mode == Mode.Apply) {
         replace(plan, id, runtime) { exchange =>
-          Option(byNode.get(exchange)).map(f => f.hash -> state.verdicts.get(f.hash)).filter(_._2 != null)
+          Option(byNode.get(exchange)).map(f => f.hash -> state.verdicts.get(f.hash)).filter(
+            _._2 != null
+          )
         }
       } else plan
     report(id, mode, boundaries, prints, vanished, state, advised, result)
@@ -172,7 +199,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       boundaries: Seq[PlannedBoundary],
       prints: Seq[Either[Refusal, Fingerprint]],
       restores: Set[String],
-      open: Seq[(PlannedBoundary, Either[Refusal, Fingerprint])]): Advised = {
+      open: Seq[(PlannedBoundary, Either[Refusal, Fingerprint])]
+  ): Advised = {
     if (open.isEmpty) Advised(Map.empty, NothingOpen, None)
     else settings.force match {
       case Force.None =>
@@ -188,12 +216,14 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
               b.exchange.outputPartitioning.numPartitions,
               b.catalystBytes,
               b.catalystRows,
-              print.toOption.exists(p => restores(p.hash)))
+              print.toOption.exists(p => restores(p.hash))
+            )
           }
           phoebe.companion.ask(id, slots, info, requests) match {
             case Left(reason) => Advised(Map.empty, reason, None)
             case Right(advice) =>
-              val choices = advice.decisions.map(d => d.node -> ((d.checkpoint, d.reason, d.predicted))).toMap
+              val choices =
+                advice.decisions.map(d => d.node -> ((d.checkpoint, d.reason, d.predicted))).toMap
               Advised(choices, NotAdvised, advice.modelVersion)
           }
         }
@@ -217,7 +247,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
 
   /** Replaces exchanges by their verdicts, downstream first; below a restored one nothing is left. */
   private def replace(plan: SparkPlan, id: Long, runtime: CheckpointRuntime)(
-      verdictOf: ShuffleExchangeExec => Option[(String, Verdict)]): SparkPlan = plan.transformDown {
+      verdictOf: ShuffleExchangeExec => Option[(String, Verdict)]
+  ): SparkPlan = plan.transformDown {
     case exchange: ShuffleExchangeExec =>
       verdictOf(exchange) match {
         case Some((hash, _: Verdict.Write)) =>
@@ -227,7 +258,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
             exchange.shuffleOrigin,
             exchange.advisoryPartitionSize,
             hash,
-            id)(runtime)
+            id
+          )(runtime)
         case Some((hash, Verdict.Restore(_, checkpoint))) =>
           val input = RestoredInputExec(exchange.child.output)(exchange.child)
           // AQE finds the logical node that a stage stands for through these tags.
@@ -242,7 +274,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
             exchange.shuffleOrigin,
             exchange.advisoryPartitionSize,
             hash,
-            id)(checkpoint, runtime)
+            id
+          )(checkpoint, runtime)
         case _ => exchange
       }
   }
@@ -256,7 +289,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       vanished: IdentityHashMap[SparkPlan, java.lang.Boolean],
       state: ExecutionState,
       advised: Advised,
-      result: SparkPlan): Unit = {
+      result: SparkPlan
+  ): Unit = {
     // Replacing keeps the order of what it leaves.
     val running = exchangesOf(result).iterator
     boundaries.zip(prints).foreach { case (b, print) =>
@@ -280,7 +314,16 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
           }
       }
       phoebe.count(s"boundaries.$decision")
-      tell(id, b, hash, decision, reason, node.fold(-1L)(accumulator), predicted, advised.modelVersion)
+      tell(
+        id,
+        b,
+        hash,
+        decision,
+        reason,
+        node.fold(-1L)(accumulator),
+        predicted,
+        advised.modelVersion
+      )
     }
   }
 
@@ -292,7 +335,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       reason: Reason,
       accumulator: Long,
       predicted: Option[JsonNode],
-      modelVersion: Option[String]): Unit =
+      modelVersion: Option[String]
+  ): Unit =
     phoebe.companion.send(
       "type" -> "boundary",
       "execution_id" -> id,
@@ -305,7 +349,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       "reason" -> reason.toJson,
       "predicted" -> predicted,
       "model_version" -> modelVersion,
-      "time" -> System.currentTimeMillis())
+      "time" -> System.currentTimeMillis()
+    )
 
   private def accumulator(exchange: ShuffleExchangeLike): Long =
     exchange.metrics.get(SQLShuffleWriteMetricsReporter.SHUFFLE_BYTES_WRITTEN).fold(-1L)(_.id)
@@ -334,17 +379,20 @@ private[phoebe] object FragmentPlanner {
   private def shortQuery(settings: PhoebeSettings) = Reason(
     "short_query",
     s"neither history nor its input says that it runs for ${settings.minDurationMs} ms",
-    Map("min_duration_ms" -> settings.minDurationMs))
+    Map("min_duration_ms" -> settings.minDurationMs)
+  )
 
   private def restoredReason(checkpoint: CommittedCheckpoint) = {
     val manifest = checkpoint.manifest
     Reason(
       "restored",
       s"application ${manifest.appId} left ${manifest.bytes} bytes of it in the store",
-      Map("from_app_id" -> manifest.appId, "bytes" -> manifest.bytes))
+      Map("from_app_id" -> manifest.appId, "bytes" -> manifest.bytes)
+    )
   }
 
-  private def reasonOf(refusal: Refusal): Reason = Reason(refusal.code, refusal.message, refusal.args)
+  private def reasonOf(refusal: Refusal): Reason =
+    Reason(refusal.code, refusal.message, refusal.args)
 
   /**
    * What the companion (or `force`) chose, by node rank.
@@ -354,15 +402,22 @@ private[phoebe] object FragmentPlanner {
   private final case class Advised(
       choices: Map[Int, (Boolean, Reason, Option[JsonNode])],
       otherwise: Reason,
-      modelVersion: Option[String])
+      modelVersion: Option[String]
+  )
 
   /**
    * @param node rank in the pre-order of the plan's `SparkPlanInfo`
    * @param boundaryId `e<k>`, k its rank among the fragment's exchanges
    */
-  private final case class PlannedBoundary(node: Int, boundaryId: String, exchange: ShuffleExchangeExec) {
+  private final case class PlannedBoundary(
+      node: Int,
+      boundaryId: String,
+      exchange: ShuffleExchangeExec
+  ) {
     private lazy val stats = exchange.child.logicalLink
-      .orElse(exchange.child.collectFirst { case p if p.logicalLink.isDefined => p.logicalLink.get })
+      .orElse(exchange.child.collectFirst {
+        case p if p.logicalLink.isDefined => p.logicalLink.get
+      })
       .flatMap(link => Try(link.stats).toOption)
     lazy val catalystBytes: Option[BigInt] = stats.map(_.sizeInBytes).filter(_ < Long.MaxValue)
     lazy val catalystRows: Option[BigInt] = stats.flatMap(_.rowCount)

@@ -37,7 +37,8 @@ object Guard extends Logging {
     if (logged.add(s"$where/${e.getClass.getName}")) {
       logWarning(
         s"phoebe: failed in $where, the job goes on without it (further ones are counted only)",
-        e)
+        e
+      )
     }
   }
 }

@@ -24,7 +24,8 @@ private[phoebe] final case class ManifestMap(
     dataBytes: Long,
     indexCrc: Int,
     rows: Long,
-    sizes: String) {
+    sizes: String
+) {
 
   def blockSizes: Array[Long] =
     Base64.getDecoder.decode(sizes).map(MapStatus.decompressSize)
@@ -48,7 +49,8 @@ private[phoebe] final case class Manifest(
     bytes: Long,
     rows: Long,
     dataSizeBytes: Long,
-    maps: Seq[ManifestMap])
+    maps: Seq[ManifestMap]
+)
 
 private[phoebe] object Manifest {
   val Format = 1
@@ -75,7 +77,9 @@ private[phoebe] object Manifest {
           throw new DamagedFileException(s"$what: not a manifest (${e.getOriginalMessage})")
       }
     if (manifest.format != Format) {
-      throw new DamagedFileException(s"$what: format ${manifest.format}, this version reads $Format")
+      throw new DamagedFileException(
+        s"$what: format ${manifest.format}, this version reads $Format"
+      )
     }
     val whole = manifest.maps.size == manifest.numMaps &&
       manifest.maps.zipWithIndex.forall { case (map, i) => map.mapIndex == i } &&

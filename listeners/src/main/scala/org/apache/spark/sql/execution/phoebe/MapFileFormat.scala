@@ -1,6 +1,13 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.io.{ByteArrayInputStream, ByteArrayOutputStream, DataInputStream, DataOutputStream, IOException, InputStream}
+import java.io.{
+  ByteArrayInputStream,
+  ByteArrayOutputStream,
+  DataInputStream,
+  DataOutputStream,
+  IOException,
+  InputStream
+}
 import java.util.zip.CRC32C
 
 import scala.collection.mutable
@@ -22,13 +29,15 @@ class DamagedFileException(message: String) extends IOException(message)
 private[phoebe] final class MapFileIndex(
     val chunkBytes: Int,
     val lengths: Array[Long],
-    val crcs: Array[Int]) {
+    val crcs: Array[Int]
+) {
 
   /** Where each segment starts; one more entry than partitions, the last is the file's length. */
   val offsets: Array[Long] = lengths.scanLeft(0L)(_ + _)
 
   /** Rank of each segment's first chunk. */
-  val firstChunks: Array[Int] = lengths.scanLeft(0)((n, bytes) => n + MapFileIndex.chunks(bytes, chunkBytes))
+  val firstChunks: Array[Int] =
+    lengths.scanLeft(0)((n, bytes) => n + MapFileIndex.chunks(bytes, chunkBytes))
 
   def dataBytes: Long = offsets.last
 
@@ -72,7 +81,8 @@ private[phoebe] object MapFileIndex {
   def decode(encoded: Array[Byte], what: => String): MapFileIndex = {
     def damaged(why: String): Nothing = throw new DamagedFileException(s"$what: $why")
     if (encoded.length < 24) damaged(s"only ${encoded.length} bytes long")
-    if (crcOf(encoded, encoded.length - 4) != crcOfEncoded(encoded)) damaged("its checksum does not match")
+    if (crcOf(encoded, encoded.length - 4) != crcOfEncoded(encoded))
+      damaged("its checksum does not match")
     val in = new DataInputStream(new ByteArrayInputStream(encoded))
     if (in.readInt() != Magic) damaged("not an index file")
     val version = in.readInt()
@@ -93,9 +103,13 @@ private[phoebe] object MapFileIndex {
       in: InputStream,
       lengths: Array[Long],
       out: java.io.OutputStream,
-      chunkBytes: Int = DefaultChunkBytes): MapFileIndex = {
+      chunkBytes: Int = DefaultChunkBytes
+  ): MapFileIndex = {
     val data = new DataInputStream(in)
-    val buffer = new Array[Byte](math.min(chunkBytes.toLong, math.max(1L, lengths.maxOption.getOrElse(1L))).toInt)
+    val buffer = new Array[Byte](math.min(
+      chunkBytes.toLong,
+      math.max(1L, lengths.maxOption.getOrElse(1L))
+    ).toInt)
     val crcs = mutable.ArrayBuilder.make[Int]
     lengths.foreach { segment =>
       var left = segment

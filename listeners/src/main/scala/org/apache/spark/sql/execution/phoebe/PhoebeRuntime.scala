@@ -76,7 +76,8 @@ final class PhoebeRuntime private[phoebe] (
   private[phoebe] def shutdown(): Unit = {
     PhoebeRuntime.current.compareAndSet(this, null)
     slot.get() match {
-      case checkpoints: CheckpointRuntime => Guard.run("close the checkpoint store")(checkpoints.close())
+      case checkpoints: CheckpointRuntime =>
+        Guard.run("close the checkpoint store")(checkpoints.close())
       case _ =>
     }
     if (harvesting) {

@@ -31,5 +31,7 @@ private[phoebe] object PlanShape {
    * as nothing rather than as Spark's default of eight exabytes.
    */
   def inputBytes(plan: SparkPlan): BigInt =
-    plan.collectLeaves().flatMap(_.logicalLink).map(_.stats.sizeInBytes).filter(_ < Long.MaxValue).sum
+    plan.collectLeaves().flatMap(_.logicalLink).map(_.stats.sizeInBytes).filter(
+      _ < Long.MaxValue
+    ).sum
 }

@@ -2,7 +2,17 @@ package org.apache.spark.sql.execution.phoebe
 
 import scala.concurrent.Future
 
-import org.apache.spark.{MapOutputStatistics, MapOutputTrackerMaster, Partition, PartitionIdPassthrough, ShuffleDependency, SparkContext, SparkEnv, SparkException, TaskContext}
+import org.apache.spark.{
+  MapOutputStatistics,
+  MapOutputTrackerMaster,
+  Partition,
+  PartitionIdPassthrough,
+  ShuffleDependency,
+  SparkContext,
+  SparkEnv,
+  SparkException,
+  TaskContext
+}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.catalyst.InternalRow
@@ -28,10 +38,11 @@ case class RestoredExchangeExec(
     shuffleOrigin: ShuffleOrigin,
     advisoryPartitionSize: Option[Long],
     fingerprint: String,
-    executionId: Long)(
+    executionId: Long
+)(
     @transient val checkpoint: CommittedCheckpoint,
-    @transient val runtime: CheckpointRuntime)
-  extends PhoebeExchange {
+    @transient val runtime: CheckpointRuntime
+) extends PhoebeExchange {
 
   override protected def otherCopyArgs: Seq[AnyRef] = checkpoint :: runtime :: Nil
 
@@ -41,14 +52,19 @@ case class RestoredExchangeExec(
 
   @transient override protected lazy val source: CheckpointSource =
     CheckpointSource(
-      checkpoint.directory.toString, runtime.hadoopConf, restored = true)
+      checkpoint.directory.toString,
+      runtime.hadoopConf,
+      restored = true
+    )
 
   /** Registered with the map output tracker before anyone can ask for it: all its outputs are there. */
-  @transient override lazy val shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow] = {
+  @transient override lazy val shuffleDependency
+      : ShuffleDependency[Int, InternalRow, InternalRow] = {
     val dependency = new ShuffleDependency[Int, InternalRow, InternalRow](
       new RestoredMapOutputRDD(sparkContext, manifest.numMaps, checkpoint.directory.toString),
       new PartitionIdPassthrough(manifest.numPartitions),
-      new UnsafeRowSerializer(child.output.size, longMetric("dataSize")))
+      new UnsafeRowSerializer(child.output.size, longMetric("dataSize"))
+    )
     val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
     if (!tracker.containsShuffle(dependency.shuffleId)) {
       tracker.registerShuffle(dependency.shuffleId, manifest.numMaps, manifest.numPartitions)
@@ -57,12 +73,17 @@ case class RestoredExchangeExec(
       tracker.registerMapOutput(
         dependency.shuffleId,
         map.mapIndex,
-        MapStatus(StoreLocation(dependency.shuffleId, map.mapIndex), map.blockSizes, map.mapId))
+        MapStatus(StoreLocation(dependency.shuffleId, map.mapIndex), map.blockSizes, map.mapId)
+      )
     }
     metrics("numPartitions").set(manifest.numPartitions)
     metrics("dataSize").set(manifest.dataSizeBytes)
     metrics(SQLShuffleWriteMetricsReporter.SHUFFLE_RECORDS_WRITTEN).set(manifest.rows)
-    postDriverMetric("numPartitions", "dataSize", SQLShuffleWriteMetricsReporter.SHUFFLE_RECORDS_WRITTEN)
+    postDriverMetric(
+      "numPartitions",
+      "dataSize",
+      SQLShuffleWriteMetricsReporter.SHUFFLE_RECORDS_WRITTEN
+    )
     dependency
   }
 
@@ -73,7 +94,8 @@ case class RestoredExchangeExec(
 
   override def numMappers: Int = manifest.numMaps
 
-  override def runtimeStatistics: Statistics = Statistics(manifest.dataSizeBytes, Some(manifest.rows))
+  override def runtimeStatistics: Statistics =
+    Statistics(manifest.dataSizeBytes, Some(manifest.rows))
 
   override protected def withNewChildInternal(newChild: SparkPlan): RestoredExchangeExec =
     copy(child = newChild)(checkpoint, runtime)
@@ -85,9 +107,10 @@ case class RestoredExchangeExec(
  * @param original the input as it was planned: what it is, for fingerprints, reuse and user
  *                 interfaces. On the driver only: operators on executors still ask for the output
  */
-case class RestoredInputExec(override val output: Seq[Attribute])(@transient val original: SparkPlan)
-  extends LeafExecNode
-  with CarriesOriginal {
+case class RestoredInputExec(override val output: Seq[Attribute])(
+    @transient val original: SparkPlan
+) extends LeafExecNode
+    with CarriesOriginal {
   override protected def otherCopyArgs: Seq[AnyRef] = original :: Nil
   override def nodeName: String = "RestoredCheckpoint"
   override protected def stringArgs: Iterator[Any] = Iterator.empty
@@ -99,21 +122,25 @@ case class RestoredInputExec(override val output: Seq[Attribute])(@transient val
 
 /** A restored checkpoint turned out to be damaged after its first reader had started. */
 class DamagedCheckpointException(directory: String)
-  extends SparkException(
-    s"phoebe: the restored checkpoint $directory is damaged (it was whole when this query began). " +
-      "It will not be used again: submit the job once more.")
+    extends SparkException(
+      s"phoebe: the restored checkpoint $directory is damaged (it was whole when this query began). " +
+        "It will not be used again: submit the job once more."
+    )
 
 /**
  * The map side of a restored shuffle. It is never computed as long as the checkpoint can be read;
  * Spark asks for it only after a fetch failure.
  */
 private[phoebe] final class RestoredMapOutputRDD(sc: SparkContext, numMaps: Int, directory: String)
-  extends RDD[Product2[Int, InternalRow]](sc, Nil) {
+    extends RDD[Product2[Int, InternalRow]](sc, Nil) {
 
   override protected def getPartitions: Array[Partition] =
     Array.tabulate[Partition](numMaps)(i => RestoredMapPartition(i))
 
-  override def compute(split: Partition, context: TaskContext): Iterator[Product2[Int, InternalRow]] =
+  override def compute(
+      split: Partition,
+      context: TaskContext
+  ): Iterator[Product2[Int, InternalRow]] =
     throw new DamagedCheckpointException(directory)
 }
 

@@ -41,15 +41,23 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
   private def compatible(manifest: Manifest): Either[Reason, Unit] = {
     val codec = CheckpointAttempt.codec(sc.conf)
     if (manifest.sparkVersion != SPARK_VERSION) {
-      Left(Reason("other_spark_version", s"written by Spark ${manifest.sparkVersion}, this is $SPARK_VERSION"))
+      Left(Reason(
+        "other_spark_version",
+        s"written by Spark ${manifest.sparkVersion}, this is $SPARK_VERSION"
+      ))
     } else if (manifest.codec != codec) {
-      Left(Reason("other_codec", s"written with codec ${manifest.codec}, this application uses $codec"))
+      Left(Reason(
+        "other_codec",
+        s"written with codec ${manifest.codec}, this application uses $codec"
+      ))
     } else Right(())
   }
 
   private def whole(checkpoint: CommittedCheckpoint): Either[Reason, Unit] = {
     val directory = checkpoint.directory
-    val maps = checkpoint.manifest.maps.map(m => MapFile(m.mapIndex, m.mapId, Some(m.indexCrc)) -> m.dataBytes)
+    val maps = checkpoint.manifest.maps.map(m =>
+      MapFile(m.mapIndex, m.mapId, Some(m.indexCrc)) -> m.dataBytes
+    )
     val conf = runtime.hadoopConf
     val path = directory.toString
     val slices = math.max(1, math.min(maps.size, 2 * sc.defaultParallelism))
@@ -69,7 +77,9 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
           Reason(
             "checkpoint_damaged",
             s"the checkpoint $path is damaged: $problem",
-            Map("path" -> path, "files" -> problems.length)))
+            Map("path" -> path, "files" -> problems.length)
+          )
+        )
     }
   }
 }
@@ -81,7 +91,8 @@ private[phoebe] object CheckpointJobs {
     val changed = Map(
       PhoebeRuntime.InternalProperty -> "true",
       SQLExecution.EXECUTION_ID_KEY -> null,
-      SparkContext.SPARK_JOB_DESCRIPTION -> "phoebe: verify a checkpoint")
+      SparkContext.SPARK_JOB_DESCRIPTION -> "phoebe: verify a checkpoint"
+    )
     val before = changed.keys.map(key => key -> sc.getLocalProperty(key)).toMap
     changed.foreach { case (key, value) => sc.setLocalProperty(key, value) }
     try body

@@ -8,8 +8,17 @@ import org.apache.spark.{MapOutputTrackerMaster, ShuffleDependency, SparkEnv}
 import org.apache.spark.internal.Logging
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.execution.{CommandResultExec, ReusedSubqueryExec, SparkPlan, SQLExecution}
-import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, QueryStageExec, ShuffleQueryStageExec}
+import org.apache.spark.sql.execution.{
+  CommandResultExec,
+  ReusedSubqueryExec,
+  SparkPlan,
+  SQLExecution
+}
+import org.apache.spark.sql.execution.adaptive.{
+  AdaptiveSparkPlanExec,
+  QueryStageExec,
+  ShuffleQueryStageExec
+}
 import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
 import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeLike}
 
@@ -28,7 +37,10 @@ private[phoebe] object ShuffleFreeing extends Logging {
    *
    * @return bytes that the files had, as the map statuses estimate them
    */
-  def own(dependency: ShuffleDependency[Int, InternalRow, InternalRow], statuses: Array[MapStatus]): Long = {
+  def own(
+      dependency: ShuffleDependency[Int, InternalRow, InternalRow],
+      statuses: Array[MapStatus]
+  ): Long = {
     val id = dependency.shuffleId
     val partitions = dependency.partitioner.numPartitions
     try remove(id)
@@ -55,7 +67,9 @@ private[phoebe] object ShuffleFreeing extends Logging {
       outside.from(query.executedPlan)
       if (!outside.stopped(exchange.fingerprint)) {
         // The boundary is not (or no longer) part of the running plan: then nothing is known.
-        logDebug(s"phoebe: ${exchange.fingerprint} is not in the running plan, nothing upstream is freed")
+        logDebug(
+          s"phoebe: ${exchange.fingerprint} is not in the running plan, nothing upstream is freed"
+        )
         0L
       } else {
         val inside = new Walk(stop = isCommitted(_, exchange))
@@ -65,7 +79,9 @@ private[phoebe] object ShuffleFreeing extends Logging {
         }
         freeable.keys.toSeq.map { id =>
           val size = tracker.shuffleStatuses.get(id).fold(0L) { status =>
-            status.withMapStatuses(s => if (s.contains(null)) 0L else bytes(s, inside.partitions(id)))
+            status.withMapStatuses(s =>
+              if (s.contains(null)) 0L else bytes(s, inside.partitions(id))
+            )
           }
           remove(id)
           size
@@ -74,12 +90,16 @@ private[phoebe] object ShuffleFreeing extends Logging {
     }
 
   /** A boundary whose output is in the store: below it nobody reads for its sake any more. */
-  private def isCommitted(plan: ShuffleExchangeLike, freeing: CheckpointExchangeExec): Boolean = plan match {
-    case restored: RestoredExchangeExec => restored.executionId == freeing.executionId
-    case other: CheckpointExchangeExec =>
-      other.fingerprint == freeing.fingerprint || other.runtime.isCommitted(other.executionId, other.fingerprint)
-    case _ => false
-  }
+  private def isCommitted(plan: ShuffleExchangeLike, freeing: CheckpointExchangeExec): Boolean =
+    plan match {
+      case restored: RestoredExchangeExec => restored.executionId == freeing.executionId
+      case other: CheckpointExchangeExec =>
+        other.fingerprint == freeing.fingerprint || other.runtime.isCommitted(
+          other.executionId,
+          other.fingerprint
+        )
+      case _ => false
+    }
 
   private def bytes(statuses: Array[MapStatus], partitions: Int): Long =
     statuses.iterator.map(s => (0 until partitions).iterator.map(s.getSizeForBlock).sum).sum
