@@ -1,0 +1,209 @@
+"""`Advisor`: an ``advise`` message in, an ``advice`` message out (docs/protocol.md).
+
+plan → stage graph → features → predictions → cuts → a decision with its reason per boundary.
+Nothing raises out of `Advisor.advise`: whatever goes wrong is "no checkpoint", with a reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phoebe_spark.features import features
+from phoebe_spark.graph import StageGraph
+from phoebe_spark.optimize import Decision, OptimizerSettings, choose
+from phoebe_spark.optimize.problem import is_shuffle
+from phoebe_spark.plan import parse_plan, template
+from phoebe_spark.plan_graph import PlanGraph, derive
+from phoebe_spark.predict.errors import BundleError
+from phoebe_spark.predict.query import Query
+from phoebe_spark.reasons import Reason
+
+if TYPE_CHECKING:
+    from phoebe_spark.predict.predictor import Prediction, Predictor
+
+log = logging.getLogger(__name__)
+
+_OPTIMIZER_SETTINGS = ("objective", "budget_fraction", "max_cuts", "min_duration_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was decided for one query: the decision, and the prediction that it rests on."""
+
+    plan_graph: PlanGraph
+    prediction: Prediction
+    decision: Decision
+
+
+class Advisor:
+    """Answers for one driver. ``predictor`` None: every answer is ``no_model``."""
+
+    def __init__(self, predictor: Predictor | None, settings: OptimizerSettings) -> None:
+        self._predictor = predictor
+        self._settings = settings
+
+    @property
+    def model_version(self) -> str | None:
+        return self._predictor.version if self._predictor is not None else None
+
+    def advise(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The ``advice`` message for ``request``; never raises."""
+        began = time.perf_counter()
+        boundaries: Sequence[Mapping[str, Any]] = ()
+        try:
+            boundaries = [b for b in request.get("boundaries") or () if "node" in b]
+            decisions = self._decide(request, boundaries)
+        except Exception as error:  # the query goes on without checkpoints
+            log.exception("no advice for request %s", _get(request, "request_id"))
+            reason = Reason(
+                "advice_failed",
+                {"error": type(error).__name__},
+                f"advice failed with {type(error).__name__}: {error}",
+            )
+            decisions = [_no(b, reason) for b in boundaries]
+        return {
+            "type": "advice",
+            "request_id": _get(request, "request_id"),
+            "decisions": decisions,
+            "model_version": self.model_version,
+            "elapsed_ms": (time.perf_counter() - began) * 1000,
+        }
+
+    def _decide(
+        self, request: Mapping[str, Any], boundaries: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        if self._predictor is None:
+            reason = Reason("no_model", {}, "no trained models are loaded")
+            return [_no(b, reason) for b in boundaries]
+        answer = self.answer(request["plan"], boundaries, int(request.get("slots") or 1))
+        return [_decision(answer, b) for b in boundaries]
+
+    def answer(
+        self, plan: Mapping[str, Any], boundaries: Sequence[Mapping[str, Any]], slots: int
+    ) -> Answer:
+        """The decision for a ``SparkPlanInfo`` object. Raises ``ValueError`` without a model, and
+        whatever a malformed plan raises."""
+        if self._predictor is None:
+            raise ValueError("no trained models are loaded")
+        root = parse_plan(plan)
+        derived = derive(root, boundaries)
+        query = Query(derived.graph, features(derived), template(root), max(1, slots))
+        prediction = self._predictor.predict(query)
+        graph = _with_restorable(prediction.graph, derived, boundaries)
+        return Answer(derived, prediction, choose(graph, self._settings))
+
+
+def load_advisor(
+    home: str | Path, settings: Mapping[str, Any] | None = None
+) -> tuple[Advisor, str | None]:
+    """An advisor with the promoted models of ``home``, and what is wrong with them, if anything.
+
+    ``settings`` are the plugin's (`phoebe_spark.settings`). Imports LightGBM. An unusable bundle
+    gives an advisor that answers ``no_model``, and its problem in one line.
+    """
+    chosen = optimizer_settings(settings or {})
+    try:
+        from phoebe_spark.predict.predictor import load_predictor
+
+        predictor = load_predictor(home)
+        _warm_up(predictor)
+        return Advisor(predictor, chosen), None
+    except (BundleError, ImportError) as error:
+        return Advisor(None, chosen), str(error)
+
+
+def optimizer_settings(settings: Mapping[str, Any]) -> OptimizerSettings:
+    """The optimizer's settings among the plugin's; absent ones keep their defaults."""
+    found = {k: settings[k] for k in _OPTIMIZER_SETTINGS if settings.get(k) is not None}
+    return replace(OptimizerSettings(), **found)
+
+
+def _with_restorable(
+    graph: StageGraph, derived: PlanGraph, boundaries: Sequence[Mapping[str, Any]]
+) -> StageGraph:
+    """``graph`` with boundaries that a checkpoint is at hand for marked as durable already, and
+    those that only they need, and which will not run, as not to be checkpointed."""
+    restored = {
+        derived.stage_of_node[b["node"]]
+        for b in boundaries
+        if b.get("restorable") and b["node"] in derived.stage_of_node
+    }
+    if not restored:
+        return graph
+    needed: set[int] = set()
+    for stage in reversed(graph.stages):
+        last = stage is graph.stages[-1]
+        if (last or stage.stage_id in needed) and stage.stage_id not in restored:
+            needed.update(stage.parents)
+    stages = []
+    for stage in graph.stages:
+        boundary = stage.boundary
+        if boundary is not None and stage.stage_id in restored:
+            boundary = replace(boundary, carrier="checkpoint")
+        elif boundary is not None and stage.stage_id not in needed:
+            boundary = replace(boundary, eligible=False)
+        stages.append(replace(stage, boundary=boundary))
+    return StageGraph(tuple(stages))
+
+
+def _decision(answer: Answer, boundary: Mapping[str, Any]) -> dict[str, Any]:
+    stage_id = answer.plan_graph.stage_of_node.get(boundary["node"])
+    if stage_id is None:
+        return _no(boundary, Reason("not_in_graph", {}, "no stage of the plan ends here"))
+    stage = next(s for s in answer.prediction.graph.stages if s.stage_id == stage_id)
+    predicted = {
+        "output_bytes": round(stage.output_bytes),
+        "task_time_ms": round(stage.task_time_ms),
+        "start_ms": round(stage.start_ms),
+        "end_ms": round(stage.end_ms),
+        "ttl_ms": round(stage.ttl_ms),
+        "source": answer.prediction.sources[stage_id],
+    }
+    reason = answer.decision.reasons.get(stage_id)
+    if boundary.get("restorable"):
+        reason = Reason("restorable", {}, "a checkpoint of it is in the store already")
+    elif not boundary.get("eligible", True) and isinstance(boundary.get("reason"), Mapping):
+        told = boundary["reason"]
+        reason = Reason(
+            str(told.get("code") or "ineligible"),
+            dict(told.get("args") or {}),
+            str(told.get("message") or ""),
+        )
+    elif reason is None or not is_shuffle(stage):
+        reason = Reason("not_in_graph", {}, "no shuffle stage of the plan ends here")
+    return {
+        "node": boundary["node"],
+        "checkpoint": reason.code == "chosen",
+        "reason": _reason(reason),
+        "predicted": predicted,
+    }
+
+
+def _no(boundary: Mapping[str, Any], reason: Reason) -> dict[str, Any]:
+    return {
+        "node": boundary["node"],
+        "checkpoint": False,
+        "reason": _reason(reason),
+        "predicted": None,
+    }
+
+
+def _reason(reason: Reason) -> dict[str, Any]:
+    return {"code": reason.code, "args": dict(reason.args), "message": reason.message}
+
+
+def _get(request: object, key: str) -> Any:
+    return request.get(key) if isinstance(request, Mapping) else None
+
+
+def _warm_up(predictor: Predictor) -> None:
+    """The first prediction pays for imports and allocations: pay before a query waits."""
+    from phoebe_spark.graph import Boundary, Stage
+
+    graph = StageGraph((Stage(0, (), "warm-up", Boundary("e0", "warm-up")), Stage(1, (0,))))
+    predictor.predict(Query(graph, {}, "warm-up", 1))

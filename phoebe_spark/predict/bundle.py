@@ -1,0 +1,174 @@
+"""The model bundle (docs/bundle.md): written at promotion, verified whole before it is used.
+
+Files in, files out: models are LightGBM's own text, everything else is JSON, nothing is unpickled.
+A version directory is complete before ``current`` names it, so a reader sees the old bundle or the
+new one. What the files mean is `phoebe_spark.predict.predictor`'s business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from phoebe_spark.predict.errors import BundleDamaged, BundleFormat, BundleMissing
+
+FORMAT = 1
+METADATA = "metadata.json"
+HISTORY = "history.json"
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle: ``metadata`` decoded, ``files`` the bytes of every other file by path."""
+
+    version: str
+    path: Path
+    metadata: dict[str, Any]
+    files: dict[str, bytes]
+
+
+def bundle_root(home: str | Path) -> Path:
+    return Path(home).expanduser() / "bundle"
+
+
+def current_version(home: str | Path) -> str:
+    """The promoted version's name. Raises `BundleMissing` or `BundleDamaged`."""
+    pointer = bundle_root(home) / "current"
+    try:
+        version = pointer.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise BundleMissing(f"no models were promoted under {home}: run `phoebe train`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleDamaged(f"{pointer} cannot be read: {error}") from error
+    if not _VERSION.fullmatch(version):
+        raise BundleDamaged(f"{pointer} does not hold the name of a version")
+    return version
+
+
+def read_bundle(home: str | Path) -> Bundle:
+    """The promoted bundle, every file checked against its size and sha256.
+
+    Raises `BundleMissing`, `BundleDamaged` or `BundleFormat`.
+    """
+    version = current_version(home)
+    path = bundle_root(home) / version
+    metadata = _read_metadata(path)
+    files: dict[str, bytes] = {}
+    for name, told in metadata["files"].items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise BundleDamaged(f"{path / METADATA} names a file outside the bundle: {name}")
+        content = _read(path / name)
+        if len(content) != told["bytes"] or _sha256(content) != told["sha256"]:
+            raise BundleDamaged(
+                f"{path / name} is not what was written (sha256 differs): "
+                "train again or restore the file"
+            )
+        files[name] = content
+    return Bundle(version, path, metadata, files)
+
+
+def write_bundle(
+    home: str | Path, version: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]
+) -> Path:
+    """Write a version directory and promote it; returns the directory.
+
+    ``metadata`` gains ``format``, ``version`` and ``files`` (size and sha256 of each). Raises
+    ``FileExistsError`` when the version is there already, ``OSError`` when it cannot be written;
+    the bundle promoted before stays in place then.
+    """
+    if not _VERSION.fullmatch(version):
+        raise ValueError(f"not a version name: {version!r}")
+    root = bundle_root(home)
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / version
+    if target.exists():
+        raise FileExistsError(f"bundle version {version} exists already: {target}")
+    whole = {
+        **metadata,
+        "format": FORMAT,
+        "version": version,
+        "files": {
+            name: {"bytes": len(content), "sha256": _sha256(content)}
+            for name, content in sorted(files.items())
+        },
+    }
+    work = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
+    try:
+        for name, content in files.items():
+            _write(work / name, content)
+        _write(work / METADATA, orjson.dumps(whole, option=orjson.OPT_INDENT_2))
+        work.chmod(0o755)
+        work.rename(target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    pointer = root / f".current-{os.getpid()}"
+    _write(pointer, f"{version}\n".encode())
+    pointer.replace(root / "current")
+    _sync(root)
+    return target
+
+
+def long_shapes(home: str | Path, min_duration_ms: float) -> list[str]:
+    """Plan shapes whose median duration in the bundle's history is at least ``min_duration_ms``.
+
+    Cheap: reads and verifies ``history.json`` only, imports no models. Raises `BundleMissing`,
+    `BundleDamaged` or `BundleFormat`.
+    """
+    path = bundle_root(home) / current_version(home)
+    told = _read_metadata(path)["files"].get(HISTORY)
+    content = _read(path / HISTORY)
+    if told is None or _sha256(content) != told["sha256"]:
+        raise BundleDamaged(f"{path / HISTORY} is not what was written (sha256 differs)")
+    shapes: dict[str, float] = orjson.loads(content)["shapes"]
+    return sorted(shape for shape, ms in shapes.items() if ms >= min_duration_ms)
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata = orjson.loads(_read(path / METADATA))
+    except orjson.JSONDecodeError as error:
+        raise BundleDamaged(f"{path / METADATA} is not JSON: {error}") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        found = metadata.get("format") if isinstance(metadata, dict) else None
+        raise BundleFormat(f"{path} has format {found!r}, this version reads {FORMAT}")
+    if not isinstance(metadata.get("files"), dict):
+        raise BundleDamaged(f"{path / METADATA} does not list the bundle's files")
+    return metadata
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleDamaged(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,236 @@
+"""`Predictor`: a query before its run → its stage graph with predicted figures.
+
+The order is: output sizes, from plan and history; task times, which also see what the parents are
+predicted to hand over; then the simulator plays the stages on the slots, and the schedule's heads
+correct its starts and ends. Without LightGBM models a predictor falls back to its baselines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from phoebe_spark.graph import Stage, StageGraph
+from phoebe_spark.optimize.problem import is_shuffle
+from phoebe_spark.predict.bundle import HISTORY, Bundle, read_bundle
+from phoebe_spark.predict.errors import BundleDamaged
+from phoebe_spark.predict.history import History, StageHistory
+from phoebe_spark.predict.models import GROUPS, Head, history_features
+from phoebe_spark.predict.query import Query, log_size, plan_features
+from phoebe_spark.simulate import StageTime, simulate, with_times
+
+_MAX_LOG = 45.0  # e^45 bytes is more than any disk
+SOURCES = ("general", "template", "history")
+"""By level: a template never seen, one seen in other queries, one seen in this query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A query's graph with predicted figures.
+
+    ``sources`` says per stage where they come from (`SOURCES`); ``intervals`` holds, per stage and
+    figure, the range that covered 80 % of past errors, in the figure's unit.
+    """
+
+    graph: StageGraph
+    sources: Mapping[int, str]
+    duration_ms: float
+    intervals: Mapping[int, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """Heads by figure, ``(recurring, general)``, and history."""
+
+    heads: Mapping[str, tuple[Head, Head]]
+    history: History
+    version: str | None = None
+    stage_delay_ms: float = 0.0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def predict(self, query: Query) -> Prediction:
+        """Predict ``query``; milliseconds for 100 stages. Raises nothing on unknown templates."""
+        work = Estimates(query, self.history)
+        work.estimate("output", self.heads["output"])
+        work.estimate("task_time", self.heads["task_time"])
+        work.play(self.stage_delay_ms)
+        for figure in GROUPS["schedule"]:
+            work.estimate(figure, self.heads[figure])
+        return work.prediction()
+
+
+def load_predictor(home: str | Path) -> Predictor:
+    """The promoted bundle's predictor. Imports LightGBM (over a second the first time).
+
+    Raises `phoebe_spark.predict.errors.BundleError`.
+    """
+    return from_bundle(read_bundle(home))
+
+
+def from_bundle(bundle: Bundle) -> Predictor:
+    """A predictor from a verified bundle. Raises `BundleDamaged` when its parts do not fit."""
+    import lightgbm
+
+    try:
+        heads: dict[str, tuple[Head, Head]] = {}
+        for figure, pair in bundle.metadata["heads"].items():
+            made = []
+            for told in (pair["recurring"], pair["general"]):
+                booster = None
+                if told["file"] is not None:
+                    text = bundle.files[told["file"]].decode("utf-8")
+                    booster = lightgbm.Booster(model_str=text)
+                low, high = told["interval"]
+                made.append(
+                    Head(
+                        tuple(told["features"]), booster, told["weight"], told["center"],
+                        (low, high),
+                    )
+                )  # fmt: skip
+            heads[figure] = (made[0], made[1])
+        missing = {f for figures in GROUPS.values() for f in figures} - set(heads)
+        if missing:
+            raise KeyError(*sorted(missing))
+        return Predictor(
+            heads=heads,
+            history=History.from_json(orjson.loads(bundle.files[HISTORY])),
+            version=bundle.version,
+            stage_delay_ms=float(bundle.metadata["stage_delay_ms"]),
+            metadata=bundle.metadata,
+        )
+    except (KeyError, TypeError, ValueError, lightgbm.basic.LightGBMError) as error:
+        raise BundleDamaged(f"{bundle.path} does not fit together: {error!r}") from error
+
+
+class Estimates:
+    """The estimates of one query, figure by figure; training fills it with out-of-fold ones."""
+
+    def __init__(self, query: Query, history: History) -> None:
+        self.query = query
+        self.size = log_size(query)
+        self.logs: dict[str, dict[int, float]] = {}
+        self.simulated: dict[int, StageTime] = {}
+        self.past: dict[int, tuple[StageHistory | None, int]] = {
+            s.stage_id: history.lookup(query, s) for s in query.graph.stages
+        }
+        runs = history.executions.get(query.template)
+        self._past_total = runs.task_times_ms if runs is not None else []
+        self._plan = plan_features(query)
+        self._intervals: dict[int, dict[str, tuple[float, float]]] = {}
+
+    def stages(self, figure: str) -> list[Stage]:
+        """The stages that ``figure`` is predicted for."""
+        every = self.query.graph.stages
+        return [s for s in every if is_shuffle(s)] if figure == "output" else list(every)
+
+    def row(self, figure: str, stage: Stage) -> tuple[dict[str, float], bool]:
+        """The model inputs of a stage, ``baseline`` among them, and whether it has a past."""
+        u = stage.stage_id
+        row = dict(self._plan[u])
+        if figure == "task_time":
+            read = [self.logs["output"][p] for p in stage.parents if p in self.logs["output"]]
+            row["log_parents_output"] = math.log1p(sum(math.expm1(x) for x in read))
+        simulated = math.nan
+        if figure in GROUPS["schedule"]:
+            time = self.simulated[u]
+            simulated = math.log1p(time.start_ms if figure == "start" else time.end_ms)
+            finish = max(t.end_ms for t in self.simulated.values())
+            row["sim_start"] = math.log1p(time.start_ms)
+            row["sim_end"] = math.log1p(time.end_ms)
+            row["sim_finish"] = math.log1p(finish)
+            row["sim_share"] = time.end_ms / finish if finish else 0.0
+            row["log_task_time"] = self.logs["task_time"][u]
+        past, level = self.past[u]
+        if past is None:
+            row["baseline"] = 0.0 if math.isnan(simulated) else simulated
+            return row, False
+        row.update(history_features(past, level, figure, stage, self.size))
+        if not math.isnan(simulated):
+            row["sim_against_past"] = simulated - row["baseline"]
+            if self._past_total:
+                total = sum(math.expm1(x) for x in self.logs["task_time"].values())
+                row["total_change"] = math.log1p(total) - math.log1p(self._past_total[-1])
+            if level == 1:
+                # Where another query ran it says little about when; the simulator knows better.
+                row["baseline"] = simulated
+                return row, False
+        return row, True
+
+    def estimate(self, figure: str, heads: tuple[Head, Head]) -> None:
+        """Fill in ``figure`` for all stages."""
+        found: dict[int, float] = {}
+        sides: tuple[list[tuple[int, dict[str, float]]], ...] = ([], [])
+        for stage in self.stages(figure):
+            row, recurs = self.row(figure, stage)
+            sides[0 if recurs else 1].append((stage.stage_id, row))
+        for head, side in zip(heads, sides, strict=True):
+            for (u, row), more in zip(side, head.residuals([r for _, r in side]), strict=True):
+                found[u] = min(_MAX_LOG, max(0.0, row["baseline"] + more))
+                low, high = head.interval
+                self._intervals.setdefault(u, {})[figure] = (
+                    math.expm1(max(0.0, found[u] + low)),
+                    math.expm1(min(_MAX_LOG, max(0.0, found[u] + high))),
+                )
+        self.logs[figure] = found
+
+    def play(self, stage_delay_ms: float) -> None:
+        """Run the simulator on the estimated task times."""
+        self.simulated = simulate(
+            self._graph(), max(1, self.query.slots), stage_delay_ms=stage_delay_ms
+        )
+
+    def prediction(self) -> Prediction:
+        times: dict[int, StageTime] = {}
+        for stage in self.query.graph.stages:
+            u = stage.stage_id
+            start = max(
+                math.expm1(self.logs["start"][u]),
+                max((times[p].end_ms for p in stage.parents), default=0.0),
+            )
+            end = math.expm1(self.logs["end"][u])
+            # Whatever two models say, a stage ends after it started.
+            least = math.expm1(self.logs["task_time"][u]) / max(1, self._tasks(stage))
+            times[u] = StageTime(start, max(end, start + min(least, 1.0)))
+        graph = with_times(self._graph(), times)
+        return Prediction(
+            graph=graph,
+            sources={u: SOURCES[level] for u, (_, level) in self.past.items()},
+            duration_ms=max((t.end_ms for t in times.values()), default=0.0),
+            intervals=self._intervals,
+        )
+
+    def _graph(self) -> StageGraph:
+        return StageGraph(
+            tuple(
+                replace(
+                    s,
+                    output_bytes=math.expm1(self.logs["output"].get(s.stage_id, 0.0)),
+                    task_time_ms=math.expm1(self.logs["task_time"][s.stage_id]),
+                    task_count=self._tasks(s),
+                )
+                for s in self.query.graph.stages
+            )
+        )
+
+    def _tasks(self, stage: Stage) -> int:
+        """Task count: as in the past, else a task per slot for a scan, and by AQE's advisory size
+        (64 MiB) for a stage that reads shuffles."""
+        past, _ = self.past[stage.stage_id]
+        if past is not None:
+            return max(1, round(math.expm1(past.baseline("tasks", self.size))))
+        reads = [p for p in stage.parents if p in self.logs["output"]]
+        if not reads:
+            return max(1, self.query.slots)
+        size = sum(math.expm1(self.logs["output"][p]) for p in reads)
+        return max(1, min(10_000, math.ceil(size / 2**26)))
+
+
+def baseline_predictor(history: History, stage_delay_ms: float = 0.0) -> Predictor:
+    """History and simulator alone, no models: what a model has to beat."""
+    figures: Sequence[str] = [f for group in GROUPS.values() for f in group]
+    return Predictor({f: (Head(), Head()) for f in figures}, history, None, stage_delay_ms)

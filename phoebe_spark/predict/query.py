@@ -1,0 +1,109 @@
+"""One execution as the predictors see it: `Query`, made from a plan, or from a run's rows.
+
+Both sides, the driver that asks before a run and the training that looks back, go through this
+module, so a model never meets an input in service that was made in another way in training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from phoebe_spark.features import GROUPS, OPERATOR_GROUPS
+from phoebe_spark.graph import Stage, StageGraph
+from phoebe_spark.optimize.problem import is_shuffle
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An execution to predict.
+
+    ``features`` holds the plan features of stages that write a shuffle, by stage id;
+    ``template`` is the whole plan's; ``slots`` the cores that it runs on.
+    """
+
+    graph: StageGraph
+    features: Mapping[int, Mapping[str, float]]
+    template: str
+    slots: int
+
+
+def stage_key(query: Query, stage: Stage) -> str:
+    """What recurs most exactly: this boundary, or the result, of this template."""
+    if stage.boundary is not None and stage.boundary.carrier != "broadcast":
+        return f"{query.template}/{stage.boundary.boundary_id}"
+    return f"{query.template}/{'broadcast' if stage.boundary else 'result'}/{stage.template}"
+
+
+def template_key(stage: Stage) -> str:
+    """What recurs across queries: the stage's own template."""
+    return f"*/{stage.template}"
+
+
+def log_size(query: Query) -> float:
+    """The size of the query's inputs: natural log of the median of Catalyst's estimates (bytes)
+    over the boundaries that read no other boundary; NaN when there are none.
+
+    Only differences between two runs of one template are used, so the level does not matter; a
+    median keeps one table that did not grow, or a filter's guess, from speaking for all.
+    """
+    sizes = []
+    reads_shuffle: dict[int, bool] = {}
+    for stage in query.graph.stages:
+        reads = any(reads_shuffle[p] for p in stage.parents)
+        reads_shuffle[stage.stage_id] = reads or is_shuffle(stage)
+        boundary = stage.boundary
+        if is_shuffle(stage) and not reads and boundary is not None and boundary.catalyst_bytes:
+            sizes.append(math.log(boundary.catalyst_bytes))
+    return median(sizes) if sizes else NAN
+
+
+def log_partitions(stage: Stage) -> float:
+    partitions = stage.boundary.partitions if stage.boundary is not None else None
+    return math.log(partitions) if partitions else NAN
+
+
+def plan_features(query: Query) -> dict[int, dict[str, float]]:
+    """The plan features of every stage, by stage id.
+
+    A stage that writes a shuffle has those of `phoebe_spark.features`; of the others only what a
+    run's rows also tell (operators, place in the graph).
+    """
+    graph = query.graph
+    readers = Counter(p for s in graph.stages for p in s.parents)
+    shuffles = {s.stage_id: is_shuffle(s) for s in graph.stages}
+    depth: dict[int, int] = {}
+    made: dict[int, dict[str, float]] = {}
+    for stage in graph.stages:
+        u = stage.stage_id
+        depth[u] = 1 + max((depth[p] for p in stage.parents), default=-1)
+        found = _own_groups(stage.operators)
+        found["depth"] = float(depth[u])
+        found["parents"] = float(len(stage.parents))
+        found["parents_shuffle"] = float(sum(shuffles[p] for p in stage.parents))
+        found["readers"] = float(readers[u])
+        found["graph_stages"] = float(len(graph.stages))
+        found["writes_shuffle"] = float(shuffles[u])
+        found["log_slots"] = math.log(max(1, query.slots))
+        if shuffles[u]:
+            found.update(query.features.get(u, {}))
+        made[u] = found
+    return made
+
+
+def _own_groups(operators: Sequence[str]) -> dict[str, float]:
+    counts = Counter(_group(kind) for kind in operators)
+    return {f"own_{group}": float(counts[group]) for group in GROUPS}
+
+
+def _group(kind: str) -> str:
+    if kind.startswith(("Scan", "FileScan", "BatchScan")):
+        return "scan"
+    if "Python" in kind or "Pandas" in kind or "InArrow" in kind:
+        return "python"
+    return OPERATOR_GROUPS.get(kind, "other")
