@@ -123,6 +123,15 @@ class Estimates:
         self._plan = plan_features(query)
         self._intervals: dict[int, dict[str, tuple[float, float]]] = {}
 
+    def freeze(self) -> None:
+        """Keep the past as it is now, whatever is added to the history later."""
+        copies: dict[int, StageHistory] = {}
+        for u, (past, level) in self.past.items():
+            if past is not None:
+                copy = copies.setdefault(id(past), StageHistory(past.count, list(past.runs)))
+                self.past[u] = (copy, level)
+        self._past_total = list(self._past_total)
+
     def stages(self, figure: str) -> list[Stage]:
         """The stages that ``figure`` is predicted for."""
         every = self.query.graph.stages
