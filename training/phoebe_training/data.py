@@ -73,7 +73,7 @@ def _through_spark(spark: SparkSession, path: str, name: str) -> pd.DataFrame:
     for column in ("started_at",):
         if column in COLUMNS[name]:
             rows = rows.withColumn(column, f.unix_micros(column))
-    frame = rows.select(*COLUMNS[name]).toPandas()
+    frame = pd.DataFrame(rows.select(*COLUMNS[name]).toPandas())
     if "started_at" in frame:
         frame["started_at"] = pd.to_datetime(frame["started_at"], unit="us", utc=True)
     return frame

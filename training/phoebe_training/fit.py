@@ -11,7 +11,6 @@ metrics are about.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +47,7 @@ class FitSettings:
     num_leaves: int = 15
     min_rows: int = 20  # fewer rows of a kind: no model, the baseline alone
     seed: int = 7
-    threads: int = 0  # 0: as many as there are cores, at most 4
+    threads: int = 1  # small data: a second thread costs more than it gives
 
     def parameters(self, rows: int) -> dict[str, Any]:
         return {
@@ -63,7 +62,7 @@ class FitSettings:
             "seed": self.seed,
             "deterministic": True,
             "force_row_wise": True,
-            "num_threads": self.threads or min(4, os.cpu_count() or 1),
+            "num_threads": self.threads,
             "verbosity": -1,
         }
 
@@ -79,7 +78,8 @@ class Side:
     where: list[tuple[int, int]] = field(default_factory=list)  # run index, stage id
 
     def residual(self, center: float = 0.0) -> Floats:
-        return np.asarray(self.truth, float) - np.asarray(self.baseline, float) - center
+        difference: Floats = np.asarray(self.truth, float) - np.asarray(self.baseline, float)
+        return difference - center
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _sides(
     group_of: Sequence[int],
 ) -> tuple[Side, Side]:
     recurring, general = Side(), Side()
-    for r, run in enumerate(runs):
+    for r in range(len(runs)):
         for stage in past[r].stages(figure):
             truth = figures_of(stage)[figure]
             row, recurs = past[r].row(figure, stage)
@@ -223,8 +223,8 @@ def _fit_head(
     )
     errors = (residual - weight * raw)[judged]
     low, high = np.quantile(errors, [0.1, 0.9])
-    booster = _train(inputs, residual, names, settings) if n >= settings.min_rows else None
-    head = Head(tuple(names), booster, weight if booster else 0.0, center, (float(low), float(high)))
+    final = _train(inputs, residual, names, settings) if n >= settings.min_rows else None
+    head = Head(tuple(names), final, weight if final else 0.0, center, (float(low), float(high)))
     return head, np.asarray(side.baseline, float) + center + weight * raw
 
 
@@ -245,9 +245,7 @@ def _time_folds(groups: Sequence[int]) -> list[tuple[NDArray[Any], NDArray[Any]]
     return [(np.flatnonzero(at < g), np.flatnonzero(at == g)) for g in sorted(set(groups))]
 
 
-def _template_folds(
-    runs: Sequence[Run], side: Side
-) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+def _template_folds(runs: Sequence[Run], side: Side) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """By the template of the whole execution: its stages resemble each other."""
     at = np.asarray(
         [zlib.crc32(runs[r].query.template.encode()) % _TEMPLATE_FOLDS for r, _ in side.where]

@@ -175,7 +175,11 @@ def _boundary(
         )
     if row["shuffle_write_bytes"]:
         return Boundary(f"s-{template}", template, eligible=False)  # no exchange of the first plan
-    return Boundary(f"b-{template}", template, eligible=False, carrier="broadcast") if is_read else None
+    return (
+        Boundary(f"b-{template}", template, eligible=False, carrier="broadcast")
+        if is_read
+        else None
+    )
 
 
 def _features(

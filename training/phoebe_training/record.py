@@ -1,0 +1,213 @@
+"""MLflow: one run per model group, with parameters, metrics, features, importance plot and models.
+
+MLflow is the record; a driver never reads from it. The promoted version carries the alias
+``champion`` in the registry. By default everything lies in ``<home>/mlflow.db`` and
+``<home>/mlartifacts``.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phoebe_spark.predict.models import GROUPS, Head
+from phoebe_training.fit import FitSettings, Fitted
+
+if TYPE_CHECKING:
+    import lightgbm
+    from mlflow import MlflowClient
+
+EXPERIMENT = "phoebe"
+CHAMPION = "champion"
+REGISTERED = {group: f"phoebe-{group.replace('_', '-')}" for group in GROUPS}
+_REQUIREMENTS = ["lightgbm"]  # named, or MLflow would import everything to infer them
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Where a training was recorded: run ids and registered versions by model group."""
+
+    tracking_uri: str
+    run_ids: dict[str, str]
+    versions: dict[str, str]
+
+    def describe(self) -> dict[str, object]:
+        """The entry in the bundle's metadata."""
+        return {
+            "tracking_uri": self.tracking_uri,
+            "run_ids": self.run_ids,
+            "registered": {REGISTERED[group]: version for group, version in self.versions.items()},
+        }
+
+
+def default_tracking_uri(home: str | Path) -> str:
+    return f"sqlite:///{Path(home).expanduser().resolve() / 'mlflow.db'}"
+
+
+def record(
+    home: str | Path,
+    tracking_uri: str | None,
+    fitted: Fitted,
+    settings: FitSettings,
+    metrics: Mapping[str, Mapping[str, float]],
+    tags: Mapping[str, str],
+) -> Recorded:
+    """Log three runs and register a version of each model group.
+
+    ``tracking_uri`` None: SQLite under ``home``. Raises MLflow's exceptions when the server or the
+    file cannot be written.
+    """
+    uri = tracking_uri or default_tracking_uri(home)
+    with _quiet():
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        experiment = _experiment(client, home if tracking_uri is None else None)
+        run_ids: dict[str, str] = {}
+        versions: dict[str, str] = {}
+        for group, figures in GROUPS.items():
+            with mlflow.start_run(
+                experiment_id=experiment, run_name=f"{group} {tags['version']}"
+            ) as run:
+                run_ids[group] = run.info.run_id
+                mlflow.set_tags({**tags, "group": group})
+                mlflow.log_params(_params(group, fitted, settings))
+                mlflow.log_metrics(dict(metrics[group]))
+                primary = _log_models(figures, fitted)
+                if primary is not None:
+                    versions[group] = _register(client, group, primary, run.info.run_id, tags)
+        return Recorded(uri, run_ids, versions)
+
+
+def promote(recorded: Recorded) -> None:
+    """Point the registry's alias at the recorded versions."""
+    with _quiet():
+        import mlflow
+
+        client = mlflow.MlflowClient(tracking_uri=recorded.tracking_uri)
+        for group, version in recorded.versions.items():
+            client.set_registered_model_alias(REGISTERED[group], CHAMPION, version)
+
+
+def heads_of(figures: tuple[str, ...], fitted: Fitted) -> Iterator[tuple[str, Head]]:
+    """``(name, head)`` of a group; the name is the bundle's file name without its suffix."""
+    for figure in figures:
+        for kind, head in zip(("recurring", "general"), fitted.heads[figure], strict=True):
+            yield (f"{figure}_{kind}" if len(figures) > 1 else kind), head
+
+
+def _experiment(client: MlflowClient, home: str | Path | None) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    if home is not None:
+        location = (Path(home).expanduser().resolve() / "mlartifacts").as_uri()
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def _params(group: str, fitted: Fitted, settings: FitSettings) -> dict[str, object]:
+    params: dict[str, object] = dict(asdict(settings))
+    params["stage_delay_ms"] = round(fitted.stage_delay_ms, 1)
+    for figure in GROUPS[group]:
+        recurring, general = fitted.rows[figure]
+        params[f"{figure}_rows_recurring"] = recurring
+        params[f"{figure}_rows_general"] = general
+    for name, head in heads_of(GROUPS[group], fitted):
+        params[f"{name}_weight"] = head.weight
+        params[f"{name}_features"] = len(head.features)
+    return params
+
+
+def _log_models(figures: tuple[str, ...], fitted: Fitted) -> str | None:
+    """Log the models of a group; returns the URI of the one to register: the last recurring one,
+    or the last."""
+    import mlflow
+
+    features = {name: list(head.features) for name, head in heads_of(figures, fitted)}
+    mlflow.log_dict(features, "features.json")
+    boosters: dict[str, lightgbm.Booster] = {
+        name: head.booster for name, head in heads_of(figures, fitted) if head.booster is not None
+    }
+    with tempfile.TemporaryDirectory() as work:
+        plot = Path(work) / "importance.png"
+        _plot_importance(boosters, plot)
+        mlflow.log_artifact(str(plot))
+    primary: tuple[bool, str] | None = None
+    for name, booster in boosters.items():
+        info = mlflow.lightgbm.log_model(
+            booster, name=name, pip_requirements=_REQUIREMENTS, metadata={"head": name}
+        )
+        candidate = ("recurring" in name, info.model_uri)
+        if primary is None or candidate[0] >= primary[0]:
+            primary = candidate
+    return primary[1] if primary is not None else None
+
+
+def _register(
+    client: MlflowClient, group: str, model_uri: str, run_id: str, tags: Mapping[str, str]
+) -> str:
+    import mlflow
+
+    with redirect_stderr(io.StringIO()):  # it reports on standard error, whatever its log level
+        version = mlflow.register_model(model_uri, REGISTERED[group], tags=dict(tags))
+    client.set_model_version_tag(REGISTERED[group], version.version, "mlflow_run", run_id)
+    return str(version.version)
+
+
+def _plot_importance(boosters: Mapping[str, lightgbm.Booster], path: Path) -> None:
+    """The fifteen features with most gain, per model."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5 * max(1, len(boosters))), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(max(1, len(boosters)), squeeze=False)[:, 0]
+    if not boosters:
+        panels[0].set_title("too few rows: baselines only")
+    for panel, (name, booster) in zip(panels, boosters.items(), strict=False):
+        gains = booster.feature_importance(importance_type="gain")
+        ranked = sorted(zip(gains, booster.feature_name(), strict=True))[-15:]
+        panel.barh([n for _, n in ranked], [g for g, _ in ranked])
+        panel.set_title(name)
+        panel.set_xlabel("gain")
+    figure.savefig(path, dpi=90)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow and Alembic tell much that a scheduled job's log should not carry."""
+    names = ("mlflow", "alembic", "mlflow.utils.environment", "mlflow.store.db.utils")
+    before = {name: logging.getLogger(name).level for name in names}
+    environment = {
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    kept = {key: os.environ.get(key) for key in environment}
+    os.environ.update(environment)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import mlflow  # noqa: F401 - sets its loggers up, so before they are turned down
+
+            for name in names:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        for key, value in kept.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
