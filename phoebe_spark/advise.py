@@ -17,7 +17,7 @@ from phoebe_spark.features import features
 from phoebe_spark.graph import StageGraph
 from phoebe_spark.optimize import Decision, OptimizerSettings, choose
 from phoebe_spark.optimize.problem import is_shuffle
-from phoebe_spark.plan import parse_plan, template
+from phoebe_spark.plan import body, parse_plan, template
 from phoebe_spark.plan_graph import PlanGraph, derive
 from phoebe_spark.predict.errors import BundleError
 from phoebe_spark.predict.query import Query
@@ -92,7 +92,7 @@ class Advisor:
             raise ValueError("no trained models are loaded")
         root = parse_plan(plan)
         derived = derive(root, boundaries)
-        query = Query(derived.graph, features(derived), template(root), max(1, slots))
+        query = Query(derived.graph, features(derived), template(body(root)), max(1, slots))
         prediction = self._predictor.predict(query)
         graph = _with_restorable(prediction.graph, derived, boundaries)
         return Answer(derived, prediction, choose(graph, self._settings))

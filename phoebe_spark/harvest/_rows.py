@@ -98,7 +98,7 @@ def stage_row(
         status = "failed" if stage.failure else "succeeded"
     else:
         status = "aborted" if ending.aborted else "running"
-    start = _since(ending.started_ms, stage.submitted_ms)
+    start = _since(ending.started_ms, stage.launched_ms or stage.submitted_ms)
     end = _since(ending.started_ms, stage.completed_ms)
     if start is not None and end is not None:
         end = max(start, end)

@@ -34,6 +34,7 @@ class StageState:
     parent_ids: tuple[int, ...]
     rdd_id: int | None
     submitted_ms: int | None = None
+    launched_ms: int | None = None  # its first task; ready stages wait for free slots
     completed_ms: int | None = None
     completed: bool = False
     failure: str | None = None
@@ -71,6 +72,9 @@ class StageState:
     def task_ended(self, event: JsonObject) -> None:
         """Add one ended task. Only successful tasks count for times and bytes."""
         info = obj(event, "Task Info")
+        launched = time_ms(info, "Launch Time")
+        if launched is not None:
+            self.launched_ms = min(launched, self.launched_ms or launched)
         reason = text(obj(event, "Task End Reason").get("Reason"))
         self.writes_shuffle = text(event.get("Task Type")) == "ShuffleMapTask"
         copy_ms = copied = 0
