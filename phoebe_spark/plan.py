@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -58,8 +58,7 @@ class PlanNode:
     """One node of a physical plan.
 
     ``kind`` is the operator's name without codegen numbers, arguments and paths ("Scan parquet",
-    "Exchange"); ``index`` the node's rank in the pre-order of the whole plan as sent (root 0);
-    ``metrics`` maps metric names to accumulator ids.
+    "Exchange"); ``index`` the node's rank in the pre-order of the whole plan as sent (root 0).
     """
 
     name: str
@@ -67,7 +66,7 @@ class PlanNode:
     children: tuple[PlanNode, ...]
     index: int
     kind: str
-    metrics: Mapping[str, int] = field(default_factory=dict, compare=False)
+    raw_metrics: Sequence[Any] = field(default=(), compare=False, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def walk(self) -> Iterator[PlanNode]:
@@ -77,6 +76,11 @@ class PlanNode:
             node = stack.pop()
             yield node
             stack.extend(reversed(node.children))
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """Metric names to accumulator ids; made when asked for, because few nodes are asked."""
+        return _metrics(self.raw_metrics)
 
     @property
     def shuffle_acc_id(self) -> int | None:
@@ -110,7 +114,7 @@ def parse_plan(info: Mapping[str, Any]) -> PlanNode:
     stack: list[tuple[Mapping[str, Any], int]] = [(info, -1)]
     while stack:
         item, parent = stack.pop()
-        if not isinstance(item, Mapping):
+        if not isinstance(item, dict):
             raise TypeError(f"a plan node must be an object, not {type(item).__name__}")
         index = len(order)
         order.append((item, []))
@@ -130,18 +134,22 @@ def parse_plan(info: Mapping[str, Any]) -> PlanNode:
             children=tuple(node for i in below if (node := built[i]) is not None),
             index=index,
             kind=_kind(name),
-            metrics=_metrics(item.get("metrics")),
-            metadata=item["metadata"] if isinstance(item.get("metadata"), dict) else {},
+            raw_metrics=metrics if isinstance(metrics := item.get("metrics"), list) else (),
+            metadata=_strings(item.get("metadata")),
         )
     root = built[0]
     assert root is not None
     return root
 
 
-def _metrics(raw: object) -> dict[str, int]:
+def _strings(raw: object) -> dict[str, str]:
+    return {k: str(v) for k, v in raw.items()} if isinstance(raw, dict) and raw else {}
+
+
+def _metrics(raw: Sequence[Any]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for metric in raw if isinstance(raw, list) else ():
-        if isinstance(metric, Mapping) and isinstance(metric.get("accumulatorId"), int):
+    for metric in raw:
+        if isinstance(metric, dict) and isinstance(metric.get("accumulatorId"), int):
             found[str(metric.get("name"))] = metric["accumulatorId"]
     return found
 
@@ -348,16 +356,26 @@ _UNSTABLE_METADATA = frozenset({"Batched", "SelectedBucketsCount", "PushedFilter
 def _strict_text(node: PlanNode) -> str:
     """The node's string with literals and inputs, without ids and join strategy."""
     if is_scan(node) and node.metadata:
-        return str(
-            sorted(
-                (key, _IDS.sub("", _PRUNING.sub("", value)))
-                for key, value in node.metadata.items()
+        return _without_ids(
+            "\x1d".join(
+                f"{key}={value}"
+                for key, value in sorted(node.metadata.items())
                 if key not in _UNSTABLE_METADATA
             )
         )
     text = node.text
     if text.startswith(node.kind):
         text = text[len(node.kind) :]
+    return _without_strategy(text)
+
+
+@lru_cache(maxsize=8192)
+def _without_ids(text: str) -> str:
+    return _IDS.sub("", _PRUNING.sub("", text))
+
+
+@lru_cache(maxsize=8192)
+def _without_strategy(text: str) -> str:
     return _IDS.sub("", _DROPPED.sub("", _PRUNING.sub("", text))).replace("key=", "keys=")
 
 

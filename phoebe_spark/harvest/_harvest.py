@@ -16,7 +16,7 @@ from phoebe_spark.harvest._state import (
     first_rdd,
     parent_ids,
 )
-from phoebe_spark.harvest._ties import resolve, tie
+from phoebe_spark.harvest._ties import NO_TIES, resolve, tie
 from phoebe_spark.harvest._values import (
     JsonObject,
     count,
@@ -27,7 +27,7 @@ from phoebe_spark.harvest._values import (
     time_ms,
     timestamp,
 )
-from phoebe_spark.plan import exchanges, parse_plan
+from phoebe_spark.plan import Exchange, exchanges, parse_plan
 from phoebe_spark.plan_graph import derive
 from phoebe_spark.records import ApplicationRecord, ExecutorRecord, Record
 
@@ -35,6 +35,9 @@ _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 _EXECUTION_ID = "spark.sql.execution.id"
 _INTERNAL = "spark.phoebe.internal"
 _REMEMBERED = 20_000  # RDDs and our own stages: integers, oldest forgotten
+_UNREADABLE = (
+    TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
 _PATIENCE = 5_000  # events after which an ended execution no longer waits for its stages
 
 
@@ -131,7 +134,7 @@ class Harvest:
             return []
         try:
             found = list(handler(event))
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
+        except _UNREADABLE:
             # An event of a shape that no Spark writes: count it, and trust nothing around it.
             self.malformed += 1
             execution = self._find(integer(event.get("executionId", event.get("execution_id"))))
@@ -514,14 +517,22 @@ class Harvest:
             _remember(self._left, key, None)
         for job_id in execution.jobs:
             self._jobs.pop(job_id, None)
-        lossy = execution.damaged
-        ending = rows.Ending(execution.started_ms, execution.ended_ms, aborted, lossy)
-        initial = exchanges(execution.initial) if execution.initial is not None else ()
-        ties = tie(execution, initial, self._ran_rdd)
-        plan = None
-        if execution.initial is not None:
-            facts = rows.boundary_facts(execution, initial, ties)
-            plan = derive(execution.initial, facts)
+        initial: tuple[Exchange, ...] = ()
+        ties, plan = NO_TIES, None
+        try:
+            if execution.initial is not None:
+                initial = exchanges(execution.initial)
+            ties = tie(execution, initial, self._ran_rdd)
+            if execution.initial is not None:
+                plan = derive(execution.initial, rows.boundary_facts(execution, initial, ties))
+        except _UNREADABLE:
+            # A plan that no Spark writes: its stages are rows all the same, tied to nothing.
+            self.malformed += 1
+            execution.damaged = True
+            initial, ties, plan = (), NO_TIES, None
+        ending = rows.Ending(
+            execution.started_ms, execution.ended_ms, aborted, lossy=execution.damaged
+        )
         found: list[Record] = []
         for (stage_id, _), stage in sorted(execution.stages.items()):
             parents = ties.parents.get(stage_id)

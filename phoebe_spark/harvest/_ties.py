@@ -49,6 +49,9 @@ class Ties:
     boundary_of_acc: Mapping[int, str]
 
 
+NO_TIES = Ties({}, {}, {}, {})
+
+
 def tie(
     execution: ExecutionState, initial: tuple[Exchange, ...], ran_rdd: Mapping[int, int]
 ) -> Ties:
