@@ -38,6 +38,7 @@ def ingest(
 
     An application that is already there, as complete, is skipped: repeating the command is safe.
     """
+    from phoebe_spark.ingest import IngestProgress
     from phoebe_spark.ingest import ingest as run
 
     with Progress(
@@ -50,8 +51,9 @@ def ingest(
     ) as bar:
         task = bar.add_task("files", total=None)
 
-        def progress(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=name)
+        def progress(at: IngestProgress) -> None:
+            name = f"{Path(at.path).name}, {at.events} events"
+            bar.update(task, completed=at.file - 1, total=at.files, description=name)
 
         summary = run(paths, expand(home), progress)
     row = asdict(summary)

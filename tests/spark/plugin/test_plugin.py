@@ -1,0 +1,226 @@
+"""The plugin as users switch it on, through ``spark.plugins``: what it stores, and bad input.
+
+In every case the job's result is right, and the driver's log has one line that says what happened.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+import pytest
+
+from phoebe_spark.tables import Tables
+from tests.support.apps import FinishedApp, RunningApp, submit
+
+APP = Path(__file__).with_name("app.py")
+RESULT = "RESULT 499500"
+
+
+class Job:
+    """Submits the application with the plugin, a home of its own, and ``conf``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+
+    def start(self, *arguments: str, shipping: Any = "jars", **conf: str) -> RunningApp:
+        settings = {"home": str(self.home), **conf}
+        return submit(
+            APP,
+            arguments,
+            folder=self.folder / "app",
+            conf={
+                key if key.startswith("spark.") else f"spark.phoebe.{key}": value
+                for key, value in settings.items()
+            },
+            plugin=shipping,
+            with_event_log=False,
+        )
+
+    def run(self, *arguments: str, shipping: Any = "jars", **conf: str) -> FinishedApp:
+        with self.start(*arguments, shipping=shipping, **conf) as app:
+            finished = app.wait(120).check()
+        assert RESULT in finished.log
+        return finished
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = Tables(self.home).read(table).to_pylist()
+        return found
+
+    @property
+    def spooled(self) -> list[dict[str, Any]]:
+        (file,) = (self.home / "spool").iterdir()
+        return [orjson.loads(line) for line in file.read_bytes().splitlines()]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path)
+
+
+def ingest(paths: list[Path], home: Path) -> Any:
+    from phoebe_spark.ingest import ingest as run
+
+    return run(paths, home)
+
+
+def said(finished: FinishedApp) -> list[str]:
+    """Warnings and errors of ours in the driver's log."""
+    return re.findall(r"^\S+ \S+ (?:WARN|ERROR) \w+: (phoebe: .*)$", finished.log, re.MULTILINE)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+def script(folder: Path, text: str) -> str:
+    """An executable that stands in for Python."""
+    path = folder / "fake-python"
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_run_lands_in_the_tables(job: Job) -> None:
+    finished = job.run(
+        "--off",
+        **{"spark.sql.extensions": "com.acme.Missing", "spark.phoebe.hme": "/misspelt"},
+    )
+    assert said(finished) == [
+        "phoebe: spark.phoebe.hme is not a setting and has no effect, see docs/settings.md"
+    ]
+    assert "EXTENSIONS com.acme.Missing,phoebe.PhoebeExtensions" in finished.log
+    (application,) = job.rows("applications")
+    assert application["app_name"] == "plugin-test"
+    assert (application["status"], application["complete"]) == ("finished", True)
+    assert application["plugin_version"] == "0.1.0"
+    # The second query ran in mode off: it is not there.
+    (execution,) = job.rows("executions")
+    assert (execution["status"], execution["complete"]) == ("succeeded", True)
+    boundaries = job.rows("boundaries")
+    assert sorted(row["boundary_id"] for row in boundaries) == ["e0", "e1"]
+    ran = {row["boundary_id"]: row for row in job.rows("stages") if row["boundary_id"]}
+    assert set(ran) == {"e0", "e1"}
+    assert ran["e1"]["task_count"] == 2
+    assert ran["e1"]["shuffle_write_rows"] == 20  # ten groups in each of two tasks
+    assert not (job.home / "spool").exists()
+
+
+def test_shipped_on_the_class_path_it_does_the_same(job: Job) -> None:
+    assert said(job.run(shipping="classpath")) == []
+    assert [row["status"] for row in job.rows("applications")] == ["finished"]
+
+
+def test_mode_off_starts_nothing(job: Job) -> None:
+    finished = job.run(mode="off")
+    assert said(finished) == []
+    assert not job.home.exists()
+
+
+def test_a_bad_setting_turns_the_plugin_off_with_one_line(job: Job) -> None:
+    finished = job.run(max_cuts="lots")
+    assert said(finished) == [
+        "phoebe: turned off, the job runs without it: "
+        "spark.phoebe.max_cuts='lots': accepts a whole number from 1 to 16"
+    ]
+    assert "phoebe.PhoebeExtensions" not in finished.log
+    assert not job.home.exists()
+
+
+def test_a_home_that_cannot_be_written(job: Job) -> None:
+    job.home.touch()
+    (line,) = said(job.run(home=str(job.home / "below a file")))
+    assert line.startswith("phoebe: harvesting is off, spark.phoebe.home=")
+    assert "name a directory that can" in line
+
+
+def test_without_python_events_are_spooled_and_can_be_ingested(job: Job) -> None:
+    (line,) = said(job.run(python="/no/such/python"))
+    assert "/no/such/python cannot be started" in line
+    assert f"phoebe ingest {job.home}/spool/" in line
+    summary = ingest([job.home / "spool"], job.home)
+    assert (summary.applications, summary.executions, summary.errors) == (1, 1, ())
+    (application,) = job.rows("applications")
+    assert (application["status"], application["complete"]) == ("finished", True)
+    assert application["source"] == "spool"
+
+
+@pytest.mark.parametrize(
+    ("fake", "complaint"),
+    [
+        ("echo 'No module named phoebe_spark' >&2; exit 1", "exit code 1: No module named"),
+        ("echo Python 2.7; exec cat >/dev/null", "something else than the protocol: Python 2.7"),
+        ("exec sleep 1000", "it did not end when its input ended"),
+        (
+            'echo \'{"type":"ready","protocol":9}\'; exec cat >/dev/null',
+            "jar and Python package are of different versions",
+        ),
+    ],
+    ids=["package-missing", "garbage", "hanging", "other-version"],
+)
+def test_a_companion_that_is_none(job: Job, fake: str, complaint: str) -> None:
+    finished = job.run(python=script(job.folder, fake))
+    (line,) = said(finished)
+    assert complaint in line
+    assert finished.wall_s < 90
+    first, *_, last = job.spooled
+    assert (first["type"], first["continued"], last["type"]) == ("hello", False, "end")
+    ingest([job.home / "spool"], job.home)
+    (application,) = job.rows("applications")
+    assert (application["status"], application["complete"]) == ("finished", True)
+
+
+def test_a_companion_killed_in_mid_run(job: Job) -> None:
+    go_on = job.folder / "go on"
+    with job.start("--hold", str(go_on), **{"harvest.flush_interval_ms": "200"}) as app:
+        wait_until(lambda: "HOLDING" in log_of(app), 90)
+        wait_until(lambda: bool(Tables(job.home).read("executions").num_rows), 20)
+        (companion,) = companions(app)
+        companion.kill()
+        wait_until(lambda: "no companion" in log_of(app), 20)
+        go_on.touch()
+        finished = app.wait(60).check()
+    (line,) = said(finished)
+    assert "it ended with exit code" in line
+    assert RESULT in finished.log
+    assert "RESULT 1498500" in finished.log
+    assert job.spooled[0]["continued"]
+    stored = {row["execution_id"] for row in job.rows("executions")}
+    assert stored == {0}
+    ingest([job.home / "spool"], job.home)
+    (application,) = job.rows("applications")
+    assert (application["status"], application["complete"]) == ("finished", False)
+    assert {row["execution_id"] for row in job.rows("executions")} == {0, 1}
+
+
+def test_a_driver_killed_in_mid_run_is_aborted_within_ten_seconds(job: Job) -> None:
+    with job.start("--hold", str(job.folder / "never")) as app:
+        wait_until(lambda: "HOLDING" in log_of(app), 90)
+        (companion,) = companions(app)
+        app.kill_driver()
+        began = time.monotonic()
+        companion.wait(15)
+        assert time.monotonic() - began < 10
+    (application,) = job.rows("applications")
+    assert (application["status"], application["complete"]) == ("aborted", False)
+
+
+def log_of(app: RunningApp) -> str:
+    return (app.folder / "driver.log").read_text(errors="replace")
+
+
+def companions(app: RunningApp) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process(app.pid).children(recursive=True)
+        if "phoebe_spark.companion" in " ".join(process.cmdline())
+    ]
