@@ -139,7 +139,8 @@ final class Companion private[phoebe] (
     ending = true
     outbox.end()
     if (identity != null && !finished.await(timeoutMs, TimeUnit.MILLISECONDS)) {
-      Option(process).foreach(_.kill()) // a writer that hangs in the pipe now goes on to the spool
+      // A writer that hangs in the pipe now goes on to the spool.
+      fail(s"it did not take all events within ${timeoutMs / 1000} s of the application's end")
       finished.await(CloseGraceMs, TimeUnit.MILLISECONDS)
     }
   }
