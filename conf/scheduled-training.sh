@@ -10,11 +10,11 @@ set -eu
 : "${PHOEBE_HOME:=$HOME/.phoebe}"
 : "${PHOEBE_PYTHON:=python3}"
 
-job=$("$PHOEBE_PYTHON" -c 'import phoebe_training.job as job; print(job.__file__)')
+job=$("$PHOEBE_PYTHON" -c 'import phoebe_training.__main__ as job; print(job.__file__)')
 
-exec spark-submit \
+PYSPARK_PYTHON="$PHOEBE_PYTHON" exec spark-submit \
   --name phoebe-training \
   --packages io.delta:delta-spark_2.13:4.4.0 \
   --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension \
   --conf spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog \
-  "$job" --home "$PHOEBE_HOME" "$@"
+  "$job" --spark --home "$PHOEBE_HOME" "$@"

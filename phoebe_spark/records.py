@@ -3,7 +3,8 @@
 The field order and types here are the tables' schemas (`phoebe_spark.tables` derives the Arrow
 schemas from them). Tables are logically append-only: the last row of a key (by ``written_at``)
 wins. Times ending in ``_at`` are UTC timestamps; ``_ms`` and ``_bytes`` are integers; ``start_ms``
-and ``end_ms`` of a stage count from the start of its SQL execution; a stage starts with its first task.
+and ``end_ms`` of a stage count from the start of its SQL execution; a stage starts with its first
+task.
 """
 
 from __future__ import annotations

@@ -126,9 +126,9 @@ SETTINGS: tuple[Setting, ...] = (
         "checkpoint.retain",
         "choice",
         "failure",
-        "When checkpoints outlive their application. `failure`: they are removed when it ended well "
-        "(it stopped its SparkContext itself and no query failed): nobody will resume it. `always`: "
-        "they are kept, so that any later run over the same inputs restores them.",
+        "When checkpoints outlive their application. `failure`: they are removed when it ended "
+        "well (it stopped its SparkContext itself and no query failed): nobody will resume it. "
+        "`always`: they are kept, so that any later run over the same inputs restores them.",
         choices=("failure", "always"),
     ),
     Setting(

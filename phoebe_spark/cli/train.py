@@ -10,11 +10,11 @@ import typer
 from phoebe_spark.cli.output import (
     DEFAULT_HOME,
     FAILED,
+    WRONG,
     Home,
     Json,
     expand,
     print_json,
-    print_rows,
     say_error,
 )
 
@@ -29,19 +29,28 @@ def train(
             help="MLflow server. Default: sqlite:///HOME/mlflow.db",
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train without new runs, promote whatever comes out.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Fit the predictors on the tables under HOME, log them in MLflow, promote what is better."""
+    """Fit the predictors on the tables under HOME, log them in MLflow, promote what is better.
+
+    Exit code 1: there are not enough runs yet. Through Spark: conf/scheduled-training.sh.
+    """
     try:
+        from phoebe_training import NotEnoughData
         from phoebe_training import train as run
+        from phoebe_training.__main__ import describe
     except ImportError as error:
         say_error(f"training needs more packages ({error}): pip install 'phoebe-spark[train]'")
         raise typer.Exit(FAILED) from None
-    summary = asdict(run(expand(home), tracking_uri=tracking_uri))
+    try:
+        summary = run(expand(home), tracking_uri, force=force)
+    except NotEnoughData as error:
+        say_error(str(error))
+        raise typer.Exit(WRONG) from None
     if json:
-        print_json(summary)
-        return
-    print_rows(
-        [{"what": k.replace("_", " "), "value": v} for k, v in summary.items()],
-        {"what": "", "value": ""},
-    )
+        print_json(asdict(summary))
+    else:
+        typer.echo(describe(summary))

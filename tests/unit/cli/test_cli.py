@@ -202,3 +202,32 @@ def test_doctor_knows_the_build_by_its_jars(tmp_path: Path, core: str, status: s
     (tmp_path / "jars").mkdir()
     (tmp_path / "jars" / core).touch()
     assert doctor.check_spark(tmp_path).status == status
+
+
+def test_train_without_runs_says_so(tmp_path: Path) -> None:
+    assert run("train", "--home", str(tmp_path))[0] == 1
+
+
+def test_ingest_counts_and_a_file_that_is_no_log_is_1(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    events = [
+        {"Event": "SparkListenerLogStart", "Spark Version": "4.2.0"},
+        {
+            "Event": "SparkListenerApplicationStart",
+            "App Name": "daily",
+            "App ID": "app-7",
+            "Timestamp": 1_700_000_000_000,
+            "User": "ann",
+        },
+        {"Event": "SparkListenerApplicationEnd", "Timestamp": 1_700_000_001_000},
+    ]
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    home = str(tmp_path / "home")
+    assert run_json("ingest", str(log), "--home", home)["applications"] == 1
+    assert run_json("ingest", str(log), "--home", home)["skipped"] == 1
+    assert run_json("explain", "--home", home)[0]["status"] == "finished"
+    torn = tmp_path / "torn.zstd"
+    torn.write_bytes(b"not zstd at all")
+    code, output = run("ingest", str(torn), "--home", home)
+    assert code == 1
+    assert "torn.zstd" in output
