@@ -2,17 +2,15 @@
 
 The JVM side's resource (`listeners/src/main/resources/phoebe/settings.json`), the reference page
 (`docs/settings.md`), `phoebe doctor` and the companion's own reading of values are all generated
-from, or read, `SETTINGS`. After a change run ``python -m phoebe_spark.settings``; a test says when
-that was forgotten.
+from, or read, `SETTINGS`. After a change run ``python -m phoebe_spark.settings_files``; a test says
+when that was forgotten.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 PREFIX = "spark.phoebe."
@@ -232,66 +230,3 @@ def resolve(given: Mapping[str, str]) -> dict[str, Value | None]:
             raise SettingError(f"{PREFIX}{name} is not a setting; see docs/settings.md")
         values[name] = BY_NAME[name].parse(text)
     return values
-
-
-def to_json() -> str:
-    """The JVM side's resource: the declarations, without anything that Python alone needs."""
-    rows = [
-        {
-            "name": s.name,
-            "key": s.key,
-            "kind": s.kind,
-            "default": None if s.default is None else str(s.default),
-            "choices": list(s.choices),
-            "minimum": s.minimum,
-            "maximum": s.maximum,
-            "pattern": s.pattern,
-            "accepts": s.accepts,
-            "session": s.session,
-        }
-        for s in SETTINGS
-    ]
-    return json.dumps({"settings": rows}, indent=2) + "\n"
-
-
-def to_markdown() -> str:
-    """The reference page."""
-    lines = [
-        "# Settings",
-        "",
-        "<!-- Generated from phoebe_spark/settings.py by `python -m phoebe_spark.settings`. -->",
-        "",
-        "Given as Spark configuration (`--conf`, `spark-defaults.conf`, a session builder). A bad",
-        "value is one error line that names the setting and what it accepts; the plugin turns",
-        "itself off and the job runs. Settings marked *per query* are also read from the session's",
-        "configuration when a query is planned.",
-        "",
-    ]
-    for s in SETTINGS:
-        default = f"`{s.default}`" if s.default is not None else s.derived
-        lines += [
-            f"## `{s.key}`",
-            "",
-            s.doc,
-            "",
-            f"- Default: {default}",
-            f"- Accepts: {s.accepts}",
-            *(["- Per query"] if s.session else []),
-            "",
-        ]
-    return "\n".join(lines[:-1]) + "\n"
-
-
-def generated(root: Path) -> dict[Path, str]:
-    """The generated files of a source tree at ``root``, with what they should hold."""
-    return {
-        root / "listeners/src/main/resources/phoebe/settings.json": to_json(),
-        root / "docs/settings.md": to_markdown(),
-    }
-
-
-if __name__ == "__main__":
-    for path, text in generated(Path(__file__).resolve().parent.parent).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        print(path)

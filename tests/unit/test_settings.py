@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.settings import BY_NAME, SETTINGS, SettingError, generated, resolve
+from phoebe_spark.settings import BY_NAME, SETTINGS, SettingError, resolve
+from phoebe_spark.settings_files import generated
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_generated_files_are_current() -> None:
     for path, text in generated(ROOT).items():
         assert path.read_text(encoding="utf-8") == text, (
-            f"run python -m phoebe_spark.settings: {path}"
+            f"run python -m phoebe_spark.settings_files: {path}"
         )
 
 
