@@ -97,8 +97,7 @@ def _problem(directory: Path, manifest: dict[str, Any]) -> str | None:
     tombstone = directory / TOMBSTONE
     if tombstone.exists():
         try:
-            told = orjson.loads(tombstone.read_bytes())
-            return str(told.get("message") or told.get("reason") or "tombstone")
+            return str(orjson.loads(tombstone.read_bytes()).get("why") or "tombstone")
         except (OSError, ValueError, AttributeError):
             return "tombstone"
     if manifest.get("fingerprint") not in (None, directory.parent.name):
@@ -111,6 +110,6 @@ def _problem(directory: Path, manifest: dict[str, Any]) -> str | None:
             found = (directory / name).stat().st_size
         except OSError:
             return f"{name} is missing"
-        if isinstance(length, int) and found < length:
+        if isinstance(length, int) and found != length:
             return f"{name} has {found} bytes, not {length}"
     return None

@@ -67,7 +67,7 @@ def test_damage_is_seen_and_named(tmp_path: Path) -> None:
     assert only(tmp_path).problem == "map-1.data has 19 bytes, not 20"
     (directory / "map-1.data").unlink()
     assert only(tmp_path).problem == "map-1.data is missing"
-    (directory / "tombstone.json").write_bytes(orjson.dumps({"message": "checksum differs"}))
+    (directory / "tombstone.json").write_bytes(orjson.dumps({"why": "checksum differs"}))
     assert (only(tmp_path).state, only(tmp_path).problem) == ("damaged", "checksum differs")
     (directory / "manifest.json").write_bytes(b"{")
     assert only(tmp_path).state == "damaged"

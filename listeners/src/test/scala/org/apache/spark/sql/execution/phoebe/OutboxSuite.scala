@@ -1,0 +1,46 @@
+package org.apache.spark.sql.execution.phoebe
+
+import org.scalatest.funsuite.AnyFunSuite
+
+import org.apache.spark.scheduler.SparkListenerApplicationEnd
+
+class OutboxSuite extends AnyFunSuite {
+  private val event = SparkListenerApplicationEnd(1L)
+
+  private def drained(outbox: Outbox): Seq[Outbox.Item] =
+    Iterator.continually(outbox.poll(0)).takeWhile(_ != null).toSeq
+
+  test("events beyond the capacity are dropped and counted, messages are not") {
+    val outbox = new Outbox(3)
+    (1 to 5).foreach(_ => outbox.event(event))
+    outbox.message("m")
+    assert(outbox.dropped == 2)
+    assert(drained(outbox) == Seq.fill(3)(Outbox.Event(event)) :+ Outbox.Line("m"))
+  }
+
+  test("a request that a query waits for goes first") {
+    val outbox = new Outbox(3)
+    outbox.event(event)
+    assert(outbox.request("r"))
+    assert(outbox.poll(0) == Outbox.Line("r"))
+  }
+
+  test("the end always finds room") {
+    val outbox = new Outbox(1)
+    (1 to 5000).foreach(n => outbox.message(n.toString))
+    outbox.end()
+    assert(drained(outbox).last == Outbox.End)
+    assert(outbox.dropped > 0)
+  }
+
+  test("what is discarded is not counted, and nothing is taken afterwards but the end") {
+    val outbox = new Outbox(3)
+    outbox.event(event)
+    outbox.discard()
+    outbox.event(event)
+    outbox.message("m")
+    outbox.end()
+    assert(drained(outbox) == Seq(Outbox.End))
+    assert(outbox.dropped == 0)
+  }
+}
