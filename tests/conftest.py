@@ -15,15 +15,23 @@ settings.load_profile("phoebe")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "spark: starts Spark for real")
     config.addinivalue_line("markers", "faults: kills processes or damages files")
+    config.addinivalue_line("markers", "nightly: takes too long for every run")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="also run what takes hours")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Everything under ``tests/spark`` and ``tests/faults`` carries its folder's marker."""
+    later = pytest.mark.skip(reason="nightly: run with --nightly")
     here = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(here).parts[0]
         if folder in ("spark", "faults"):
             item.add_marker(getattr(pytest.mark, folder))
+        if item.get_closest_marker("nightly") and not config.getoption("--nightly"):
+            item.add_marker(later)
 
 
 @pytest.fixture(autouse=True)

@@ -57,14 +57,19 @@ def submit_queries(
     folder: Path,
     app_name: str = "queries",
     allow_failures: bool = False,
+    settle_s: float = 0.0,
     **how: Any,
 ) -> apps.RunningApp:
-    """Submits one application for ``items``; ``how`` goes to :func:`apps.submit`."""
+    """Submits one application for ``items``; ``how`` goes to :func:`apps.submit`.
+
+    ``settle_s`` is a rest after each query, for clean-up that outlasts it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     listed = list(items)
     spec = {
         "app_name": app_name,
         "allow_failures": allow_failures,
+        "settle_s": settle_s,
         "tables": {
             str(d): {n: str(p) for n, p in tpc.tables(d).items()} for d in {i.data for i in listed}
         },

@@ -1,10 +1,10 @@
 """A PySpark application that runs a list of SQL queries: ``query_app.py SPEC.json``.
 
-It knows nothing of the plugin; what it does is in the spec (see ``queries.Spec``). After each
+It knows nothing of the plugin; what it does is in the spec (see ``queries.Item``). After each
 query it appends one JSON line to ``results.ndjson`` beside the spec: name, seconds, started and
-ended (epoch seconds), error or null. ``pause_before`` and ``pause_after`` name files: the
-application writes ``<file>.reached`` and waits until ``<file>`` exists, so that a test can act at
-a known point.
+ended (epoch seconds), error or null; then it rests ``settle_s`` seconds. ``pause_before`` and
+``pause_after`` name files: the application writes ``<file>.reached`` and waits until ``<file>``
+exists, so that a test can act at a known point.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def main(spec_path: Path) -> int:
             spark.sparkContext.setLocalProperty("spark.job.description", None)  # type: ignore[arg-type]
             line = {"name": item["name"], "seconds": ended - started, "error": error}
             results.write(json.dumps({**line, "started": started, "ended": ended}) + "\n")
+            time.sleep(spec.get("settle_s", 0.0))
             _pause(item.get("pause_after"))
     spark.stop()
     return 1 if failed and not spec.get("allow_failures") else 0
