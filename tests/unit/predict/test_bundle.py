@@ -1,0 +1,120 @@
+"""The bundle on disk: whole or refused."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+
+import orjson
+import pytest
+
+from phoebe_spark.predict.bundle import (
+    bundle_root,
+    current_version,
+    long_shapes,
+    read_bundle,
+    write_bundle,
+)
+from phoebe_spark.predict.errors import (
+    BundleDamaged,
+    BundleError,
+    BundleFormat,
+    BundleMissing,
+)
+
+HISTORY = orjson.dumps({"stages": {}, "executions": {}, "shapes": {"aa": 90_000.0, "bb": 10.0}})
+FILES = {"history.json": HISTORY, "task_time/general.txt": b"tree\n"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_bundle(tmp_path, "v1", FILES, {"created_at": "2026-01-01"})
+    return tmp_path
+
+
+def test_what_was_written_is_read(home: Path) -> None:
+    bundle = read_bundle(home)
+    assert bundle.version == "v1"
+    assert bundle.files == FILES
+    assert bundle.metadata["created_at"] == "2026-01-01"
+    told = bundle.metadata["files"]["history.json"]
+    assert told == {"bytes": len(HISTORY), "sha256": hashlib.sha256(HISTORY).hexdigest()}
+
+
+def test_promotion_replaces_the_pointer_and_keeps_the_old_version(home: Path) -> None:
+    write_bundle(home, "v2", FILES, {})
+    assert current_version(home) == "v2"
+    assert sorted(p.name for p in bundle_root(home).iterdir()) == ["current", "v1", "v2"]
+
+
+@pytest.mark.parametrize("name", ["history.json", "task_time/general.txt"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_refused(home: Path, name: str, damage: str) -> None:
+    file = bundle_root(home) / "v1" / name
+    content = bytearray(file.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "truncate":
+        file.write_bytes(content[:-1])
+    else:
+        file.unlink()
+    with pytest.raises(BundleDamaged, match=name.rsplit("/", 1)[-1]):
+        read_bundle(home)
+
+
+def test_nothing_promoted(tmp_path: Path) -> None:
+    with pytest.raises(BundleMissing, match="phoebe train"):
+        read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("pointer", [b"../../etc", b"", b"\xff\xfe", b"gone"])
+def test_a_pointer_that_names_nothing(home: Path, pointer: bytes) -> None:
+    (bundle_root(home) / "current").write_bytes(pointer)
+    with pytest.raises(BundleDamaged):
+        read_bundle(home)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error"),
+    [
+        (b"{", BundleDamaged),
+        (b'{"format": 99}', BundleFormat),
+        (b"[]", BundleFormat),
+        (b'{"format": 1}', BundleDamaged),
+        (b'{"format": 1, "files": {"../current": {"bytes": 3, "sha256": ""}}}', BundleDamaged),
+    ],
+)
+def test_metadata_that_cannot_be_used(
+    home: Path, metadata: bytes, error: type[BundleError]
+) -> None:
+    (bundle_root(home) / "v1" / "metadata.json").write_bytes(metadata)
+    with pytest.raises(error):
+        read_bundle(home)
+
+
+def test_a_version_is_never_overwritten(home: Path) -> None:
+    with pytest.raises(FileExistsError):
+        write_bundle(home, "v1", {}, {})
+    assert read_bundle(home).files == FILES
+
+
+def test_a_failed_write_leaves_the_old_bundle(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path), len(content))
+
+    monkeypatch.setattr("phoebe_spark.predict.bundle._write", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bundle(home, "v2", FILES, {})
+    assert read_bundle(home).version == "v1"
+    assert sorted(p.name for p in bundle_root(home).iterdir()) == ["current", "v1"]
+
+
+def test_long_shapes_reads_the_history_alone(home: Path) -> None:
+    (bundle_root(home) / "v1" / "task_time" / "general.txt").unlink()
+    assert long_shapes(home, 60_000) == ["aa"]
+    assert long_shapes(home, 1) == ["aa", "bb"]
+    (bundle_root(home) / "v1" / "history.json").write_bytes(b"{}")
+    with pytest.raises(BundleDamaged):
+        long_shapes(home, 1)

@@ -1,0 +1,220 @@
+"""Tables → training → MLflow → bundle → advice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phoebe_training import NotEnoughData, TrainSummary, train
+from phoebe_training.data import read_frames
+from phoebe_training.fit import FitSettings, _template_folds, _time_folds, fit, time_groups
+from phoebe_training.runs import build_runs
+
+from phoebe_spark.predict.bundle import bundle_root, current_version
+from phoebe_spark.predict.predictor import load_predictor
+from phoebe_spark.records import (
+    ApplicationRecord,
+    BoundaryRecord,
+    ExecutionRecord,
+    Record,
+    StageRecord,
+)
+from phoebe_spark.tables import Tables
+from tests.unit.predict.queries import query, unknown
+
+QUICK = FitSettings(rounds=20)
+TEMPLATES = ("sales", "stock", "late", "trend")
+DAY_ONE = datetime(2026, 3, 1, 2, tzinfo=UTC)
+
+
+def day(number: int, size_mb: float, **changes: object) -> Iterator[Record]:
+    """The rows of one day's application: every template once."""
+    rng = random.Random(number)
+    at = DAY_ONE + timedelta(days=number)
+    common = {
+        "date": at.date(), "app_id": f"app-{number}", "app_attempt": "", "source": "live",
+        "written_at": at,
+    }  # fmt: skip
+    yield ApplicationRecord(**common, slots=2, started_at=at, status="finished", complete=True)  # type: ignore[arg-type]
+    for number_of, template in enumerate(TEMPLATES):
+        done = query(template, size_mb, rng)
+        finish = max(s.end_ms for s in done.graph.stages)
+        execution = {
+            "template": template, "shape": f"shape-{template}", "started_at": at,
+            "duration_ms": round(finish), "status": "succeeded", "slots": 2, "complete": True,
+        } | changes  # fmt: skip
+        yield ExecutionRecord(**common, execution_id=number_of, **execution)  # type: ignore[arg-type]
+        for stage in done.graph.stages:
+            stage_id = 10 * number_of + stage.stage_id
+            boundary = stage.boundary
+            yield StageRecord(
+                **common,  # type: ignore[arg-type]
+                stage_id=stage_id,
+                stage_attempt=0,
+                execution_id=number_of,
+                template=stage.template,
+                boundary_id=boundary.boundary_id if boundary else None,
+                parents=[10 * number_of + p for p in stage.parents],
+                operators=list(stage.operators),
+                status="succeeded",
+                start_ms=round(stage.start_ms),
+                end_ms=round(stage.end_ms),
+                ttl_ms=round(stage.ttl_ms),
+                task_count=stage.task_count,
+                task_time_ms=round(stage.task_time_ms),
+                shuffle_write_bytes=round(stage.output_bytes),
+                complete=True,
+            )
+            if boundary:
+                yield BoundaryRecord(
+                    **common,  # type: ignore[arg-type]
+                    execution_id=number_of,
+                    boundary_id=boundary.boundary_id,
+                    template=stage.template,
+                    stage_id=stage_id,
+                    partitions=16,
+                    catalyst_bytes=boundary.catalyst_bytes,
+                    features='{"own_filter": 1.0}',
+                )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainSummary]:
+    home = tmp_path_factory.mktemp("home")
+    tables = Tables(home)
+    for number, size in enumerate([50, 120, 80, 100]):
+        tables.append(day(number, size))
+    return home, train(home, settings=QUICK)
+
+
+def test_the_first_training_promotes_and_predicts_a_bigger_day(
+    trained: tuple[Path, TrainSummary],
+) -> None:
+    home, summary = trained
+    assert summary.promoted
+    assert summary.reason.code == "first"
+    assert (summary.runs, summary.stages) == (16, 80)
+    assert current_version(home) == summary.version
+    predictor = load_predictor(home)
+    errors: dict[str, list[float]] = {"output": [], "task": [], "ttl": []}
+    for template in TEMPLATES:
+        truth = query(template, 200)
+        found = predictor.predict(unknown(truth))
+        for p, t in zip(found.graph.stages, truth.graph.stages, strict=True):
+            errors["output"].append(abs(np.log1p(p.output_bytes) - np.log1p(t.output_bytes)))
+            errors["task"].append(abs(np.log1p(p.task_time_ms) - np.log1p(t.task_time_ms)))
+            errors["ttl"].append(abs(np.log1p(p.ttl_ms) - np.log1p(t.ttl_ms)))
+    assert {k: bool(np.exp(np.median(v)) < 1.4) for k, v in errors.items()} == {
+        "output": True, "task": True, "ttl": True,
+    }  # fmt: skip
+
+
+def test_mlflow_holds_three_runs_and_three_champions(trained: tuple[Path, TrainSummary]) -> None:
+    from mlflow import MlflowClient
+
+    home, summary = trained
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    assert summary.mlflow["tracking_uri"] == f"sqlite:///{home / 'mlflow.db'}"
+    run_ids = summary.mlflow["run_ids"]
+    assert sorted(run_ids) == ["output_size", "schedule", "task_time"]
+    run = client.get_run(run_ids["task_time"])
+    assert run.data.params["rounds"] == "20"
+    assert run.data.metrics["task_time_median_q"] == pytest.approx(
+        summary.metrics["task_time"]["task_time_median_q"]
+    )
+    artifacts = {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert {"features.json", "importance.png"} <= artifacts
+    assert str(run.info.artifact_uri).startswith((home / "mlartifacts").as_uri())
+    for group in ("task-time", "output-size", "schedule"):
+        version = client.get_model_version_by_alias(f"phoebe-{group}", "champion")
+        assert version.tags["version"] == summary.version
+
+
+def test_the_registered_model_is_a_lightgbm_model(trained: tuple[Path, TrainSummary]) -> None:
+    import mlflow
+
+    home, _ = trained
+    mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
+    booster = mlflow.lightgbm.load_model("models:/phoebe-output-size@champion")
+    assert "hist_last" in booster.feature_name()
+
+
+def test_nothing_new_trains_nothing(trained: tuple[Path, TrainSummary]) -> None:
+    home, summary = trained
+    again = train(home, settings=QUICK)
+    assert (again.promoted, again.reason.code) == (False, "nothing_new")
+    assert current_version(home) == summary.version
+
+
+def test_the_champion_is_judged_on_new_runs_first(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    for number, size in enumerate([50, 120, 80]):
+        tables.append(day(number, size))
+    first = train(tmp_path, settings=QUICK)
+    # A day unlike the others: an error common to both decides nothing.
+    tables.append(day(3, 90))
+    tables.append(day(4, 150))
+    second = train(tmp_path, settings=QUICK)
+    assert second.champion_version == first.version
+    assert second.new_runs == 8
+    assert second.score is not None
+    assert second.champion_score is not None
+    assert second.promoted == (second.score <= second.champion_score)
+    assert second.reason.code == ("better" if second.promoted else "not_better")
+    expected = second.version if second.promoted else first.version
+    assert current_version(tmp_path) == expected
+    # A damaged champion is replaced.
+    file = bundle_root(tmp_path) / str(expected) / "history.json"
+    file.write_bytes(file.read_bytes()[:-1])
+    third = train(tmp_path, settings=QUICK)
+    assert (third.promoted, third.reason.code) == (True, "champion_unusable")
+    assert load_predictor(tmp_path).version == third.version
+
+
+def test_too_few_rows(tmp_path: Path) -> None:
+    with pytest.raises(NotEnoughData, match="phoebe ingest"):
+        train(tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"restored": True}, {"complete": False}, {"status": "failed"}, {"template": None}],
+)
+def test_what_must_not_be_trained_on(tmp_path: Path, changes: dict[str, object]) -> None:
+    tables = Tables(tmp_path)
+    tables.append(day(0, 50, **changes))
+    assert build_runs(read_frames(tmp_path)) == []
+
+
+def test_history_comes_from_earlier_applications_only(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    for number in (2, 0, 1):  # written out of order
+        tables.append(day(number, 50))
+    runs = build_runs(read_frames(tmp_path))
+    assert [r.app[0] for r in runs[:: len(TEMPLATES)]] == ["app-0", "app-1", "app-2"]
+    fitted = fit(runs, QUICK)
+    first = fitted.out_of_fold[: len(TEMPLATES)]
+    assert {s for p in first for s in p.sources.values()} == {"general"}
+    assert {s for p in fitted.out_of_fold[-4:] for s in p.sources.values()} == {"history"}
+    assert time_groups(runs) == [0] * 4 + [1] * 4 + [2] * 4
+    for earlier, now in _time_folds([0, 0, 1, 2, 2])[1:]:
+        assert earlier.max() < now.min()
+
+
+def test_template_folds_share_no_template(tmp_path: Path) -> None:
+    Tables(tmp_path).append(day(0, 50))
+    runs = build_runs(read_frames(tmp_path))
+
+    class Where:
+        where = tuple((r, s.stage_id) for r, run in enumerate(runs) for s in run.query.graph.stages)
+
+    for inside, outside in _template_folds(runs, Where):  # type: ignore[arg-type]
+        names = [
+            {runs[Where.where[i][0]].query.template for i in part} for part in (inside, outside)
+        ]
+        assert not names[0] & names[1]
