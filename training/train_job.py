@@ -2,7 +2,7 @@
 
 ::
 
-    spark-submit --packages io.delta:delta-spark_2.13:4.4.0 \
+    spark-submit --packages io.delta:delta-spark_4.2_2.13:4.4.0 \
         --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension \
         --conf spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog \
         training/train_job.py --home /var/lib/phoebe

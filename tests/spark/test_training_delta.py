@@ -1,56 +1,77 @@
-"""Training reads the same frames through delta-spark as without Spark."""
+"""Training reads the same frames through delta-spark as without Spark, and trains on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
-import pandas as pd
-import pytest
-from phoebe_training import train
 from phoebe_training.data import COLUMNS, read_frames
-from phoebe_training.fit import FitSettings
-from pyspark.sql import SparkSession
 
 from phoebe_spark.ingest import ingest
+from phoebe_spark.predict.bundle import current_version
 from phoebe_spark.tables import Tables
+from tests.support.places import BUILD, ROOT, spark_environment
 from tests.unit.training.test_pipeline import day
 
 LOG = Path(__file__).parents[1] / "data" / "eventlogs" / "01-tpch-sf0.1-p8.zstd"
 
+_COMPARE = """
+import sys
+import pandas as pd
+from delta import configure_spark_with_delta_pip
+from pyspark.sql import SparkSession
+from phoebe_training.data import COLUMNS, read_frames
+builder = (
+    SparkSession.builder.master("local[2]")
+    .config("spark.driver.memory", "1g").config("spark.ui.enabled", "false")
+    .config("spark.driver.host", "127.0.0.1").config("spark.sql.shuffle.partitions", "4")
+    .config("spark.sql.session.timeZone", "Asia/Kathmandu")
+    .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
+    .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+)
+spark = configure_spark_with_delta_pip(builder).getOrCreate()
+plain, delta = read_frames(sys.argv[1]), read_frames(sys.argv[1], spark)
+for name in COLUMNS:
+    pd.testing.assert_frame_equal(getattr(plain, name), getattr(delta, name), obj=name)
+print("EQUAL", {name: len(getattr(plain, name)) for name in COLUMNS})
+spark.stop()
+"""
 
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    from delta import configure_spark_with_delta_pip
 
-    builder = (
-        SparkSession.builder.master("local[2]")
-        .config("spark.driver.memory", "1g")
-        .config("spark.ui.enabled", "false")
-        .config("spark.sql.shuffle.partitions", "4")
-        .config("spark.sql.session.timeZone", "Asia/Kathmandu")
-        .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
-        .config(
-            "spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog"
-        )
+def run(arguments: list[str], work: Path) -> subprocess.CompletedProcess[str]:
+    # Ivy trusts ~/.m2, where a Maven build leaves artifacts' descriptors without their jars, and
+    # then fails to "download" them: it gets a home of its own.
+    home = BUILD / "ivy-home"
+    home.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env={**spark_environment(), "SPARK_SUBMIT_OPTS": f"-Duser.home={home}"},
+        cwd=work,
+        timeout=600,
+        check=False,
     )
-    session = configure_spark_with_delta_pip(builder).getOrCreate()
-    yield session
-    session.stop()
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
 
 
-def test_both_ways_give_the_same_frames(spark: SparkSession, tmp_path: Path) -> None:
-    ingest([LOG], tmp_path)
-    Tables(tmp_path).append(day(1, 50.0))
-    Tables(tmp_path).append(day(1, 60.0))  # the same keys again: the last row wins
-    plain, delta = read_frames(tmp_path), read_frames(tmp_path, spark)
-    for name in COLUMNS:
-        assert len(getattr(plain, name)) > 0
-        pd.testing.assert_frame_equal(getattr(plain, name), getattr(delta, name), obj=name)
+def test_both_ways_give_the_same_frames(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    ingest([LOG], home)
+    Tables(home).append(day(1, 50.0))
+    Tables(home).append(day(1, 60.0, later_h=1))  # the same keys again: the last row wins
+    rows = {name: len(getattr(read_frames(home), name)) for name in COLUMNS}
+    assert rows == {"applications": 2, "executions": 34, "stages": 168, "boundaries": 62}
+    script = tmp_path / "compare.py"
+    script.write_text(_COMPARE)
+    assert f"EQUAL {rows}" in run([str(script), str(home)], tmp_path).stdout
 
 
-def test_training_through_spark_promotes(spark: SparkSession, tmp_path: Path) -> None:
-    Tables(tmp_path).append([*day(0, 50.0), *day(1, 80.0)])
-    summary = train(tmp_path, spark=spark, settings=FitSettings(rounds=5))
-    assert summary.promoted
-    assert summary.runs == 8
+def test_the_scheduled_job_trains_through_spark(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    Tables(home).append([*day(0, 50.0), *day(1, 80.0)])
+    job = str(ROOT / "training" / "train_job.py")
+    assert "8 runs, 40 stages" in run([job, "--home", str(home)], tmp_path).stdout
+    assert current_version(home)

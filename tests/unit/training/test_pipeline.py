@@ -31,13 +31,13 @@ TEMPLATES = ("sales", "stock", "late", "trend")
 DAY_ONE = datetime(2026, 3, 1, 2, tzinfo=UTC)
 
 
-def day(number: int, size_mb: float, **changes: object) -> Iterator[Record]:
+def day(number: int, size_mb: float, later_h: int = 0, **changes: object) -> Iterator[Record]:
     """The rows of one day's application: every template once."""
     rng = random.Random(number)
     at = DAY_ONE + timedelta(days=number)
     common = {
         "date": at.date(), "app_id": f"app-{number}", "app_attempt": "", "source": "live",
-        "written_at": at,
+        "written_at": at + timedelta(hours=later_h),
     }  # fmt: skip
     yield ApplicationRecord(**common, slots=2, started_at=at, status="finished", complete=True)  # type: ignore[arg-type]
     for number_of, template in enumerate(TEMPLATES):
