@@ -1,0 +1,210 @@
+"""Checkpoints that are damaged, cannot be written, or are written by two drivers at once.
+
+Whatever happens to the store, results are those of the plain run. The one exception is damage
+that appears after a restored checkpoint was verified: then the query fails with a typed error, and
+the next submission is right again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import apps, home, queries, tpc
+from tests.support.compare import compare_results
+
+SQL = """
+select o_orderpriority, count(*) as n, sum(total) as total
+from (
+  select o_orderkey, o_orderpriority, sum(l_quantity) as total
+  from orders join lineitem on o_orderkey = l_orderkey
+  where l_linenumber <= {most}
+  group by o_orderkey, o_orderpriority
+)
+group by o_orderpriority
+"""
+CONF = {
+    **queries.SHUFFLE_CONF,
+    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.autoBroadcastJoinThreshold": "-1",
+    "spark.phoebe.mode": "apply",
+    "spark.phoebe.force": "all",
+    "spark.phoebe.checkpoint.retain": "always",
+}
+
+
+def _item(most: int, name: str = "", **how: object) -> queries.Item:
+    data = tpc.data("tpch", 0.1)
+    return queries.Item(name or f"q{most}", data, sql=SQL.format(most=most), **how)  # type: ignore[arg-type]
+
+
+def _submit(items: list[queries.Item], folder: Path, home_: Path, **conf: str) -> apps.RunningApp:
+    settings = {**CONF, "spark.phoebe.home": str(home_)}
+    settings |= {key.replace("__", "."): value for key, value in conf.items()}
+    return queries.submit_queries(
+        items, folder=folder, conf=settings, plugin="jars", allow_failures=True
+    )
+
+
+def _run(items: list[queries.Item], folder: Path, home_: Path, **conf: str) -> apps.FinishedApp:
+    with _submit(items, folder, home_, **conf) as app:
+        return app.wait().check()
+
+
+def _events(home_: Path, folder: Path, event: str) -> set[str]:
+    """Names of the queries of the application in ``folder`` that had such a checkpoint event."""
+    app_id = apps.event_log(folder).name.removesuffix(".inprogress")
+    executions = {
+        r["execution_id"]: str(r["description"]) for r in home.records(home_, "executions", app_id)
+    }
+    return {
+        executions[r["execution_id"]]
+        for r in home.records(home_, "checkpoints", app_id)
+        if r["event"] == event
+    }
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folder and home of an application that wrote checkpoints of four queries."""
+    base = tmp_path_factory.mktemp("written")
+    _run([_item(most) for most in (1, 2, 3, 4)], base / "app", base / "home")
+    assert _events(base / "home", base / "app", "committed") == {"q1", "q2", "q3", "q4"}
+    return base / "app", base / "home"
+
+
+@pytest.fixture
+def copied(written: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A home of one's own with the same checkpoints."""
+    shutil.copytree(written[1], tmp_path / "home")
+    return tmp_path / "home"
+
+
+def _topmost(home_: Path, folder: Path, name: str) -> Path:
+    """The checkpoint nearest to the result of a query: the one with the fewest bytes."""
+    app_id = apps.event_log(folder).name.removesuffix(".inprogress")
+    executions = {
+        r["execution_id"]
+        for r in home.records(home_, "executions", app_id)
+        if r["description"] == name
+    }
+    found = [
+        r
+        for r in home.records(home_, "checkpoints", app_id)
+        if r["event"] == "committed" and r["execution_id"] in executions
+    ]
+    smallest = min(found, key=lambda r: r["bytes"])
+    return home_ / "checkpoints" / str(smallest["fingerprint"]) / Path(smallest["path"]).name
+
+
+def _data_file(checkpoint: Path) -> Path:
+    return max(checkpoint.glob("*.data"), key=lambda f: f.stat().st_size)
+
+
+def _truncate(checkpoint: Path) -> None:
+    file = _data_file(checkpoint)
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _flip(checkpoint: Path) -> None:
+    file = _data_file(checkpoint)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def _lose_index(checkpoint: Path) -> None:
+    next(checkpoint.glob("*.index")).unlink()
+
+
+def _same(expected: Path, actual: Path, *names: str) -> None:
+    for name in names:
+        difference = compare_results(queries.output(expected, name), queries.output(actual, name))
+        assert not difference, f"{name}: {difference}"
+
+
+def test_damage_before_a_restore_is_computed_around(
+    written: tuple[Path, Path], copied: Path, tmp_path: Path
+) -> None:
+    first, _ = written
+    harm: dict[str, Callable[[Path], None]] = {"q1": _truncate, "q2": _flip, "q3": _lose_index}
+    damaged = {name: _topmost(copied, first, name) for name in harm}
+    for name, damage in harm.items():
+        damage(damaged[name])
+    again = _run([_item(most) for most in (1, 2, 3, 4)], tmp_path / "app", copied)
+    _same(first, tmp_path / "app", "q1", "q2", "q3", "q4")
+    for name, checkpoint in damaged.items():
+        assert (checkpoint / "tombstone.json").exists(), name
+        assert again.log.count(f"the checkpoint {checkpoint.as_uri().replace('///', '/')}") == 1
+    # The boundary below the damaged one was still whole, and was restored in its stead.
+    assert _events(copied, tmp_path / "app", "restored") == {"q1", "q2", "q3", "q4"}
+
+
+def test_damage_after_the_first_reader_is_one_typed_failure(
+    written: tuple[Path, Path], copied: Path, tmp_path: Path
+) -> None:
+    first, _ = written
+    gate = tmp_path / "gate"
+    items = [_item(4, pause_after=gate), _item(4, "again")]
+    checkpoint = _topmost(copied, first, "q4")
+    with _submit(items, tmp_path / "app", copied) as app:
+        app.wait_for(gate.with_name("gate.reached"))
+        _flip(checkpoint)
+        gate.touch()
+        app.wait().check()
+    ran = queries.timings(tmp_path / "app")
+    assert ran["q4"].error is None
+    assert "DamagedCheckpointException" in str(ran["again"].error)
+    assert (checkpoint / "tombstone.json").exists()
+    _run([_item(4)], tmp_path / "next", copied)
+    _same(first, tmp_path / "next", "q4")
+
+
+def test_two_drivers_write_the_same_boundaries_at_once(
+    written: tuple[Path, Path], tmp_path: Path
+) -> None:
+    home_ = tmp_path / "home"
+    folders = [tmp_path / "one", tmp_path / "two"]
+    running = [_submit([_item(2)], folder, home_) for folder in folders]
+    for app in running:
+        with app:
+            app.wait().check()
+    for folder in folders:
+        _same(written[0], folder, "q2")
+        assert _events(home_, folder, "committed") | _events(home_, folder, "restored") == {"q2"}
+    for manifest in (home_ / "checkpoints").glob("*/*/manifest.json"):
+        whole = json.loads(manifest.read_text())
+        sizes = [(manifest.parent / m["file"], m["data_bytes"]) for m in whole["maps"]]
+        assert all(f.stat().st_size == size for f, size in sizes if size)
+    _run([_item(2)], tmp_path / "next", home_)
+    _same(written[0], tmp_path / "next", "q2")
+    assert _events(home_, tmp_path / "next", "restored") == {"q2"}
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for a few hundred kilobytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_store_costs_the_checkpoint_only(
+    written: tuple[Path, Path], full_disk: Path, tmp_path: Path
+) -> None:
+    store = {"spark__phoebe__checkpoint__dir": str(full_disk / "checkpoints")}
+    finished = _run([_item(3)], tmp_path / "app", tmp_path / "home", **store)
+    _same(written[0], tmp_path / "app", "q3")
+    assert "No space left on device" in finished.log
+    assert _events(tmp_path / "home", tmp_path / "app", "abandoned") == {"q3"}
+    left = list(full_disk.glob("checkpoints/*/*"))
+    assert all((attempt / "manifest.json").exists() for attempt in left), "half an attempt is left"
