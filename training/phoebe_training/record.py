@@ -62,8 +62,8 @@ def record(
 ) -> Recorded:
     """Log three runs and register a version of each model group.
 
-    ``tracking_uri`` None: ``MLFLOW_TRACKING_URI``, else SQLite under ``home``. Raises MLflow's exceptions when the server or the
-    file cannot be written.
+    ``tracking_uri`` None: ``MLFLOW_TRACKING_URI``, else SQLite under ``home``. Raises MLflow's
+    exceptions when the server or the file cannot be written.
     """
     tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
     uri = tracking_uri or default_tracking_uri(home)
