@@ -63,7 +63,7 @@ class Job:
         return {
             "spark.phoebe.home": str(self.home),
             "spark.phoebe.mode": mode,
-            "spark.phoebe.min_duration_ms": "2000",
+            "spark.phoebe.min_duration_ms": "500",
         }
 
     @contextmanager
