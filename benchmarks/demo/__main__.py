@@ -154,8 +154,9 @@ def main() -> int:
     parser.add_argument("--sf", type=float, default=1.0, help="TPC-H scale factor (default 1)")
     parser.add_argument("--work", type=Path, default=BUILD / "demo", help="scratch folder")
     arguments = parser.parse_args()
-    summary = run(arguments.sf, arguments.work)
-    path = arguments.work / "summary.json"
+    work = arguments.work.resolve()
+    summary = run(arguments.sf, work)
+    path = work / "summary.json"
     path.write_text(json.dumps(summary, indent=2) + "\n")
     console = show.Screen(0).console
     show.print_summary(console, summary)

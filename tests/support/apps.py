@@ -164,6 +164,7 @@ def submit(
     ``plugin`` adds the jar and ``spark.plugins=phoebe.PhoebePlugin``, nothing else: home, mode and
     the like come from ``conf`` or ``properties_file``. ``environment`` overrides variables.
     """
+    folder = folder.resolve()  # Spark takes URIs, and runs in that folder
     for name in ("events", "local"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     settings: dict[str, str] = {
