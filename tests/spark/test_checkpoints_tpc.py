@@ -1,14 +1,14 @@
-"""Every TPC-H query with checkpoints forced, then restored by a second application.
+"""TPC-H and the benches' TPC-DS queries with checkpoints forced, then restored by another run.
 
-Three applications over the same data, all 22 queries each: without the plugin, with every eligible
-boundary checkpointed, and the same again, which restores. Two more checkpoint and restore one
-boundary in the middle of each plan. What ran is read from Spark's event logs.
+Three applications over the same data, all queries each: without the plugin, with every eligible
+boundary checkpointed, and the same again, which restores. Two more do so for one boundary in the
+middle of each TPC-H plan. What ran is read from Spark's event logs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ CONF = {
     "spark.phoebe.checkpoint.retain": "always",
 }
 MIDDLE = "e1"
+ALL = (*tpc.TPCH_QUERIES, *(n for n in tpc.THE_TWELVE if n.startswith("tpcds/")))
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,18 @@ class Ran:
     log: eventlog.AppRun
 
 
-def _run(folder: Path, home_: Path, plugin: bool, conf: dict[str, str]) -> Ran:
-    data = tpc.data("tpch", 0.1)
-    items = [queries.Item(name, data) for name in tpc.TPCH_QUERIES]
+def _run(
+    folder: Path, home_: Path, names: Sequence[str], conf: dict[str, str] | None = None
+) -> Ran:
+    """``conf`` None: without the plugin."""
+    items = [queries.Item(n, tpc.data("tpch" if n in tpc.TPCH_QUERIES else "tpcds", 0.1))
+             for n in names]  # fmt: skip
     with queries.submit_queries(
         items,
         folder=folder,
         app_name="tpch",
-        conf={**CONF, "spark.phoebe.home": str(home_), **conf},
-        plugin="jars" if plugin else "none",
+        conf={**CONF, "spark.phoebe.home": str(home_), **(conf or {})},
+        plugin="none" if conf is None else "jars",
         driver_memory="1500m",
     ) as app:
         finished = app.wait().check()
@@ -54,13 +58,14 @@ def _run(folder: Path, home_: Path, plugin: bool, conf: dict[str, str]) -> Ran:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("plain")
-    return _run(folder, folder / "home", plugin=False, conf={})
+    return _run(folder, folder / "home", ALL)
 
 
 def _pair(base: Path, force: str) -> Iterator[Ran]:
     for number in (1, 2):
         conf = {"spark.phoebe.force": force}
-        yield _run(base / f"run{number}", base / "home", plugin=True, conf=conf)
+        names = ALL if force == "all" else tpc.TPCH_QUERIES
+        yield _run(base / f"run{number}", base / "home", names, conf)
 
 
 @pytest.fixture(scope="module", params=["all", MIDDLE])
@@ -72,7 +77,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_results_are_those_without_the_plugin(plain: Ran, pair: list[Ran]) -> None:
     wrong = {}
     for ran in pair:
-        for name in tpc.TPCH_QUERIES:
+        for name in queries.timings(ran.folder):
             expected, actual = (queries.output(r.folder, name) for r in (plain, ran))
             difference = compare_results(expected, actual)
             if difference:
