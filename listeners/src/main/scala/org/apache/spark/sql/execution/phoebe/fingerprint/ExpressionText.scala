@@ -88,6 +88,21 @@ private[fingerprint] final class ExpressionText(
         out.append(',').append(_)
       )
       out.append(')')
+    case _: And | _: Or => commutative(e, flatten(e, e), scope, out)
+    case _: EqualTo | _: EqualNullSafe | _: BitwiseAnd | _: BitwiseOr | _: BitwiseXor |
+        _: Greatest | _: Least =>
+      commutative(e, e.children, scope, out)
+    // In an exact type the order of a chain of sums does not count; elsewhere only the two sides'.
+    case Add(_, _, _) | Multiply(_, _, _) =>
+      val chain = if (e.dataType.isInstanceOf[IntegralType]) flatten(e, e) else e.children
+      commutative(e, chain, scope, out)
+    case GreaterThan(left, right) => expression(LessThan(right, left), scope, out)
+    case GreaterThanOrEqual(left, right) => expression(LessThanOrEqual(right, left), scope, out)
+    case In(value, list) =>
+      out.append("in-list(")
+      expression(value, scope, out)
+      list.map(rendered(_, scope)).distinct.sorted.foreach(out.append(',').append(_))
+      out.append(')')
     case w: WindowExpression => product(w, scope.copy(inWindow = true), out)
     case a: AggregateExpression =>
       // Aggregates appear inside expressions only as window functions.
@@ -104,6 +119,33 @@ private[fingerprint] final class ExpressionText(
       else Refused.orderSensitive(f.prettyName)
     case _: UserDefinedExpression => Refused.udf(e.prettyName)
     case _ => product(e, scope, out)
+  }
+
+  /**
+   * Spark's own canonical form orders commutative operands, and exchanges are reused by it: a plan
+   * may then hold one where it held the other, so their texts must be the same here too.
+   */
+  private def commutative(
+      e: Expression,
+      operands: Seq[Expression],
+      scope: Scope,
+      out: StringBuilder): Unit = {
+    val texts = operands.map(rendered(_, scope)).sorted
+    out.append(e.getClass.getName).append("(")
+    (if (e.isInstanceOf[Predicate]) texts.distinct else texts).foreach(out.append(',').append(_))
+    // What else the operator holds (its evaluation mode) counts as it stands.
+    extras(e).foreach { x =>
+      out.append(';')
+      value(e.getClass.getName, x, scope, out)
+    }
+    out.append(')')
+    ()
+  }
+
+  private def rendered(e: Expression, scope: Scope): String = {
+    val out = new StringBuilder
+    expression(e, scope, out)
+    out.toString
   }
 
   private def product(e: Expression, scope: Scope, out: StringBuilder): Unit = {
@@ -232,6 +274,16 @@ private[fingerprint] object ExpressionText {
     case And(left, right) => split(left) ++ split(right)
     case other => Seq(other)
   }
+
+  /** The operands of a chain of one operator in one evaluation mode. */
+  private def flatten(e: Expression, like: Expression): Seq[Expression] =
+    if (e.getClass == like.getClass && extras(e) == extras(like)) e.children.flatMap(flatten(_, like))
+    else Seq(e)
+
+  private def extras(e: Expression): Seq[Any] = e.productIterator.filter {
+    case _: Expression | _: scala.collection.Seq[_] => false
+    case _ => true
+  }.toSeq
 
   def isTrue(e: Expression): Boolean = e match {
     case Literal(true, BooleanType) => true
