@@ -61,17 +61,6 @@ object FingerprintProbe {
     }
   }
 
-  /** Nanoseconds of each of `times` fresh walks over all exchanges, tags of earlier walks kept. */
-  def time(dataset: Dataset[_], times: Int): Array[Long] = {
-    val all = exchanges(dataset.queryExecution.executedPlan)
-    Array.fill(times) {
-      val start = System.nanoTime()
-      val fingerprinter = new Fingerprinter(dataset.sparkSession)
-      all.foreach(fingerprinter(_))
-      System.nanoTime() - start
-    }
-  }
-
   private def exchangesOf(execution: QueryExecution): String = {
     val fingerprinter = new Fingerprinter(execution.sparkSession)
     json.writeValueAsString(

@@ -1,0 +1,459 @@
+"""The semantic fingerprint on real plans: equal where the rows are, different where they may not be.
+
+Every mutation here names one thing that the fingerprint covers; without it, its test fails.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import DataFrame, Observation
+from pyspark.sql import functions as f
+
+from tests.support import tpc
+from tests.support.probe import Pass, Probe, probe
+
+EMPTY_RELATION = "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation"
+
+STABLE_TPCDS = ("q2", "q5", "q14b", "q23b", "q49", "q58", "q64", "q78", "q80", "q83", "q95")
+"""Deep plans with unions, rollups, windows, subqueries, existence joins and reused exchanges."""
+
+FACTS = "SELECT k, sum(v) s, count(*) c FROM fact WHERE v > 3 GROUP BY k"
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
+    scratch = tmp_path_factory.mktemp("fingerprint")
+    with probe(scratch) as p:
+        spark = p.spark
+        rows = spark.range(1000).selectExpr(
+            "id % 10 AS k", "id % 7 AS v", "id * 1.5D AS x", "concat('n', id % 3) AS n", "id % 4 AS p"
+        )
+        rows.write.partitionBy("p").parquet(str(scratch / "fact"))
+        spark.range(10).selectExpr("id AS dk", "id % 4 AS dp", "concat('d', id) AS name").write.parquet(
+            str(scratch / "dim")
+        )
+        spark.read.parquet(str(scratch / "fact")).createOrReplaceTempView("fact")
+        spark.read.parquet(str(scratch / "dim")).createOrReplaceTempView("dim")
+        yield p
+
+
+def hashes(session: Probe, query: str | DataFrame) -> list[str]:
+    """Fingerprints of the exchanges of a plan that has not run; a refusal fails the test."""
+    df = session.spark.sql(query) if isinstance(query, str) else query
+    found = session.exchanges(df)
+    assert found, "the plan has no exchange"
+    assert [e.code for e in found if e.code] == []
+    return [e.hash or "" for e in found]
+
+
+def last(session: Probe, query: str | DataFrame) -> str:
+    return hashes(session, query)[-1]
+
+
+def moved(passes: list[Pass]) -> tuple[set[str], set[str]]:
+    """Exchanges seen on a first pass, and those whose fingerprint was another one later."""
+    first: dict[str, set[str | None]] = {}
+    unstable: set[str] = set()
+    for p in passes:
+        before = set(first)
+        for e in p.exchanges:
+            if e.identity not in before:
+                first.setdefault(e.identity, set()).add(e.hash)
+            elif e.hash not in first[e.identity]:
+                unstable.add(e.identity)
+    return set(first), unstable
+
+
+class Setting:
+    """Sets session settings for a block, then puts them back."""
+
+    def __init__(self, session: Probe, **conf: str) -> None:
+        self._conf = session.spark.conf
+        self._new = {k.replace("__", "."): v for k, v in conf.items()}
+        self._old: dict[str, str | None] = {}
+
+    def __enter__(self) -> None:
+        for key, value in self._new.items():
+            self._old[key] = self._conf.get(key, None)
+            self._conf.set(key, value)
+
+    def __exit__(self, *_: object) -> None:
+        for key, value in self._old.items():
+            if value is None:
+                self._conf.unset(key)
+            else:
+                self._conf.set(key, value)
+
+
+# --- equal where the rows are the same
+
+
+def test_tpch_and_deep_tpcds_are_stable_over_replans(session: Probe) -> None:
+    """Every exchange of a first plan has the same fingerprint in every later plan.
+
+    Joins that turned out empty are out of play: they change what the exchange above really holds.
+    """
+    refused, seen, unstable = [], 0, {}
+    with Setting(session, spark__sql__adaptive__optimizer__excludedRules=EMPTY_RELATION):
+        for suite, names in (("tpch", tpc.TPCH_QUERIES), ("tpcds", STABLE_TPCDS)):
+            session.tables(suite, 0.01)  # type: ignore[arg-type]
+            for name in names:
+                query = name if "/" in name else f"{suite}/{name}"
+                passes = session.run(tpc.query(query))
+                first, changed = moved(passes)
+                seen += len(first)
+                refused += [(query, e.code) for p in passes for e in p.exchanges if e.code]
+                if changed:
+                    unstable[query] = changed
+    assert seen > 150
+    assert refused == []
+    assert unstable == {}
+
+
+def test_another_application_has_the_same_fingerprints(tmp_path: Path, session: Probe) -> None:
+    """Another JVM, other expression ids: the queries run in another order after a warm-up."""
+    import subprocess
+    import sys
+
+    names = ("tpch/q18", "tpch/q5", "tpch/q21", "tpch/q2")
+    script = (
+        "import sys, json; from pathlib import Path\n"
+        "from tests.support import tpc; from tests.support.probe import probe\n"
+        "with probe(Path(sys.argv[1])) as p:\n"
+        "    p.tables('tpch', 0.01); p.spark.range(3).count()\n"
+        "    for n in reversed(sys.argv[2:]):\n"
+        "        print('>>', n, [e.hash for e in p.exchanges(p.spark.sql(tpc.query(n)))])\n"
+    )
+    session.tables("tpch", 0.01)
+    here = {n: hashes(session, tpc.query(n)) for n in names}
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), *names],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    there = [line for line in run.stdout.splitlines() if line.startswith(">>")]
+    assert there == [f">> {n} {here[n]}" for n in reversed(names)]
+
+
+@pytest.mark.parametrize("hint", ["BROADCAST(d)", "MERGE(d)", "SHUFFLE_HASH(d)", "SHUFFLE_HASH(f)"])
+def test_join_strategy_does_not_count(session: Probe, hint: str) -> None:
+    query = "SELECT /*+ {} */ name, sum(v) FROM fact f JOIN dim d ON f.k = d.dk GROUP BY name"
+    assert last(session, query.format(hint)) == last(session, query.format("BROADCAST(f)"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spark.sql.adaptive.enabled", "false"),
+        ("spark.sql.codegen.wholeStage", "false"),
+        ("spark.sql.parquet.enableVectorizedReader", "false"),
+        ("spark.sql.adaptive.advisoryPartitionSizeInBytes", "1"),
+        ("spark.phoebe.min_duration_ms", "1"),
+        ("spark.sql.parquet.binaryAsString", "false"),  # set to its default
+    ],
+)
+def test_neutral_settings_do_not_count(session: Probe, key: str, value: str) -> None:
+    before = hashes(session, FACTS)
+    with Setting(session, **{key.replace(".", "__"): value}):
+        assert hashes(session, FACTS) == before
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("v > 3 AND x < 9", "x < 9 AND v > 3"),
+        ("v > 3 OR x < 9", "x < 9 OR v > 3"),
+        ("v = k", "k = v"),
+        ("v > k", "k < v"),
+        ("v + k + p = 9", "k + (p + v) = 9"),
+        ("v IN (1, 2, 3)", "v IN (3, 1, 2)"),
+    ],
+)
+def test_order_of_commutative_operands_does_not_count(session: Probe, a: str, b: str) -> None:
+    query = "SELECT k, n, count(*) FROM fact WHERE {} GROUP BY k, n"
+    assert last(session, query.format(a)) == last(session, query.format(b))
+
+
+@pytest.mark.parametrize(
+    ("reuse_only", "threshold"), [("true", "10MB"), ("true", "-1"), ("false", "-1")]
+)
+def test_dynamic_pruning_is_the_same_in_all_its_shapes(
+    session: Probe, reuse_only: str, threshold: str
+) -> None:
+    """Planned: a reused broadcast, nothing at all, a query of its own."""
+    sql = (
+        "SELECT name, sum(v) FROM (SELECT p, k, sum(v) v FROM fact GROUP BY p, k) f"
+        " JOIN dim d ON f.p = d.dp WHERE name LIKE 'd1%' GROUP BY name"
+    )
+    with Setting(
+        session,
+        spark__sql__optimizer__dynamicPartitionPruning__reuseBroadcastOnly=reuse_only,
+        spark__sql__autoBroadcastJoinThreshold=threshold,
+    ):
+        df = session.spark.sql(sql)
+        plan = df._jdf.queryExecution().executedPlan().toString()
+        assert "dynamicpruning" in plan
+        passes = session.run(sql)
+        first, unstable = moved(passes)
+        assert len(passes) > 2
+        assert len(first) >= 2
+        assert unstable == set()
+    # A reader without the join must never get the pruned rows.
+    alone = hashes(session, "SELECT p, k, sum(v) v FROM fact GROUP BY p, k")
+    assert not set(alone) & {e.hash for p in passes for e in p.exchanges}
+
+
+# --- different where the rows or the bytes may differ
+
+MUTATIONS: dict[str, str] = {
+    "literal": "SELECT k, sum(v) s, count(*) c FROM fact WHERE v > 4 GROUP BY k",
+    "operator": "SELECT k, sum(v) s, count(*) c FROM fact WHERE v >= 3 GROUP BY k",
+    "no filter": "SELECT k, sum(v) s, count(*) c FROM fact GROUP BY k",
+    "another filter": "SELECT k, sum(v) s, count(*) c FROM fact WHERE v > 3 AND x > 1 GROUP BY k",
+    "partition filter": "SELECT k, sum(v) s, count(*) c FROM fact WHERE v > 3 AND p < 2 GROUP BY k",
+    "function": "SELECT k, max(v) s, count(*) c FROM fact WHERE v > 3 GROUP BY k",
+    "distinct": "SELECT k, sum(DISTINCT v) s, count(*) c FROM fact WHERE v > 3 GROUP BY k",
+    "function filter": "SELECT k, sum(v) FILTER (WHERE x > 2) s, count(*) c FROM fact"
+    " WHERE v > 3 GROUP BY k",
+    "summed column": "SELECT k, sum(p) s, count(*) c FROM fact WHERE v > 3 GROUP BY k",
+    "column order": "SELECT k, count(*) c, sum(v) s FROM fact WHERE v > 3 GROUP BY k",
+    "key": "SELECT v, sum(v) s, count(*) c FROM fact WHERE v > 3 GROUP BY v",
+    "table": "SELECT dk k, sum(dp) s, count(*) c FROM dim WHERE dp > 3 GROUP BY dk",
+    "type": "SELECT k, sum(CAST(v AS int)) s, count(*) c FROM fact WHERE v > 3 GROUP BY k",
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_query_mutations_count(session: Probe, mutation: str) -> None:
+    assert last(session, MUTATIONS[mutation]) != last(session, FACTS)
+
+
+JOIN = "SELECT /*+ MERGE(d) */ f.k, d.name, sum(v) FROM fact f {} dim d ON {} GROUP BY 1, 2"
+
+
+@pytest.mark.parametrize(
+    ("join", "on"),
+    [
+        ("LEFT JOIN", "f.k = d.dk"),
+        ("RIGHT JOIN", "f.k = d.dk"),
+        ("FULL JOIN", "f.k = d.dk"),
+        ("JOIN", "f.v = d.dk"),
+        ("JOIN", "f.k = d.dp"),
+        ("JOIN", "f.k = d.dk AND f.v = d.dp"),
+        ("JOIN", "f.k = d.dk AND f.v < d.dp"),
+        ("JOIN", "f.k <=> d.dk"),
+    ],
+)
+def test_joins_count(session: Probe, join: str, on: str) -> None:
+    assert last(session, JOIN.format(join, on)) != last(session, JOIN.format("JOIN", "f.k = d.dk"))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        pytest.param(
+            "SELECT a.v, count(*) FROM fact a JOIN fact b ON a.k = b.p GROUP BY a.v",
+            "SELECT b.v, count(*) FROM fact a JOIN fact b ON a.k = b.p GROUP BY b.v",
+            id="side of a self-join",
+        ),
+        pytest.param(
+            "SELECT /*+ REPARTITION(4) */ c, count(*) d FROM (SELECT k, count(*) c FROM fact"
+            " GROUP BY k) GROUP BY c",
+            "SELECT /*+ REPARTITION(4) */ d, c FROM (SELECT c, count(*) d FROM (SELECT k, count(*) c"
+            " FROM fact GROUP BY k) GROUP BY c)",
+            id="count of counts",
+        ),
+        pytest.param(
+            "SELECT k, row_number() OVER (PARTITION BY v ORDER BY x) r FROM fact DISTRIBUTE BY k",
+            "SELECT k, rank() OVER (PARTITION BY v ORDER BY x) r FROM fact DISTRIBUTE BY k",
+            id="window function",
+        ),
+        pytest.param(
+            "SELECT k, sum(x) OVER (PARTITION BY v ORDER BY x ROWS 2 PRECEDING) r FROM fact"
+            " DISTRIBUTE BY k",
+            "SELECT k, sum(x) OVER (PARTITION BY v ORDER BY x ROWS 3 PRECEDING) r FROM fact"
+            " DISTRIBUTE BY k",
+            id="window frame",
+        ),
+        pytest.param(
+            "SELECT k, sum(v) FROM fact WHERE v > (SELECT avg(dp) FROM dim) GROUP BY k",
+            "SELECT k, sum(v) FROM fact WHERE v > (SELECT avg(dp) FROM dim WHERE dk > 1) GROUP BY k",
+            id="scalar subquery",
+        ),
+        pytest.param(
+            "SELECT v, count(*) FROM (SELECT v FROM fact UNION ALL SELECT dp FROM dim) GROUP BY v",
+            "SELECT v, count(*) FROM (SELECT v FROM fact UNION ALL SELECT dk FROM dim) GROUP BY v",
+            id="union",
+        ),
+        pytest.param(
+            "SELECT k, v, count(*) FROM fact GROUP BY ROLLUP(k, v)",
+            "SELECT k, v, count(*) FROM fact GROUP BY CUBE(k, v)",
+            id="grouping sets",
+        ),
+        pytest.param(
+            "SELECT e, count(*) FROM (SELECT explode(sequence(0, v)) e FROM fact) GROUP BY e",
+            "SELECT e, count(*) FROM (SELECT explode(sequence(1, v + 1)) e FROM fact) GROUP BY e",
+            id="generator",
+        ),
+        pytest.param(
+            "SELECT k, count(*) FROM (SELECT k FROM fact ORDER BY x LIMIT 5) GROUP BY k",
+            "SELECT k, count(*) FROM (SELECT k FROM fact ORDER BY x DESC LIMIT 5) GROUP BY k",
+            id="ordered limit",
+        ),
+        pytest.param(
+            "SELECT transform(array(v, k), (a, b) -> a - b) t FROM fact DISTRIBUTE BY k",
+            "SELECT transform(array(v, k), (a, b) -> b - a) t FROM fact DISTRIBUTE BY k",
+            id="lambda",
+        ),
+        pytest.param(
+            "SELECT /*+ REPARTITION(4, k) */ k FROM fact",
+            "SELECT /*+ REPARTITION_BY_RANGE(4, k) */ k FROM fact",
+            id="partitioning",
+        ),
+        pytest.param(
+            "SELECT col1, count(*) FROM VALUES (1), (2) GROUP BY 1",
+            "SELECT col1, count(*) FROM VALUES (1), (3) GROUP BY 1",
+            id="literal rows",
+        ),
+    ],
+)
+def test_pairs_that_differ(session: Probe, a: str, b: str) -> None:
+    assert last(session, a) != last(session, b)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("spark.sql.session.timeZone", "Asia/Tokyo"),
+        ("spark.sql.ansi.enabled", "false"),
+        ("spark.sql.caseSensitive", "true"),
+        ("spark.sql.shuffle.partitions", "5"),
+        ("spark.sql.decimalOperations.allowPrecisionLoss", "false"),
+        ("spark.sql.legacy.timeParserPolicy", "LEGACY"),
+        ("spark.sql.parquet.int96TimestampConversion", "true"),
+        ("spark.sql.files.ignoreMissingFiles", "true"),
+        ("spark.sql.someVendor.setting", "x"),
+    ],
+)
+def test_settings_count(session: Probe, key: str, value: str) -> None:
+    before = last(session, FACTS)
+    with Setting(session, **{key.replace(".", "__"): value}):
+        assert last(session, FACTS) != before
+    assert last(session, FACTS) == before
+
+
+def test_a_default_behind_a_fallback_counts(session: Probe) -> None:
+    """Set to what it would be anyway counts for nothing; set to what another key changed does."""
+    key, parent = "spark.sql.legacy.parquet.nanosAsLong", "spark.sql.parquet.binaryAsString"
+    plain = last(session, FACTS)
+    with Setting(session, **{key.replace(".", "__"): "false"}):
+        assert last(session, FACTS) == plain
+    with Setting(session, **{parent.replace(".", "__"): "true"}):
+        assert last(session, FACTS) != plain
+
+
+# --- inputs
+
+
+def _by_k(session: Probe, path: Path, **options: str) -> DataFrame:
+    return session.spark.read.options(**options).parquet(str(path)).groupBy("k").count()
+
+
+def test_files_count_and_are_looked_at_again(session: Probe, tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    session.spark.range(100).selectExpr("id % 3 AS k").coalesce(1).write.parquet(str(path))
+    df = _by_k(session, path)
+    before = last(session, df)
+    assert last(session, _by_k(session, path)) == before
+    assert session.unchanged(df)
+
+    (part,) = path.glob("*.parquet")
+    status = part.stat()
+    os.utime(part, ns=(status.st_atime_ns, status.st_mtime_ns + 5_000_000))
+    assert not session.unchanged(df)
+    touched = last(session, _by_k(session, path))
+    assert touched != before
+
+    os.utime(part, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert session.unchanged(df)
+    assert last(session, _by_k(session, path)) == before
+
+    session.spark.range(5).selectExpr("id AS k").write.mode("append").parquet(str(path))
+    assert session.unchanged(df), "the plan reads the files that it listed"
+    assert last(session, _by_k(session, path)) != before
+
+    part.unlink()
+    assert not session.unchanged(df)
+
+
+def test_a_listing_refreshed_in_place_is_hashed_again(session: Probe, tmp_path: Path) -> None:
+    path = str(tmp_path / "t")
+    session.spark.range(9).selectExpr("id % 3 AS k").write.parquet(path)
+    read = session.spark.read.parquet(path)
+    before = last(session, read.groupBy("k").count())
+    session.spark.range(9).selectExpr("id % 2 AS k").write.mode("append").parquet(path)
+    session.spark.catalog.refreshByPath(path)
+    assert last(session, read.groupBy("k").count()) != before
+
+
+def test_reader_options_count(session: Probe, tmp_path: Path) -> None:
+    path = str(tmp_path / "c.csv")
+    Path(path).write_text("k;v\n1;2\n")
+    read = session.spark.read.schema("k string, v string")
+    with_header = last(session, read.csv(path, sep=";", header=True).groupBy("k").count())
+    assert with_header != last(session, read.csv(path, sep=";", header=False).groupBy("k").count())
+    assert with_header != last(session, read.csv(path, sep=",", header=True).groupBy("k").count())
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("code", "make"),
+    [
+        ("nondeterministic", lambda s, t: t.withColumn("r", f.rand(7))),
+        ("nondeterministic", lambda s, t: t.withColumn("r", f.monotonically_increasing_id())),
+        ("nondeterministic", lambda s, t: t.withColumn("r", f.input_file_name())),
+        ("nondeterministic", lambda s, t: t.sample(0.5, seed=1)),
+        ("udf", lambda s, t: t.withColumn("r", f.udf(lambda v: v, "long")("v"))),
+        ("order_sensitive_aggregate", lambda s, t: t.groupBy("k").agg(f.collect_list("v"))),
+        ("order_sensitive_aggregate", lambda s, t: t.groupBy("k").agg(f.first("v"))),
+        ("limit_without_order", lambda s, t: t.limit(3)),
+        ("observed_metrics", lambda s, t: t.observe(Observation(), f.count(f.lit(1)).alias("n"))),
+        ("rdd_source", lambda s, t: s.createDataFrame(s.sparkContext.range(9).map(lambda i: (i,)), "k long")),
+        ("cached_relation", lambda s, t: t.where("v = 6").cache()),
+        ("file_metadata_column", lambda s, t: t.select("k", "_metadata.file_block_start")),
+    ],
+)
+def test_refusals_are_typed(
+    session: Probe, code: str, make: Callable[..., DataFrame]
+) -> None:
+    table = session.spark.table("fact")
+    df = make(session.spark, table)
+    found = session.exchanges(df.repartition(3, df.columns[0]))
+    assert found[-1].code == code
+    assert found[-1].hash is None
+
+
+# --- cost
+
+
+def test_a_plan_of_a_hundred_exchanges_is_cheap(session: Probe) -> None:
+    """Well under 50 ms for the first pass over 100 exchanges, once the JVM is warm."""
+    part = "SELECT k + {0} k, sum(v) s FROM fact WHERE v > {0} GROUP BY k + {0}"
+    sql = " UNION ALL ".join(part.format(i) for i in range(100))
+    times = []
+    for _ in range(8):
+        session.drain()
+        session.spark.sql(sql)._jdf.queryExecution().executedPlan()
+        (p,) = (p for p in session.drain() if len(p.exchanges) >= 100)
+        times.append(p.elapsed_ms)
+    assert statistics.median(times[3:]) < 50

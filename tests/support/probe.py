@@ -1,0 +1,137 @@
+"""A session in this process whose planner passes every exchange by the fingerprint probe.
+
+One JVM for as long as the ``with`` block lasts: the gateway is shut down afterwards, so that other
+tests get a JVM of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyspark import SparkContext
+from pyspark.sql import DataFrame, SparkSession
+
+from tests.support import tpc
+from tests.support.places import plugin_jar
+
+PACKAGE = "org.apache.spark.sql.execution.phoebe.fingerprint"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One exchange as one planning pass saw it. ``identity`` (columns and partitioning, with
+    expression ids) ties it to the same exchange in later passes; ``code`` when it was refused."""
+
+    identity: str
+    canonical: str
+    hash: str | None
+    code: str | None
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One planning pass over one fragment of an execution."""
+
+    execution: str
+    elapsed_ms: float
+    exchanges: tuple[Exchange, ...]
+
+
+def _exchange(raw: Mapping[str, Any]) -> Exchange:
+    return Exchange(
+        identity=f"{raw['columns']}|{raw['partitioning']}",
+        canonical=raw["canonical"],
+        hash=raw.get("hash"),
+        code=raw.get("code"),
+        args=raw.get("args", {}),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The probe of one JVM."""
+
+    spark: SparkSession
+
+    @property
+    def _jvm(self) -> Any:
+        jvm: Any = self.spark._jvm
+        for part in (PACKAGE + ".FingerprintProbe").split("."):
+            jvm = getattr(jvm, part)
+        return jvm
+
+    def exchanges(self, df: DataFrame) -> list[Exchange]:
+        """The exchanges of ``df``'s plan as it stands, inner ones first."""
+        return [_exchange(e) for e in json.loads(self._jvm.of(df._jdf))]
+
+    def unchanged(self, df: DataFrame) -> bool:
+        """Whether the files that ``df``'s plan listed are as they were."""
+        return bool(self._jvm.unchanged(df._jdf))
+
+    def drain(self) -> list[Pass]:
+        """The planning passes since the last call."""
+        return [
+            Pass(p["execution"], p["elapsed_ns"] / 1e6, tuple(map(_exchange, p["exchanges"])))
+            for p in json.loads(self._jvm.drain())
+        ]
+
+    def run(self, sql: str) -> list[Pass]:
+        """Runs the statements of ``sql`` without keeping their rows; returns their passes."""
+        self.drain()
+        for statement in filter(str.strip, sql.split(";")):
+            self.spark.sql(statement).write.format("noop").mode("overwrite").save()
+        return self.drain()
+
+    def tables(self, suite: tpc.Suite, scale_factor: float) -> None:
+        """Makes a TPC suite's tables temporary views."""
+        for name, path in tpc.tables(tpc.data(suite, scale_factor)).items():
+            self.spark.read.parquet(str(path)).createOrReplaceTempView(name)
+
+
+def _shut_down() -> None:
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        active.stop()
+    gateway = SparkContext._gateway
+    if gateway is not None:
+        gateway.shutdown()
+        process = getattr(gateway, "proc", None)
+        if process is not None:
+            process.stdin.close()
+            process.wait(timeout=30)
+    SparkContext._gateway = None
+    SparkContext._jvm = None
+
+
+@contextmanager
+def probe(scratch: Path, **conf: str) -> Iterator[Probe]:
+    """A fresh JVM with the probe; settings are given with ``__`` for a dot."""
+    _shut_down()
+    settings = {
+        "spark.master": "local[2]",
+        "spark.driver.memory": "1g",
+        "spark.driver.extraClassPath": str(plugin_jar()),
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.local.dir": str(scratch / "local"),
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        "spark.sql.extensions": f"{PACKAGE}.FingerprintProbe",
+        "spark.sql.shuffle.partitions": "4",
+        "spark.ui.enabled": "false",
+        **{k.replace("__", "."): v for k, v in conf.items()},
+    }
+    builder = SparkSession.builder.appName("fingerprint")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    spark = builder.getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        yield Probe(spark)
+    finally:
+        _shut_down()
