@@ -1,4 +1,4 @@
-"""The semantic fingerprint on real plans: equal where the rows are, different where they may not be.
+"""The semantic fingerprint on real plans: equal where the rows are, else different.
 
 Every mutation here names one thing that the fingerprint covers; without it, its test fails.
 """
@@ -31,12 +31,16 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
     with probe(scratch) as p:
         spark = p.spark
         rows = spark.range(1000).selectExpr(
-            "id % 10 AS k", "id % 7 AS v", "id * 1.5D AS x", "concat('n', id % 3) AS n", "id % 4 AS p"
+            "id % 10 AS k",
+            "id % 7 AS v",
+            "id * 1.5D AS x",
+            "concat('n', id % 3) AS n",
+            "id % 4 AS p",
         )
         rows.write.partitionBy("p").parquet(str(scratch / "fact"))
-        spark.range(10).selectExpr("id AS dk", "id % 4 AS dp", "concat('d', id) AS name").write.parquet(
-            str(scratch / "dim")
-        )
+        spark.range(10).selectExpr(
+            "id AS dk", "id % 4 AS dp", "concat('d', id) AS name"
+        ).write.parquet(str(scratch / "dim"))
         spark.read.parquet(str(scratch / "fact")).createOrReplaceTempView("fact")
         spark.read.parquet(str(scratch / "dim")).createOrReplaceTempView("dim")
         yield p
@@ -236,7 +240,7 @@ def test_query_mutations_count(session: Probe, mutation: str) -> None:
     assert last(session, MUTATIONS[mutation]) != last(session, FACTS)
 
 
-JOIN = "SELECT /*+ MERGE(d) */ f.k, d.name, sum(v) FROM fact f {} dim d ON {} GROUP BY 1, 2"
+JOIN = "SELECT /*+ MERGE(d) */ f.n, d.name, sum(v) FROM fact f {} dim d ON {} GROUP BY 1, 2"
 
 
 @pytest.mark.parametrize(
@@ -267,8 +271,8 @@ def test_joins_count(session: Probe, join: str, on: str) -> None:
         pytest.param(
             "SELECT /*+ REPARTITION(4) */ c, count(*) d FROM (SELECT k, count(*) c FROM fact"
             " GROUP BY k) GROUP BY c",
-            "SELECT /*+ REPARTITION(4) */ d, c FROM (SELECT c, count(*) d FROM (SELECT k, count(*) c"
-            " FROM fact GROUP BY k) GROUP BY c)",
+            "SELECT /*+ REPARTITION(4) */ d, c FROM (SELECT c, count(*) d FROM"
+            " (SELECT k, count(*) c FROM fact GROUP BY k) GROUP BY c)",
             id="count of counts",
         ),
         pytest.param(
@@ -285,7 +289,7 @@ def test_joins_count(session: Probe, join: str, on: str) -> None:
         ),
         pytest.param(
             "SELECT k, sum(v) FROM fact WHERE v > (SELECT avg(dp) FROM dim) GROUP BY k",
-            "SELECT k, sum(v) FROM fact WHERE v > (SELECT avg(dp) FROM dim WHERE dk > 1) GROUP BY k",
+            "SELECT k, sum(v) FROM fact WHERE v > (SELECT avg(dk) FROM dim) GROUP BY k",
             id="scalar subquery",
         ),
         pytest.param(
@@ -304,8 +308,8 @@ def test_joins_count(session: Probe, join: str, on: str) -> None:
             id="generator",
         ),
         pytest.param(
-            "SELECT k, count(*) FROM (SELECT k FROM fact ORDER BY x LIMIT 5) GROUP BY k",
-            "SELECT k, count(*) FROM (SELECT k FROM fact ORDER BY x DESC LIMIT 5) GROUP BY k",
+            "SELECT /*+ REPARTITION(4) */ k FROM (SELECT k FROM fact ORDER BY x LIMIT 5)",
+            "SELECT /*+ REPARTITION(4) */ k FROM (SELECT k FROM fact ORDER BY x DESC LIMIT 5)",
             id="ordered limit",
         ),
         pytest.param(
@@ -352,12 +356,16 @@ def test_settings_count(session: Probe, key: str, value: str) -> None:
 
 def test_a_default_behind_a_fallback_counts(session: Probe) -> None:
     """Set to what it would be anyway counts for nothing; set to what another key changed does."""
-    key, parent = "spark.sql.legacy.parquet.nanosAsLong", "spark.sql.parquet.binaryAsString"
+    key = "spark.sql.parquet.filterPushdown.stringPredicate"
+    parent = "spark.sql.parquet.filterPushdown.string.startsWith"
     plain = last(session, FACTS)
-    with Setting(session, **{key.replace(".", "__"): "false"}):
+    with Setting(session, **{key.replace(".", "__"): "true"}):
         assert last(session, FACTS) == plain
-    with Setting(session, **{parent.replace(".", "__"): "true"}):
-        assert last(session, FACTS) != plain
+    with Setting(session, **{parent.replace(".", "__"): "false"}):
+        inherited = last(session, FACTS)
+        assert inherited != plain
+        with Setting(session, **{key.replace(".", "__"): "true"}):
+            assert last(session, FACTS) != inherited
 
 
 # --- inputs
@@ -400,7 +408,7 @@ def test_a_listing_refreshed_in_place_is_hashed_again(session: Probe, tmp_path: 
     read = session.spark.read.parquet(path)
     before = last(session, read.groupBy("k").count())
     session.spark.range(9).selectExpr("id % 2 AS k").write.mode("append").parquet(path)
-    session.spark.catalog.refreshByPath(path)
+    read._jdf.queryExecution().analyzed().relation().location().refresh()
     assert last(session, read.groupBy("k").count()) != before
 
 
@@ -419,23 +427,27 @@ def test_reader_options_count(session: Probe, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "make"),
     [
-        ("nondeterministic", lambda s, t: t.withColumn("r", f.rand(7))),
-        ("nondeterministic", lambda s, t: t.withColumn("r", f.monotonically_increasing_id())),
-        ("nondeterministic", lambda s, t: t.withColumn("r", f.input_file_name())),
-        ("nondeterministic", lambda s, t: t.sample(0.5, seed=1)),
-        ("udf", lambda s, t: t.withColumn("r", f.udf(lambda v: v, "long")("v"))),
-        ("order_sensitive_aggregate", lambda s, t: t.groupBy("k").agg(f.collect_list("v"))),
-        ("order_sensitive_aggregate", lambda s, t: t.groupBy("k").agg(f.first("v"))),
-        ("limit_without_order", lambda s, t: t.limit(3)),
-        ("observed_metrics", lambda s, t: t.observe(Observation(), f.count(f.lit(1)).alias("n"))),
-        ("rdd_source", lambda s, t: s.createDataFrame(s.sparkContext.range(9).map(lambda i: (i,)), "k long")),
-        ("cached_relation", lambda s, t: t.where("v = 6").cache()),
-        ("file_metadata_column", lambda s, t: t.select("k", "_metadata.file_block_start")),
+        ("nondeterministic", lambda _, t: t.withColumn("r", f.rand(7))),
+        ("nondeterministic", lambda _, t: t.withColumn("r", f.monotonically_increasing_id())),
+        ("nondeterministic", lambda _, t: t.withColumn("r", f.input_file_name())),
+        ("nondeterministic", lambda _, t: t.sample(0.5, seed=1)),
+        ("udf", lambda _, t: t.withColumn("r", f.udf(lambda v: v, "long")("v"))),
+        ("order_sensitive_aggregate", lambda _, t: t.groupBy("k").agg(f.collect_list("v"))),
+        ("order_sensitive_aggregate", lambda _, t: t.groupBy("k").agg(f.first("v"))),
+        ("limit_without_order", lambda _, t: t.limit(3)),
+        ("observed_metrics", lambda _, t: t.observe(Observation(), f.count(f.lit(1)).alias("n"))),
+        (
+            "rdd_source",
+            lambda s, _: s.createDataFrame(s.sparkContext.range(9).map(lambda i: (i,)), "k long"),
+        ),
+        ("cached_relation", lambda _, t: t.where("v = 6").cache()),
+        (
+            "file_metadata_column",
+            lambda s, t: s.read.parquet(*t.inputFiles()).select("k", "_metadata.file_block_start"),
+        ),
     ],
 )
-def test_refusals_are_typed(
-    session: Probe, code: str, make: Callable[..., DataFrame]
-) -> None:
+def test_refusals_are_typed(session: Probe, code: str, make: Callable[..., DataFrame]) -> None:
     table = session.spark.table("fact")
     df = make(session.spark, table)
     found = session.exchanges(df.repartition(3, df.columns[0]))
@@ -447,7 +459,7 @@ def test_refusals_are_typed(
 
 
 def test_a_plan_of_a_hundred_exchanges_is_cheap(session: Probe) -> None:
-    """Well under 50 ms for the first pass over 100 exchanges, once the JVM is warm."""
+    """Processor time of a first pass over 100 exchanges, once the JVM is warm."""
     part = "SELECT k + {0} k, sum(v) s FROM fact WHERE v > {0} GROUP BY k + {0}"
     sql = " UNION ALL ".join(part.format(i) for i in range(100))
     times = []
@@ -455,5 +467,5 @@ def test_a_plan_of_a_hundred_exchanges_is_cheap(session: Probe) -> None:
         session.drain()
         session.spark.sql(sql)._jdf.queryExecution().executedPlan()
         (p,) = (p for p in session.drain() if len(p.exchanges) >= 100)
-        times.append(p.elapsed_ms)
+        times.append(p.cpu_ms)
     assert statistics.median(times[3:]) < 50

@@ -36,10 +36,10 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One planning pass over one fragment of an execution."""
+    """One planning pass over one fragment of an execution; ``cpu_ms`` of all its fingerprints."""
 
     execution: str
-    elapsed_ms: float
+    cpu_ms: float
     exchanges: tuple[Exchange, ...]
 
 
@@ -77,7 +77,7 @@ class Probe:
     def drain(self) -> list[Pass]:
         """The planning passes since the last call."""
         return [
-            Pass(p["execution"], p["elapsed_ns"] / 1e6, tuple(map(_exchange, p["exchanges"])))
+            Pass(p["execution"], p["cpu_ns"] / 1e6, tuple(map(_exchange, p["exchanges"])))
             for p in json.loads(self._jvm.drain())
         ]
 

@@ -129,7 +129,8 @@ private[fingerprint] final class ExpressionText(
       e: Expression,
       operands: Seq[Expression],
       scope: Scope,
-      out: StringBuilder): Unit = {
+      out: StringBuilder
+  ): Unit = {
     val texts = operands.map(rendered(_, scope)).sorted
     out.append(e.getClass.getName).append("(")
     (if (e.isInstanceOf[Predicate]) texts.distinct else texts).foreach(out.append(',').append(_))
@@ -277,7 +278,8 @@ private[fingerprint] object ExpressionText {
 
   /** The operands of a chain of one operator in one evaluation mode. */
   private def flatten(e: Expression, like: Expression): Seq[Expression] =
-    if (e.getClass == like.getClass && extras(e) == extras(like)) e.children.flatMap(flatten(_, like))
+    if (e.getClass == like.getClass && extras(e) == extras(like))
+      e.children.flatMap(flatten(_, like))
     else Seq(e)
 
   private def extras(e: Expression): Seq[Any] = e.productIterator.filter {
@@ -306,6 +308,21 @@ private[fingerprint] object ExpressionText {
     case m: MapType => s"map<${typeText(m.keyType)},${typeText(m.valueType)}>"
     case u: UserDefinedType[_] => Refused.value("column", u.getClass.getName)
     case other => other.catalogString
+  }
+
+  /** A field with what its type does not say: variant paths, default values, column mapping. */
+  def fieldText(f: StructField): String = {
+    val described = if (f.metadata == Metadata.empty) "" else f.metadata.json
+    s"${f.name.length}:${f.name} ${typeText(f.dataType)} ${nestedText(f.dataType)}$described"
+  }
+
+  def schemaText(s: StructType): String = s.fields.map(fieldText).mkString("schema<", ",", ">")
+
+  private def nestedText(t: DataType): String = t match {
+    case s: StructType => schemaText(s)
+    case a: ArrayType => nestedText(a.elementType)
+    case m: MapType => nestedText(m.keyType) + nestedText(m.valueType)
+    case _ => ""
   }
 
   /** A value and its type; complex values through Spark's own binary row format. */

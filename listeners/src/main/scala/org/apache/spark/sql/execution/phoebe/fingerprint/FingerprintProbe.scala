@@ -6,6 +6,7 @@
  */
 package org.apache.spark.sql.execution.phoebe.fingerprint
 
+import java.lang.management.ManagementFactory
 import java.util.concurrent.ConcurrentLinkedQueue
 
 import com.fasterxml.jackson.databind.ObjectMapper
@@ -26,19 +27,20 @@ class FingerprintProbe extends (SparkSessionExtensions => Unit) {
 }
 
 object FingerprintProbe {
+  private val threads = ManagementFactory.getThreadMXBean
   private val seen = new ConcurrentLinkedQueue[Map[String, Any]]
   private val json = new ObjectMapper().registerModule(DefaultScalaModule)
 
   private[fingerprint] final case class Recorder(session: SparkSession) extends Rule[SparkPlan] {
     override def apply(plan: SparkPlan): SparkPlan = {
       val execution = session.sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY)
-      val start = System.nanoTime()
+      val start = threads.getCurrentThreadCpuTime
       val fingerprinter = new Fingerprinter(session)
       val found = exchanges(plan).map(e => e -> fingerprinter(e))
-      val elapsed = System.nanoTime() - start
+      val elapsed = threads.getCurrentThreadCpuTime - start
       seen.add(Map(
         "execution" -> execution,
-        "elapsed_ns" -> elapsed,
+        "cpu_ns" -> elapsed,
         "exchanges" -> found.map { case (e, f) => describe(e, f) }
       ))
       plan

@@ -16,7 +16,13 @@ import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.execution.{FileSourceScanExec, LocalTableScanExec}
 import org.apache.spark.sql.execution.datasources.{FileFormat, FileIndex}
-import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{literalText, typeText, Env}
+import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{
+  fieldText,
+  literalText,
+  schemaText,
+  typeText,
+  Env
+}
 import org.apache.spark.sql.types.StructType
 
 /**
@@ -38,30 +44,64 @@ private[fingerprint] object Sources {
   def files(scan: FileSourceScanExec, text: ExpressionText): Relation = {
     val relation = scan.relation
     val index = relation.location.getClass.getName
-    if (index.startsWith("org.apache.spark.sql.delta.")) {
-      Refused.source("delta_table", index, "Delta tables have no fingerprint yet")
-    }
-    if (!indexes(index)) Refused.source("unknown_source", index, "its file index is not known")
     if (scan.stream.isDefined) Refused.source("streaming", index, "it is a stream")
     val format = relation.fileFormat.getClass.getName
-    if (!AllowList.formats(format))
-      Refused.source("unknown_source", format, "its format is not known")
-
     val columns = Env(scan.output.map(a => a.exprId -> a.name).toMap)
-    val static = scan.partitionFilters.filterNot(SubqueryExpressions.in)
-    val listing = ListingCache(relation.location, scan, text.conjuncts(static, columns))
+    val listing = if (DeltaSource.owns(index)) {
+      DeltaSource.listing(relation.location, relation.fileFormat)
+    } else {
+      if (!indexes(index)) Refused.source("unknown_source", index, "its file index is not known")
+      if (!AllowList.formats(format)) {
+        Refused.source("unknown_source", format, "its format is not known")
+      }
+      val static = scan.partitionFilters.filterNot(SubqueryExpressions.in)
+      listed(scan, text.conjuncts(static, columns))
+    }
     // The predicates name columns of this very scan, so their bare names are enough.
     val hash = new Digest("files")
       .add(format)
       .addAll(relation.options.toSeq.sorted.flatMap { case (k, v) => Seq(k, v) })
-      .add(relation.dataSchema.json)
-      .add(relation.partitionSchema.json)
+      .add(schemaText(relation.dataSchema))
+      .add(schemaText(relation.partitionSchema))
       .add(listing.hash)
       .addAll(text.conjuncts(scan.partitionFilters, columns))
       .addAll(text.conjuncts(scan.dataFilters, columns))
       .hex()
     val env = scan.output.map(a => a.exprId -> column(scan.requiredSchema, hash, a)).toMap
     Relation(hash, Env(env), Set(listing))
+  }
+
+  /** What Spark's own listing gives after static pruning. */
+  private def listed(scan: FileSourceScanExec, pruning: Seq[String]): Listing = {
+    val relation = scan.relation
+    val partitions = scan.selectedPartitions.filePartitionIterator
+      .map(p => (p.values, p.files.map(_.fileStatus).toArray)).toArray
+    val key = Digest.of("pruning", pruning: _*)
+    ListingCache(relation.location, key, partitions.flatMap(_._2)) {
+      hash(relation.location, relation.partitionSchema, partitions)
+    }
+  }
+
+  private def hash(
+      index: FileIndex,
+      schema: StructType,
+      partitions: Array[(InternalRow, Array[FileStatus])]
+  ): Listing = {
+    val files = partitions.flatMap { case (values, statuses) =>
+      // A catalog may give any partition any directory: its values count, not just its path.
+      val partition = schema.fields.indices
+        .map(i => literalText(values.get(i, schema(i).dataType), schema(i).dataType)).mkString(",")
+      statuses.map(s => (s.getPath.toString, s.getLen, s.getModificationTime, partition))
+    }.sortBy(_._1)
+    val digest = new Digest("listing").add(files.length.toLong)
+    files.foreach { case (path, length, mtime, partition) =>
+      digest.add(path).add(length).add(mtime).add(partition)
+    }
+    val roots = index.rootPaths.map(_.toString).sorted.mkString(",")
+    val tuples = files.iterator.map { case (path, length, mtime, _) =>
+      (path, length, mtime)
+    }.toVector
+    new Listing(digest.hex(), InputFiles(roots, tuples))
   }
 
   private def column(required: StructType, scan: String, a: Attribute): String = {
@@ -75,8 +115,7 @@ private[fingerprint] object Sources {
       case _ =>
     }
     // The field's own description carries what a type does not: variant paths, default values.
-    val field = required.fields.find(_.name == a.name)
-      .map(f => StructType(Seq(f)).json).getOrElse("")
+    val field = required.fields.find(_.name == a.name).map(fieldText).getOrElse("")
     Digest.of("column", scan, a.name, typeText(a.dataType), field)
   }
 
@@ -143,46 +182,25 @@ private[fingerprint] object ListingCache {
   private val dead = new ReferenceQueue[FileIndex]
   private val entries = new ConcurrentHashMap[Key, ConcurrentHashMap[String, Entry]]
 
-  def apply(index: FileIndex, scan: FileSourceScanExec, pruning: Seq[String]): Listing = {
+  /** The listing known for these very statuses under this key, or a new one. */
+  def apply(
+      index: FileIndex,
+      key: String,
+      statuses: Array[FileStatus]
+  )(make: => Listing): Listing = {
     Iterator.continually(dead.poll()).takeWhile(_ != null).foreach(entries.remove(_))
-    val partitions = scan.selectedPartitions.filePartitionIterator
-      .map(p => (p.values, p.files.map(_.fileStatus).toArray)).toArray
-    val statuses = partitions.flatMap(_._2)
-    val byPruning =
+    val byKey =
       entries.computeIfAbsent(new Key(index, dead), _ => new ConcurrentHashMap[String, Entry])
-    val key = Digest.of("pruning", pruning: _*)
-    val found = byPruning.get(key)
+    val found = byKey.get(key)
     if (found != null && same(found.statuses, statuses)) {
       found.listing
     } else {
-      val listing = hash(index, scan.relation.partitionSchema, partitions)
-      byPruning.put(key, Entry(statuses, listing))
+      val listing = make
+      byKey.put(key, Entry(statuses, listing))
       listing
     }
   }
 
   private def same(a: Array[FileStatus], b: Array[FileStatus]): Boolean =
     a.length == b.length && a.indices.forall(i => a(i) eq b(i))
-
-  private def hash(
-      index: FileIndex,
-      schema: StructType,
-      partitions: Array[(InternalRow, Array[FileStatus])]
-  ): Listing = {
-    val files = partitions.flatMap { case (values, statuses) =>
-      // A catalog may give any partition any directory: its values count, not just its path.
-      val partition = schema.fields.indices
-        .map(i => literalText(values.get(i, schema(i).dataType), schema(i).dataType)).mkString(",")
-      statuses.map(s => (s.getPath.toString, s.getLen, s.getModificationTime, partition))
-    }.sortBy(_._1)
-    val digest = new Digest("listing").add(files.length.toLong)
-    files.foreach { case (path, length, mtime, partition) =>
-      digest.add(path).add(length).add(mtime).add(partition)
-    }
-    val roots = index.rootPaths.map(_.toString).sorted.mkString(",")
-    val tuples = files.iterator.map { case (path, length, mtime, _) =>
-      (path, length, mtime)
-    }.toVector
-    new Listing(digest.hex(), InputFiles(roots, tuples))
-  }
 }

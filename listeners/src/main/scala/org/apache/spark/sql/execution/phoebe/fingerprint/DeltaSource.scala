@@ -1,0 +1,61 @@
+/*
+ * Identity of a Delta table's snapshot: the data files that the prepared scan reads, with their
+ * deletion vectors, and the table's id and schema. By reflection, as Delta is not on our class
+ * path; whatever does not answer as Delta 4.x does is refused.
+ */
+package org.apache.spark.sql.execution.phoebe.fingerprint
+
+import org.apache.spark.sql.execution.datasources.{FileFormat, FileIndex}
+
+private[fingerprint] object DeltaSource {
+  private val delta = "org.apache.spark.sql.delta."
+  private val prepared = delta + "stats.PreparedDeltaFileIndex"
+  private val format = delta + "DeltaParquetFileFormat"
+
+  def owns(index: String): Boolean = index.startsWith(delta)
+
+  /** Data files of Delta are never written twice, so none is listed for a second look. */
+  def listing(index: FileIndex, fileFormat: FileFormat): Listing = {
+    if (index.getClass.getName != prepared || fileFormat.getClass.getName != format) {
+      refuse(index, "only scans prepared from a snapshot are known")
+    }
+    try {
+      if (get(fileFormat, "isCDCRead") != false) refuse(index, "it reads a change feed")
+      ListingCache(index, "delta", Array.empty)(hash(index, fileFormat))
+    } catch {
+      case e @ (_: ReflectiveOperationException | _: ClassCastException) =>
+        refuse(index, s"it is not a Delta that is known ($e)")
+    }
+  }
+
+  private def hash(index: FileIndex, fileFormat: FileFormat): Listing = {
+    val metadata = get(fileFormat, "metadata")
+    val files =
+      get(get(index, "preparedScan"), "files").asInstanceOf[Iterable[AnyRef]].map { file =>
+        val vector = get(file, "deletionVector")
+        val partition = get(file, "partitionValues").asInstanceOf[Map[String, String]].toSeq.sorted
+        new Digest("delta-file")
+          .add(get(file, "path").toString)
+          .add(get(file, "size").toString)
+          .addAll(partition.flatMap { case (k, v) => Seq(k, if (v == null) "null" else s"=$v") })
+          .add(if (vector == null) "" else vector.toString)
+          // Row ids and commit versions can be read as columns.
+          .add(get(file, "baseRowId").toString)
+          .add(get(file, "defaultRowCommitVersion").toString)
+          .hex()
+      }.toSeq.sorted
+    val configuration = get(metadata, "configuration").asInstanceOf[Map[String, String]]
+    val digest = new Digest("delta")
+      .add(get(metadata, "id").toString)
+      .add(get(metadata, "schemaString").toString)
+      .addAll(configuration.toSeq.sorted.flatMap { case (k, v) => Seq(k, v) })
+      .addAll(files)
+    new Listing(digest.hex(), InputFiles(index.rootPaths.mkString(","), Nil))
+  }
+
+  private def get(target: AnyRef, member: String): AnyRef =
+    target.getClass.getMethod(member).invoke(target)
+
+  private def refuse(index: FileIndex, why: String): Nothing =
+    Refused.source("delta_table", index.getClass.getName, why)
+}
