@@ -76,8 +76,8 @@ demo: setup ## the main job end to end, at most ten minutes (SF= changes the sca
 bench: setup ## the figures of the README (NAME= for one)
 	@$(BIN)/python -m benchmarks $(NAME)
 
-nightly: setup ## what takes hours
-	@$(BIN)/python -m pytest -q tests --nightly
+nightly: test ## tests, then every bench
+	@$(BIN)/python -m benchmarks all
 
 wheel: $(STAMPS)/venv jar ## dist/*.whl, with the jar inside
 	$(call say,wheel)

@@ -122,6 +122,24 @@ def test_questions_are_answered_in_every_mode_without_models(home: Path) -> None
     running.finish()
 
 
+def test_apply_without_a_bundle_is_said_once_and_answered_with_no_model(home: Path) -> None:
+    running = Running(home, mode="apply")
+    running.send(running.hello)
+    assert running.receive()["type"] == "ready"
+    told = running.receive()
+    assert (told["type"], told["level"]) == ("log", "warning")
+    assert "no query gets a checkpoint" in told["message"]
+    again = running.receive()
+    assert (again["type"], again["model_version"]) == ("ready", None)
+    boundary = {"node": 0, "fingerprint": "f", "eligible": True, "reason": None, "partitions": 8}
+    running.send({"type": "advise", "request_id": 1, "boundaries": [boundary]})
+    advice = running.receive()
+    assert advice["decisions"][0]["reason"]["code"] == "no_model"
+    running.send({"type": "end", "time": 1})
+    code, out, _ = running.finish()
+    assert (code, out) == (0, b"")
+
+
 @pytest.mark.parametrize(
     ("first", "complaint"),
     [

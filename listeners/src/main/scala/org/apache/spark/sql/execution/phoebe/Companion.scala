@@ -187,7 +187,7 @@ final class Companion private[phoebe] (
         keep(text)
         if (process != null && failure.isEmpty) {
           try process.write(text)
-          catch { case e: IOException => fail(s"its pipe broke: ${e.getMessage}") }
+          catch { case _: IOException => fail(process.lastWords()) }
         }
       }
     }
@@ -211,7 +211,7 @@ final class Companion private[phoebe] (
     if (spool != null) spooled(_.flush())
     else if (process != null && failure.isEmpty) {
       try process.flush()
-      catch { case e: IOException => fail(s"its pipe broke: ${e.getMessage}") }
+      catch { case _: IOException => fail(process.lastWords()) }
     }
 
   private def finish(): Unit = {

@@ -1,6 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.io.{BufferedOutputStream, BufferedReader, InputStreamReader}
+import java.io.{BufferedOutputStream, BufferedReader, IOException, InputStreamReader}
 import java.nio.charset.StandardCharsets.UTF_8
 import java.util.concurrent.TimeUnit
 
@@ -90,12 +90,15 @@ final private[phoebe] class CompanionProcess private (
       if (failed) fail(s"it answered with something else than the protocol: ${text.take(80)}")
       else line = CompanionProcess.readLine(reader)
     }
-    if (!failed) {
-      val ended = process.waitFor(5, TimeUnit.SECONDS)
-      Thread.sleep(100) // lets the other reader take the last words
-      val code = if (ended) s" with exit code ${process.exitValue()}" else ""
-      fail(s"it ended$code" + (if (lastError.isEmpty) "" else s": ${lastError.take(300)}"))
-    }
+    if (!failed) fail(lastWords())
+  }
+
+  /** How it ended; waits a moment, as its pipes break before it is gone. */
+  def lastWords(): String = {
+    val ended = process.waitFor(5, TimeUnit.SECONDS)
+    Thread.sleep(100) // lets the other reader take what it said last
+    val code = if (ended) s"ended with exit code ${process.exitValue()}" else "closed its pipe"
+    s"it $code" + (if (lastError.isEmpty) "" else s": ${lastError.take(300)}")
   }
 
   private def fail(what: String): Unit = if (!closing) {
@@ -125,13 +128,19 @@ private[phoebe] object CompanionProcess {
     new CompanionProcess(builder.start(), onMessage, onFailure).start()
   }
 
-  /** Like `BufferedReader.readLine`, for a writer that may never end its line. */
+  /**
+   * Like `BufferedReader.readLine`, for a writer that may never end its line. The streams of a
+   * process that was killed are closed under the reader: that is their end.
+   */
   private def readLine(reader: BufferedReader): String = {
+    def next(): Int =
+      try reader.read()
+      catch { case _: IOException => -1 }
     val line = new java.lang.StringBuilder
-    var c = reader.read()
+    var c = next()
     while (c != -1 && c != '\n' && line.length < MaxLine) {
       line.append(c.toChar)
-      c = reader.read()
+      c = next()
     }
     if (c == -1 && line.length == 0) null else line.toString
   }
