@@ -25,7 +25,7 @@ from phoebe_training.data import COLUMNS, read_frames
 builder = (
     SparkSession.builder.master("local[2]")
     .config("spark.driver.memory", "1g").config("spark.ui.enabled", "false")
-    .config("spark.driver.host", "127.0.0.1").config("spark.sql.shuffle.partitions", "4")
+    .config("spark.driver.host", "127.0.0.1")
     .config("spark.sql.session.timeZone", "Asia/Kathmandu")
     .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
     .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
@@ -44,11 +44,19 @@ def run(arguments: list[str], work: Path) -> subprocess.CompletedProcess[str]:
     # then fails to "download" them: it gets a home of its own.
     home = BUILD / "ivy-home"
     home.mkdir(parents=True, exist_ok=True)
+    # Few tasks for few rows: Delta reads a table's log with fifty tasks, a window shuffles to 200.
+    small = (
+        "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=2"
+    )
     done = subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        env={**spark_environment(), "SPARK_SUBMIT_OPTS": f"-Duser.home={home}"},
+        env={
+            **spark_environment(),
+            "SPARK_SUBMIT_OPTS": f"-Duser.home={home}",
+            "PYSPARK_SUBMIT_ARGS": f"{small} pyspark-shell",
+        },
         cwd=work,
         timeout=600,
         check=False,
