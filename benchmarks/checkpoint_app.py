@@ -71,6 +71,12 @@ def main(path: Path) -> int:
         frame.write.mode("overwrite").parquet(place)
         finish(spark.read.parquet(place), key)
 
+    def clear() -> None:
+        # What one variant wrote must not fill the disk's cache for the next.
+        for place in (scratch, Path(spec["store"])):
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+
     variants: list[Callable[[DataFrame, str], None]] = [plain, phoebe, df_checkpoint, parquet]
     with Path(spec["results"]).open("a", buffering=1) as results:
 
@@ -90,13 +96,13 @@ def main(path: Path) -> int:
                     plugin("off")
                     frame, key = rows(spark, shape, repeat * 10 + number)
                     timed(shape, variant.__name__, repeat, partial(variant, frame, key))
-                    shutil.rmtree(scratch, ignore_errors=True)
+                    clear()
                 plugin("off")
                 cached = rows(spark, shape, repeat * 10 + number)[0].cache()
                 cached.count()
                 timed(shape, "df_checkpoint_write", repeat, cached.checkpoint)
                 cached.unpersist(blocking=True)
-                shutil.rmtree(scratch, ignore_errors=True)
+                clear()
     spark.stop()
     return 0
 

@@ -36,6 +36,7 @@ def run(options: Options) -> Result:
                 "repeats": repeats,
                 "seed": options.seed,
                 "scratch": str(folder / "scratch"),
+                "store": str(folder / "store"),
                 "results": str(folder / "results.ndjson"),
                 "budget_s": options.left_s - 120,
             }
@@ -45,6 +46,7 @@ def run(options: Options) -> Result:
         **queries.SHUFFLE_CONF,
         "spark.phoebe.home": str(folder / "home"),
         "spark.phoebe.mode": "apply",
+        "spark.phoebe.checkpoint.dir": str(folder / "store"),
     }
     with apps.submit(
         APP, [str(spec)], folder=folder / "app", conf=conf, plugin="jars", driver_memory="3g"
