@@ -65,12 +65,16 @@ def record(
     ``tracking_uri`` None: ``MLFLOW_TRACKING_URI``, else SQLite under ``home``. Raises MLflow's
     exceptions when the server or the file cannot be written.
     """
-    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    from_environment = os.environ.get("MLFLOW_TRACKING_URI")
+    tracking_uri = tracking_uri or from_environment or None
     uri = tracking_uri or default_tracking_uri(home)
     with _quiet():
         import mlflow
 
         mlflow.set_tracking_uri(uri)
+        # It also sets the variable, which would send the next home's training to this one's record.
+        if from_environment is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
         client = mlflow.MlflowClient(tracking_uri=uri)
         experiment = _experiment(client, home if tracking_uri is None else None)
         run_ids: dict[str, str] = {}
