@@ -1,0 +1,61 @@
+"""A driver is SIGKILLed, the same job is submitted again, and picks up at its last checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support import apps, eventlog, home, queries, tpc
+from tests.support.compare import compare_results
+
+SQL = """
+select o_orderpriority, count(*) as n, sum(total) as total
+from (
+  select o_orderkey, o_orderpriority, sum(l_quantity) as total
+  from orders join lineitem on o_orderkey = l_orderkey
+  group by o_orderkey, o_orderpriority
+)
+group by o_orderpriority
+"""
+CONF = {
+    **queries.SHUFFLE_CONF,
+    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.autoBroadcastJoinThreshold": "-1",
+    "spark.phoebe.mode": "apply",
+    "spark.phoebe.force": "all",
+}
+
+
+def _submit(folder: Path, home_: Path, gate: Path | None) -> apps.RunningApp:
+    item = queries.Item("daily", tpc.data("tpch", 0.1), sql=SQL, pause_after=gate)
+    conf = {**CONF, "spark.phoebe.home": str(home_)}
+    return queries.submit_queries([item], folder=folder, conf=conf, plugin="jars")
+
+
+def test_a_killed_job_resumes_and_leaves_no_checkpoint_behind(tmp_path: Path) -> None:
+    home_ = tmp_path / "home"
+    gate = tmp_path / "gate"
+    store = home_ / "checkpoints"
+    with _submit(tmp_path / "first", home_, gate) as app:
+        app.wait_for(gate.with_name("gate.reached"))
+        killed = app.kill_driver()
+    assert killed.exit_code < 0
+    written = list(store.glob("*/*/manifest.json"))
+    assert len(written) == 3  # two sides of a join, and the aggregate above it
+
+    gate.touch()
+    with _submit(tmp_path / "second", home_, gate) as app:
+        finished = app.wait().check()
+    difference = compare_results(
+        *(queries.output(tmp_path / f, "daily") for f in ("first", "second"))
+    )
+    assert not difference
+    run = eventlog.read(finished.event_log)
+    writers = [s for s in run.execution("daily").stages if s.shuffle_write_rows]
+    assert not writers, "the boundary below the result was restored: no stage writes a shuffle"
+    assert home.checkpoint_events(home_, run.app_id)["restored"] == 1
+
+    statuses = {r["app_id"]: r["status"] for r in home.records(home_, "applications")}
+    assert statuses.pop(run.app_id) == "finished"
+    assert set(statuses.values()) == {"aborted"}
+    # It ended well, so what it restored is gone; what the killed run left upstream of that stays.
+    assert len(list(store.glob("*/*/manifest.json"))) == len(written) - 1
