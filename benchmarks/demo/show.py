@@ -19,6 +19,8 @@ class Screen:
 
     def __init__(self, steps: int) -> None:
         self.console = Console(soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = 120  # a log file has room for the tables
         self._steps = steps
         self._done = 0
 
