@@ -84,8 +84,10 @@ def main(path: Path) -> int:
             spark.sparkContext.setJobDescription(f"{shape} {name} {repeat}")
             started = time.monotonic()
             action()
+            seconds = time.monotonic() - started
+            spark.sparkContext.setJobDescription("between")
             line = {"shape": shape, "variant": name, "repeat": repeat}
-            results.write(json.dumps({**line, "seconds": time.monotonic() - started}) + "\n")
+            results.write(json.dumps({**line, "seconds": seconds}) + "\n")
 
         for repeat in range(spec["repeats"] + 1):
             for number, shape in enumerate(spec["shapes"]):
