@@ -14,7 +14,7 @@ job=$("$PHOEBE_PYTHON" -c 'import phoebe_training.__main__ as job; print(job.__f
 
 PYSPARK_PYTHON="$PHOEBE_PYTHON" exec spark-submit \
   --name phoebe-training \
-  --packages io.delta:delta-spark_2.13:4.4.0 \
+  --packages io.delta:delta-spark_4.2_2.13:4.4.0 \
   --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension \
   --conf spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog \
   "$job" --spark --home "$PHOEBE_HOME" "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from phoebe_training.data import COLUMNS, read_frames
 from phoebe_spark.ingest import ingest
 from phoebe_spark.predict.bundle import current_version
 from phoebe_spark.tables import Tables
-from tests.support.places import BUILD, ROOT, spark_environment
+from tests.support.places import BUILD, ROOT, spark_environment, spark_home
 from tests.unit.training.test_pipeline import day
 
 LOG = Path(__file__).parents[1] / "data" / "eventlogs" / "01-tpch-sf0.1-p8.zstd"
@@ -39,7 +40,7 @@ spark.stop()
 """
 
 
-def run(arguments: list[str], work: Path) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], work: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     # Ivy trusts ~/.m2, where a Maven build leaves artifacts' descriptors without their jars, and
     # then fails to "download" them: it gets a home of its own.
     home = BUILD / "ivy-home"
@@ -49,13 +50,14 @@ def run(arguments: list[str], work: Path) -> subprocess.CompletedProcess[str]:
         "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=2"
     )
     done = subprocess.run(
-        [sys.executable, *arguments],
+        command,
         capture_output=True,
         text=True,
         env={
             **spark_environment(),
             "SPARK_SUBMIT_OPTS": f"-Duser.home={home}",
             "PYSPARK_SUBMIT_ARGS": f"{small} pyspark-shell",
+            **environment,
         },
         cwd=work,
         timeout=600,
@@ -74,12 +76,18 @@ def test_both_ways_give_the_same_frames(tmp_path: Path) -> None:
     assert rows == {"applications": 2, "executions": 34, "stages": 168, "boundaries": 62}
     script = tmp_path / "compare.py"
     script.write_text(_COMPARE)
-    assert f"EQUAL {rows}" in run([str(script), str(home)], tmp_path).stdout
+    assert f"EQUAL {rows}" in run([sys.executable, str(script), str(home)], tmp_path).stdout
 
 
 def test_the_scheduled_job_trains_through_spark(tmp_path: Path) -> None:
     home = tmp_path / "home"
     Tables(home).append([*day(0, 50.0), *day(1, 80.0)])
-    job = str(ROOT / "training" / "train_job.py")
-    assert "8 runs, 40 stages" in run([job, "--home", str(home)], tmp_path).stdout
+    done = run(
+        ["sh", str(ROOT / "conf" / "scheduled-training.sh")],
+        tmp_path,
+        PHOEBE_HOME=str(home),
+        PHOEBE_PYTHON=sys.executable,
+        PATH=f"{spark_home() / 'bin'}:{os.environ['PATH']}",
+    )
+    assert "8 runs, 40 stages" in done.stdout
     assert current_version(home)

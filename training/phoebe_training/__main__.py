@@ -1,7 +1,7 @@
 """``python -m phoebe_training --home DIR``: train once, print a summary, exit.
 
-With ``--spark`` (or under spark-submit, see ``train_job.py``) the tables are read through
-delta-spark. Exit codes: 0 trained (promoted or not), 2 not enough data, 1 anything else.
+With ``--spark`` the tables are read through delta-spark; ``conf/scheduled-training.sh`` submits it
+so. Exit codes: 0 trained (promoted or not), 2 not enough data, 1 anything else.
 """
 
 from __future__ import annotations
@@ -25,15 +25,13 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-def main(arguments: Sequence[str] | None = None, *, spark: bool = False) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="phoebe_training", description="Train the predictors.")
     parser.add_argument("--home", default="~/.phoebe", help="Phoebe's home (default: %(default)s)")
     parser.add_argument(
         "--tracking-uri", help="MLflow's tracking URI (default: SQLite under the home)"
     )
-    parser.add_argument(
-        "--spark", action="store_true", default=spark, help="read the tables through delta-spark"
-    )
+    parser.add_argument("--spark", action="store_true", help="read the tables through delta-spark")
     parser.add_argument("--force", action="store_true", help="promote whatever comes out")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
