@@ -1,5 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
+import java.util.concurrent.atomic.AtomicBoolean
 import java.util.concurrent.{ConcurrentHashMap, CompletableFuture, TimeUnit}
 
 import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
@@ -56,6 +57,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   private val executions = new ConcurrentHashMap[Long, ExecutionState]()
   private val written = ConcurrentHashMap.newKeySet[Path]()
   private val restoredDirectories = ConcurrentHashMap.newKeySet[Path]()
+  private val mayWait = new AtomicBoolean(true)
   @volatile private var failures = 0
 
   /** What the store held when the application started, read once in the background. */
@@ -68,11 +70,17 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     pool
   )
 
-  /** The committed checkpoints, waiting for the index for at most the advice timeout. */
+  /**
+   * The committed checkpoints. Only the application's first caller waits for the index, for at most
+   * the advice timeout: the first query of a resumed job is the one that has most to restore. Once
+   * that was in vain nobody waits again.
+   */
   def known(): Map[String, CommittedCheckpoint] =
-    Guard("wait for the store's index", Map.empty[String, CommittedCheckpoint]) {
-      index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
-    }
+    if (index.isDone || mayWait.compareAndSet(true, false)) {
+      Guard("wait for the store's index", Map.empty[String, CommittedCheckpoint]) {
+        index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
+      }
+    } else Map.empty
 
   def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
 

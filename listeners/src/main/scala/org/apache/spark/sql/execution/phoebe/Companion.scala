@@ -88,6 +88,7 @@ final class Companion private[phoebe] (
   def ask(
       executionId: Long,
       slots: Int,
+      minDurationMs: Long,
       plan: SparkPlanInfo,
       boundaries: Seq[BoundaryRequest]
   ): Either[Reason, Advice] = {
@@ -104,6 +105,7 @@ final class Companion private[phoebe] (
           "request_id" -> id,
           "execution_id" -> executionId,
           "slots" -> slots,
+          "min_duration_ms" -> minDurationMs,
           "plan" -> plan,
           "boundaries" -> boundaries.map(_.toJson)
         )

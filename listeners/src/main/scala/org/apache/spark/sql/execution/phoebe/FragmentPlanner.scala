@@ -219,7 +219,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
               print.toOption.exists(p => restores(p.hash))
             )
           }
-          phoebe.companion.ask(id, slots, info, requests) match {
+          phoebe.companion.ask(id, slots, settings.minDurationMs, info, requests) match {
             case Left(reason) => Advised(Map.empty, reason, None)
             case Right(advice) =>
               val choices =
