@@ -1,9 +1,10 @@
 """What `temp_storage` and `restart` share: the twelve queries, their true values, a trained home.
 
-``prepare`` runs the twelve at two smaller scale factors in mode `observe`, then at the bench's own
-in mode `advise` before any model exists, which changes nothing in a run and says which boundaries
-are eligible; those last runs give the true values for the oracle. Then it trains. Kept under
-``build/bench/cache`` for one jar and one Python tree; remove the folder to measure again.
+``prepare`` runs the twelve at three smaller scale factors in mode `observe` and trains on those
+alone. The bench's own scale factor runs into a home of its own, in mode `advise` without a model,
+which changes nothing in a run and says which boundaries are eligible; it gives the true values for
+the oracle, and no training sees it, or advice would be scored on what its model was shown. Kept
+under ``build/bench/cache`` for one jar and one Python tree; remove the folder to measure again.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tests.support import queries, tpc
 from tests.support.places import BUILD, ROOT, plugin_jar, spark_environment
 
 SCALE_FACTOR = 3.0
-HISTORY: tuple[float, ...] = (1 / 6, 1 / 3)
-"""Scale factors of the observed history, as fractions of the bench's."""
+HISTORY: tuple[float, ...] = (1 / 6, 1 / 2, 1 / 3)
+"""Scale factors of the observed history, as fractions of the bench's; never the bench's own."""
 
 BUDGET_FRACTION = 0.2
 MAX_CUTS = 3
@@ -46,15 +47,50 @@ class Query:
         return sum(s.output_bytes for s in self.stages)
 
     def oracle(self, objective: Objective) -> Best:
-        """The best cuts within the fixed budget; an empty one where the solver found no proof."""
-        try:
-            return best(self.stages, objective, BUDGET_FRACTION * self.shuffle_bytes, MAX_CUTS)
-        except OracleError:
-            return Best(0.0)
+        """The best cuts within the fixed budget; raises ``OracleError`` without a proof."""
+        return best(self.stages, objective, BUDGET_FRACTION * self.shuffle_bytes, MAX_CUTS)
+
+    def upstream(self, fingerprint: str) -> int:
+        """How many stages ran before the boundary of ``fingerprint``, for it; 0 if unknown."""
+        parents = {s.stage_id: s.parents for s in self.stages}
+        most = 0
+        for stage_id in (u for u, f in self.fingerprints.items() if f == fingerprint):
+            found: set[int] = set()
+            ahead = list(parents.get(stage_id, ()))
+            while ahead:
+                parent = ahead.pop()
+                if parent not in found:
+                    found.add(parent)
+                    ahead += parents.get(parent, ())
+            most = max(most, len(found))
+        return most
 
     def force(self, answer: Best) -> str:
         """The value of ``spark.phoebe.force`` that checkpoints the oracle's stages."""
         return ",".join(sorted(self.fingerprints[u] for u in answer.checkpointed)) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The oracle's answers by query, and the queries that have none: with the reason of each."""
+
+    answers: dict[str, Best]
+    skipped: list[str]
+
+    def queries(self, listed: Iterable[Query]) -> tuple[Query, ...]:
+        """Those of ``listed`` that the oracle answered with a proof; sums are over these."""
+        return tuple(q for q in listed if q.name in self.answers)
+
+
+def judge(listed: Iterable[Query], objective: Objective) -> Judged:
+    """Asks the oracle for each query; a query without a proven answer leaves all sums."""
+    judged = Judged({}, [])
+    for query in listed:
+        try:
+            judged.answers[query.name] = query.oracle(objective)
+        except OracleError as e:
+            judged.skipped.append(f"{query.name}: not in any figure, the oracle has no proof: {e}")
+    return judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +131,12 @@ def prepare(options: Options) -> Prepared:
             options.say(f"history, scale factor {share * scale_factor:g}")
             _run(folder / f"history{number}", folder / "home", share * scale_factor, "observe")
         options.say(f"true values, scale factor {scale_factor:g}")
-        app_id = _run(folder / "truth", folder / "home", scale_factor, "advise")
+        app_id = _run(folder / "truth", folder / "truth-home", scale_factor, "advise")
         options.say("training")
         train(folder / "home", folder / "train.log")
         (folder / "done").write_text(app_id)
     app_id = (folder / "done").read_text()
-    found = tuple(true_query(folder / "home", app_id, name) for name in tpc.THE_TWELVE)
+    found = tuple(true_query(folder / "truth-home", app_id, name) for name in tpc.THE_TWELVE)
     return Prepared(folder / "home", scale_factor, found)
 
 
@@ -170,6 +206,7 @@ def _run(folder: Path, home: Path, scale_factor: float, mode: str) -> str:
 
 def _version() -> str:
     digest = hashlib.sha256(plugin_jar().read_bytes())
+    digest.update(Path(__file__).read_bytes())
     for folder in ("phoebe_spark", "training/phoebe_training"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             digest.update(file.read_bytes())

@@ -1,0 +1,130 @@
+"""What keeps the benches honest: apart from training, proven oracles, restores that are counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import restart, temp_storage, twelve
+from benchmarks.demo.__main__ import OBSERVED_DAYS
+from benchmarks.frame import Options
+from benchmarks.oracle import Best, Objective, OracleError, TrueStage
+from benchmarks.restart import Trial
+from benchmarks.twelve import Query
+
+
+def _query(name: str = "tpch/q5") -> Query:
+    """Four stages in a chain, each with a fingerprint but the last."""
+    stages = tuple(
+        TrueStage(u, (u - 1,) if u else (), 1e6, float(u), u + 1.0, 3.0 - u, u < 3)
+        for u in range(4)
+    )
+    return Query(name, 4.0, stages, {u: f"{name} {u}" for u in range(3)})
+
+
+def test_the_model_is_trained_on_nothing_that_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[Path, float]] = []
+    trained: list[Path] = []
+    judged: list[Path] = []
+
+    def run(_folder: Path, home: Path, scale_factor: float, _mode: str) -> str:
+        ran.append((home, scale_factor))
+        home.mkdir(parents=True, exist_ok=True)
+        return f"app-{len(ran)}"
+
+    def true_query(home: Path, _app_id: str, name: str) -> Query:
+        judged.append(home)
+        return _query(name)
+
+    monkeypatch.setattr(twelve, "BUILD", tmp_path)
+    monkeypatch.setattr(twelve, "_version", lambda: "v")
+    monkeypatch.setattr(twelve, "_run", run)
+    monkeypatch.setattr(twelve, "train", lambda home, _log: trained.append(home))
+    monkeypatch.setattr(twelve, "true_query", true_query)
+    prepared = twelve.prepare(Options("some", tmp_path, scale_factor=6.0))
+    assert trained == [prepared.home]
+    assert prepared.home not in judged
+    learned_from = [scale_factor for home, scale_factor in ran if home == prepared.home]
+    assert len(learned_from) == len(twelve.HISTORY)
+    assert prepared.scale_factor not in learned_from
+    assert (judged[0], prepared.scale_factor) in ran
+
+
+def test_no_observed_day_of_the_demo_is_as_large_as_those_judged() -> None:
+    assert 1.0 not in OBSERVED_DAYS
+    assert len(set(OBSERVED_DAYS)) == len(OBSERVED_DAYS)
+
+
+def test_a_query_without_a_proven_oracle_leaves_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    def oracle(query: Query, _objective: Objective) -> Best:
+        if query.name == "tpch/q9":
+            raise OracleError("40 stages: Not Solved after 60 s")
+        return Best(1.0)
+
+    monkeypatch.setattr(Query, "oracle", oracle)
+    listed = [_query("tpch/q5"), _query("tpch/q9")]
+    judged = twelve.judge(listed, "temp")
+    assert [q.name for q in judged.queries(listed)] == ["tpch/q5"]
+    (line,) = judged.skipped
+    assert line.startswith("tpch/q9:")
+    assert line.endswith("Not Solved after 60 s")
+
+
+def test_stages_upstream_of_a_boundary() -> None:
+    query = _query()
+    assert [query.upstream(f"tpch/q5 {u}") for u in range(3)] == [0, 1, 2]
+    assert query.upstream("of another query") == 0
+
+
+TRIAL = Trial("tpch/q5", "advised", "late", 9.0, 10.0, 4.0, 2, 1, 2, ())
+
+
+def test_a_figure_without_a_restore_is_null_and_says_why() -> None:
+    nothing = replace(TRIAL, cuts="oracle", resumed_s=9.5, restored=0, upstream=0)
+    result = restart._result([TRIAL, nothing], ["tpch/q5"], ["tpch/q9: no proof"])
+    assert result.figures["late_kills_faster_advised"] == pytest.approx(0.6)
+    assert result.figures["late_kills_faster_oracle"] is None
+    assert result.figures["trials_that_restored"] == 1
+    assert result.why_null["late_kills_faster_oracle"].endswith("restored a checkpoint")
+    assert result.why_null["uniform_kept_oracle"].endswith("fitted the time")
+    assert result.skipped[0] == "tpch/q9: no proof"
+
+
+def test_a_trial_that_restored_nothing_counts_as_nothing_saved() -> None:
+    nothing = replace(TRIAL, job="tpch/q7", resumed_s=10.0, restored=0, upstream=0)
+    result = restart._result([TRIAL, nothing], ["tpch/q5", "tpch/q7"])
+    assert result.figures["late_kills_faster_advised"] == pytest.approx(0.3)
+
+
+def test_restart_says_when_restores_are_shallow() -> None:
+    shallow = [replace(TRIAL, job=f"tpch/q{n}", upstream=1) for n in (7, 9)]
+    said = restart._result([TRIAL, *shallow], ["tpch/q5"]).skipped
+    assert any(line.startswith("1 of 3 jobs restored") for line in said)
+    assert not any("jobs restored" in line for line in restart._result([TRIAL], []).skipped)
+
+
+def test_temp_storage_says_what_was_restored() -> None:
+    both = {"oracle": 1, "advised": 0}
+    row: dict[str, Any] = {
+        "query": "tpch/q5",
+        "computed_byte_seconds": 4.0,
+        "byte_seconds": {"plain": 8.0, "oracle": 4.0, "advised": 8.0},
+        "freed": {"oracle": 4.0, "advised": 0.0},
+        "peak_bytes": {"plain": 8, "oracle": 4, "advised": 8},
+        "seconds": {"plain": 1.0, "oracle": 1.0, "advised": 1.0},
+        "checkpoints": both,
+        "restored": both,
+        "wrong_results": [],
+    }
+    result = temp_storage._result([row], ["tpch/q9: no proof"])
+    assert result.figures["freed_vs_computed"] == 1.0
+    assert "tpch/q9: no proof" in result.skipped
+    assert "tpch/q5 oracle: restored, so not only freed" in result.skipped
+    assert any(line.startswith("repeats:") for line in result.skipped)
+    nothing = temp_storage._result([], ["tpch/q9: no proof"])
+    assert set(nothing.figures.values()) == {None}
