@@ -192,19 +192,20 @@ _PYTHON_TO_DO = "pip install phoebe-spark there, or set spark.phoebe.python to a
 
 
 def check_bundle(home: str) -> Check:
-    if "://" in home:
-        return Check("bundle", "skipped", home)
-    current = Path(home) / "bundle" / "current"
-    if not current.exists():
-        to_do = "observe some runs (or phoebe ingest their event logs), then phoebe train"
-        return Check("bundle", "warning", "no models were promoted yet", to_do)
     from phoebe_spark.predict.bundle import read_bundle
+    from phoebe_spark.predict.errors import BundleMissing, BundleRemote
 
     try:
-        read_bundle(home)
+        found = read_bundle(home).version
+    except BundleMissing:
+        to_do = "observe some runs (or phoebe ingest their event logs), then phoebe train"
+        return Check("bundle", "warning", "no models were promoted yet", to_do)
+    except BundleRemote as error:
+        to_do = "name a local directory in spark.phoebe.home, or observe only"
+        return Check("bundle", "warning", str(error), to_do)
     except Exception as error:
         return Check("bundle", "error", str(error), "phoebe train writes a new one")
-    return Check("bundle", "ok", current.read_text().strip())
+    return Check("bundle", "ok", found)
 
 
 def default_python() -> str:

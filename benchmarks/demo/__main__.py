@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.demo import days, show, truth
 from benchmarks.demo.job import Job, Submission
+from phoebe_spark.predict.bundle import read_bundle
 from tests.support import home as homes
 from tests.support.compare import compare_results
 from tests.support.places import BUILD, ROOT, spark_environment
@@ -41,10 +42,7 @@ def train(home: Path, log: Path) -> dict[str, Any]:
             env=spark_environment(),
             cwd=ROOT,
         )
-    bundle = home / "bundle"
-    version = (bundle / "current").read_text().strip()
-    metadata: dict[str, Any] = json.loads((bundle / version / "metadata.json").read_text())
-    return metadata
+    return read_bundle(home).metadata
 
 
 def differences(expected: Submission, *others: Submission) -> list[str]:

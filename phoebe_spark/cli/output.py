@@ -24,7 +24,7 @@ Home = Annotated[
     typer.Option(
         "--home",
         envvar="PHOEBE_HOME",
-        help="spark.phoebe.home of the observed jobs: a directory, or a URI.",
+        help="spark.phoebe.home of the observed jobs: a directory, or a URI (not for train).",
     ),
 ]
 DEFAULT_HOME = "~/.phoebe"

@@ -2,7 +2,8 @@
 
 Files in, files out: models are LightGBM's own text, everything else is JSON, nothing is unpickled.
 A version directory is complete before ``current`` names it, so a reader sees the old bundle or the
-new one. What the files mean is `phoebe_spark.predict.predictor`'s business.
+new one; ``current`` also holds the checksum of the metadata, which holds those of all other files.
+What the files mean is `phoebe_spark.predict.predictor`'s business.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from phoebe_spark.predict.errors import BundleDamaged, BundleFormat, BundleMissing
+from phoebe_spark.predict.errors import BundleDamaged, BundleFormat, BundleMissing, BundleRemote
 
 FORMAT = 1
 METADATA = "metadata.json"
 HISTORY = "history.json"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,127}")
 
 
@@ -37,32 +40,55 @@ class Bundle:
     files: dict[str, bytes]
 
 
+def local_home(home: str | Path) -> Path:
+    """``home`` as a directory of this machine; ``~`` and ``file:`` are understood.
+
+    Raises `BundleRemote` for any other URI: tables may live there, models may not yet.
+    """
+    text = str(home)
+    if text.startswith("file:"):
+        text = "/" + text.removeprefix("file:").lstrip("/")
+    if _SCHEME.match(text):
+        raise BundleRemote(
+            f"{text} is not a local directory: tables may live there, but models are trained and "
+            "loaded under a local home only"
+        )
+    return Path(text).expanduser()
+
+
 def bundle_root(home: str | Path) -> Path:
-    return Path(home).expanduser() / "bundle"
+    """Raises `BundleRemote` unless ``home`` is local."""
+    return local_home(home) / "bundle"
 
 
 def current_version(home: str | Path) -> str:
-    """The promoted version's name. Raises `BundleMissing` or `BundleDamaged`."""
+    """The promoted version's name. Raises a `BundleError`."""
+    return _current(home)[0]
+
+
+def _current(home: str | Path) -> tuple[str, str]:
+    """The promoted version's name, and the sha256 of its metadata."""
     pointer = bundle_root(home) / "current"
     try:
-        version = pointer.read_text(encoding="utf-8").strip()
+        text = pointer.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BundleMissing(f"no models were promoted under {home}: run `phoebe train`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleDamaged(f"{pointer} cannot be read: {error}") from error
-    if not _VERSION.fullmatch(version):
-        raise BundleDamaged(f"{pointer} does not hold the name of a version")
-    return version
+    version, _, digest = text.removesuffix("\n").partition(" ")
+    if not _VERSION.fullmatch(version) or not _DIGEST.fullmatch(digest):
+        raise BundleDamaged(f"{pointer} does not hold the name of a version and a sha256")
+    return version, digest
 
 
 def read_bundle(home: str | Path) -> Bundle:
     """The promoted bundle, every file checked against its size and sha256.
 
-    Raises `BundleMissing`, `BundleDamaged` or `BundleFormat`.
+    Raises `BundleMissing`, `BundleDamaged`, `BundleFormat` or `BundleRemote`.
     """
-    version = current_version(home)
+    version, digest = _current(home)
     path = bundle_root(home) / version
-    metadata = _read_metadata(path)
+    metadata = _read_metadata(path, digest)
     files: dict[str, bytes] = {}
     for name, told in metadata["files"].items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -78,13 +104,18 @@ def read_bundle(home: str | Path) -> Bundle:
 
 
 def write_bundle(
-    home: str | Path, version: str, files: Mapping[str, bytes], metadata: Mapping[str, Any]
+    home: str | Path,
+    version: str,
+    files: Mapping[str, bytes],
+    metadata: Mapping[str, Any],
+    before_promotion: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a version directory and promote it; returns the directory.
 
-    ``metadata`` gains ``format``, ``version`` and ``files`` (size and sha256 of each). Raises
-    ``FileExistsError`` when the version is there already, ``OSError`` when it cannot be written;
-    the bundle promoted before stays in place then.
+    ``metadata`` gains ``format``, ``version`` and ``files`` (size and sha256 of each);
+    ``before_promotion`` is called when all is on disk and nothing names it yet. Raises
+    ``FileExistsError`` when the version is there already, ``OSError`` when it cannot be written,
+    and what ``before_promotion`` raises; the bundle promoted before stays in place then.
     """
     if not _VERSION.fullmatch(version):
         raise ValueError(f"not a version name: {version!r}")
@@ -102,19 +133,26 @@ def write_bundle(
             for name, content in sorted(files.items())
         },
     }
+    described = orjson.dumps(whole, option=orjson.OPT_INDENT_2)
     work = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
     try:
         for name, content in files.items():
             _write(work / name, content)
-        _write(work / METADATA, orjson.dumps(whole, option=orjson.OPT_INDENT_2))
+        _write(work / METADATA, described)
         work.chmod(0o755)
         work.rename(target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
     pointer = root / f".current-{os.getpid()}"
-    _write(pointer, f"{version}\n".encode())
-    pointer.replace(root / "current")
+    try:
+        _write(pointer, f"{version} {_sha256(described)}\n".encode())
+        before_promotion()
+        pointer.replace(root / "current")
+    except BaseException:
+        pointer.unlink(missing_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        raise
     _sync(root)
     return target
 
@@ -122,11 +160,12 @@ def write_bundle(
 def long_shapes(home: str | Path, min_duration_ms: float) -> list[str]:
     """Plan shapes whose median duration in the bundle's history is at least ``min_duration_ms``.
 
-    Cheap: reads and verifies ``history.json`` only, imports no models. Raises `BundleMissing`,
-    `BundleDamaged` or `BundleFormat`.
+    Cheap: reads and verifies the metadata and ``history.json`` only, imports no models. Raises
+    `BundleMissing`, `BundleDamaged`, `BundleFormat` or `BundleRemote`.
     """
-    path = bundle_root(home) / current_version(home)
-    told = _read_metadata(path)["files"].get(HISTORY)
+    version, digest = _current(home)
+    path = bundle_root(home) / version
+    told = _read_metadata(path, digest)["files"].get(HISTORY)
     content = _read(path / HISTORY)
     if told is None or _sha256(content) != told["sha256"]:
         raise BundleDamaged(f"{path / HISTORY} is not what was written (sha256 differs)")
@@ -134,9 +173,15 @@ def long_shapes(home: str | Path, min_duration_ms: float) -> list[str]:
     return sorted(shape for shape, ms in shapes.items() if ms >= min_duration_ms)
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def _read_metadata(path: Path, digest: str) -> dict[str, Any]:
+    content = _read(path / METADATA)
+    if _sha256(content) != digest:
+        raise BundleDamaged(
+            f"{path / METADATA} is not what was written (sha256 differs): "
+            "train again or restore the file"
+        )
     try:
-        metadata = orjson.loads(_read(path / METADATA))
+        metadata = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         raise BundleDamaged(f"{path / METADATA} is not JSON: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:

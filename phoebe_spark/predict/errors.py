@@ -5,7 +5,8 @@
     BundleError
     ├── BundleMissing     nothing was promoted under this home yet
     ├── BundleDamaged     a file is missing, truncated, or its sha256 differs
-    └── BundleFormat      written in a format that this version does not know
+    ├── BundleFormat      written in a format that this version does not know
+    └── BundleRemote      the home is not a directory of this machine
 """
 
 from __future__ import annotations
@@ -25,3 +26,7 @@ class BundleDamaged(BundleError):  # noqa: N818
 
 class BundleFormat(BundleError):  # noqa: N818
     """The bundle's format is unknown to this version."""
+
+
+class BundleRemote(BundleError, ValueError):  # noqa: N818
+    """The home is a URI: models are trained and loaded under a local directory only."""

@@ -21,6 +21,7 @@ from phoebe_spark.predict.errors import (
     BundleError,
     BundleFormat,
     BundleMissing,
+    BundleRemote,
 )
 
 HISTORY = orjson.dumps({"stages": {}, "executions": {}, "shapes": {"aa": 90_000.0, "bb": 10.0}})
@@ -48,7 +49,7 @@ def test_promotion_replaces_the_pointer_and_keeps_the_old_version(home: Path) ->
     assert sorted(p.name for p in bundle_root(home).iterdir()) == ["current", "v1", "v2"]
 
 
-@pytest.mark.parametrize("name", ["history.json", "task_time/general.txt"])
+@pytest.mark.parametrize("name", ["history.json", "task_time/general.txt", "metadata.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_is_refused(home: Path, name: str, damage: str) -> None:
     file = bundle_root(home) / "v1" / name
@@ -64,12 +65,39 @@ def test_damage_is_refused(home: Path, name: str, damage: str) -> None:
         read_bundle(home)
 
 
+def test_a_changed_byte_anywhere_is_noticed(home: Path) -> None:
+    files = [p for p in bundle_root(home).rglob("*") if p.is_file()]
+    assert len(files) == 4
+    for file in files:
+        content = file.read_bytes()
+        for at in range(0, len(content), 7):
+            file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+            with pytest.raises(BundleDamaged):
+                read_bundle(home)
+        file.write_bytes(content)
+    assert read_bundle(home).version == "v1"
+
+
+@pytest.mark.parametrize("home", ["s3://bucket/phoebe", Path("s3://bucket/phoebe"), "hdfs:///p"])
+def test_a_home_elsewhere_is_refused(home: str | Path) -> None:
+    for use in (read_bundle, lambda h: long_shapes(h, 1), lambda h: write_bundle(h, "v1", {}, {})):
+        with pytest.raises(BundleRemote, match="not a local directory"):
+            use(home)
+    assert not Path(str(home).split("/")[0]).exists()
+
+
+def test_a_file_uri_is_a_local_home(home: Path) -> None:
+    assert read_bundle(home.as_uri()).version == "v1"
+
+
 def test_nothing_promoted(tmp_path: Path) -> None:
     with pytest.raises(BundleMissing, match="phoebe train"):
         read_bundle(tmp_path)
 
 
-@pytest.mark.parametrize("pointer", [b"../../etc", b"", b"\xff\xfe", b"gone"])
+@pytest.mark.parametrize(
+    "pointer", [b"../../etc", b"", b"\xff\xfe", b"v1", b"gone " + b"0" * 64, b"v1 " + b"0" * 64]
+)
 def test_a_pointer_that_names_nothing(home: Path, pointer: bytes) -> None:
     (bundle_root(home) / "current").write_bytes(pointer)
     with pytest.raises(BundleDamaged):
@@ -90,6 +118,8 @@ def test_metadata_that_cannot_be_used(
     home: Path, metadata: bytes, error: type[BundleError]
 ) -> None:
     (bundle_root(home) / "v1" / "metadata.json").write_bytes(metadata)
+    digest = hashlib.sha256(metadata).hexdigest()
+    (bundle_root(home) / "current").write_text(f"v1 {digest}\n")
     with pytest.raises(error):
         read_bundle(home)
 
@@ -107,6 +137,17 @@ def test_a_failed_write_leaves_the_old_bundle(home: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("phoebe_spark.predict.bundle._write", full)
     with pytest.raises(OSError, match="No space left"):
         write_bundle(home, "v2", FILES, {})
+    assert read_bundle(home).version == "v1"
+    assert sorted(p.name for p in bundle_root(home).iterdir()) == ["current", "v1"]
+
+
+def test_what_fails_before_promotion_leaves_the_old_bundle(home: Path) -> None:
+    def fail() -> None:
+        assert (bundle_root(home) / "v2" / "metadata.json").exists()
+        raise ConnectionError("the registry is away")
+
+    with pytest.raises(ConnectionError):
+        write_bundle(home, "v2", FILES, {}, fail)
     assert read_bundle(home).version == "v1"
     assert sorted(p.name for p in bundle_root(home).iterdir()) == ["current", "v1"]
 
