@@ -5,7 +5,7 @@
 #   0 3 * * *  PHOEBE_HOME=/var/lib/phoebe /path/to/conf/scheduled-training.sh
 #
 # PHOEBE_HOME is spark.phoebe.home of the observed jobs. Runs are logged in MLflow, by default in
-# $PHOEBE_HOME/mlflow.db; set MLFLOW_TRACKING_URI for a server. Needs pip install phoebe-spark[train].
+# $PHOEBE_HOME/mlflow.db; set MLFLOW_TRACKING_URI for a server. Needs the package's [train] extra.
 set -eu
 : "${PHOEBE_HOME:=$HOME/.phoebe}"
 : "${PHOEBE_PYTHON:=python3}"

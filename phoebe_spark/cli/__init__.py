@@ -51,6 +51,16 @@ def main() -> None:
     """The console script."""
     try:
         app()
-    except (PhoebeError, OSError, ValueError) as error:
-        say_error(str(error))
+    except Exception as error:
+        if not _is_foreseen(error):
+            raise
+        say_error(" ".join(str(error).split()))
         sys.exit(FAILED)
+
+
+def _is_foreseen(error: Exception) -> bool:
+    """Whether the message alone says what is wrong. By name: neither package is imported for it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, PhoebeError | OSError | ValueError) or bool(
+        names & {"DeltaError", "MlflowException"}
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -17,6 +18,8 @@ from phoebe_spark.cli.output import (
     print_json,
     say_error,
 )
+
+NEEDED = ("phoebe_training", "lightgbm", "mlflow", "matplotlib")
 
 
 def train(
@@ -38,16 +41,18 @@ def train(
 
     Exit code 1: there are not enough runs yet. Through Spark: conf/scheduled-training.sh.
     """
-    try:
-        from phoebe_training import NotEnoughData
-        from phoebe_training import train as run
-        from phoebe_training.__main__ import describe
-    except ImportError as error:
-        say_error(f"training needs more packages ({error}): pip install 'phoebe-spark[train]'")
-        raise typer.Exit(FAILED) from None
+    # Looked for, not imported: a fit takes minutes, and what records it is imported after that.
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        say_error(f"training needs {', '.join(missing)}: pip install 'phoebe-spark[train]'")
+        raise typer.Exit(FAILED)
+    from phoebe_training import TrainingError
+    from phoebe_training import train as run
+    from phoebe_training.__main__ import describe
+
     try:
         summary = run(expand(home), tracking_uri, force=force)
-    except NotEnoughData as error:
+    except TrainingError as error:
         say_error(str(error))
         raise typer.Exit(WRONG) from None
     if json:

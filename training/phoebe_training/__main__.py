@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
-from phoebe_training.errors import NotEnoughData
+from phoebe_spark.predict.errors import BundleError
+from phoebe_training.errors import TrainingError
 from phoebe_training.pipeline import TrainSummary, train
 
 if TYPE_CHECKING:
@@ -35,13 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="promote whatever comes out")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args(arguments)
-    home = Path(options.home).expanduser()
     try:
         with _session(options.spark) as session:
-            summary = train(home, options.tracking_uri, session, force=options.force)
-    except NotEnoughData as error:
+            summary = train(options.home, options.tracking_uri, session, force=options.force)
+    except TrainingError as error:
         print(error, file=sys.stderr)
         return 2
+    except BundleError as error:
+        print(error, file=sys.stderr)
+        return 1
     if options.json:
         print(orjson.dumps(asdict(summary), default=str).decode())
     else:

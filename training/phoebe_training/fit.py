@@ -12,7 +12,7 @@ metrics are about.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,7 @@ def fit(
                 one.play(delay)
                 other.simulated = one.simulated
         recurring, general = _sides(figure, runs, past, blank, group_of)
-        by_time, recurring_oof = _fit_head(recurring, settings, _time_folds(recurring.group))
+        by_time, recurring_oof = _fit_head(recurring, settings, _time_folds(runs, recurring))
         folds = _template_folds(runs, general)
         by_template, general_oof = _fit_head(general, settings, folds)
         heads[figure] = (by_time, by_template)
@@ -125,7 +125,7 @@ def fit(
             one.logs[figure] = logs
             other.logs[figure] = logs
     history = History()
-    for run in runs:
+    for run in sorted(runs, key=lambda r: r.ended_at):
         history.add(run.query, run.shape, run.duration_ms)
     return Fitted(heads, history, delay, [e.prediction() for e in past], counts)
 
@@ -151,19 +151,18 @@ def stage_delay_ms(runs: Iterable[Run]) -> float:
     return float(np.median(gaps)) if gaps else 0.0
 
 
-def _estimates_before(runs: Sequence[Run]) -> Iterable[Estimates]:
-    """Each run's estimates on the history that earlier applications left."""
+def _estimates_before(runs: Sequence[Run]) -> Iterator[Estimates]:
+    """Each run's estimates on the history that had ended when its application started."""
     history = History()
-    waiting: list[Run] = []
+    by_end = iter(sorted(runs, key=lambda r: r.ended_at))
+    waiting = next(by_end, None)
     for run in runs:
-        if waiting and waiting[0].app != run.app:
-            for earlier in waiting:
-                history.add(earlier.query, earlier.shape, earlier.duration_ms)
-            waiting = []
+        while waiting is not None and waiting.ended_at <= run.app_started_at:
+            history.add(waiting.query, waiting.shape, waiting.duration_ms)
+            waiting = next(by_end, None)
         estimates = Estimates(run.query, history)
         # The histories grow while training goes on: what is needed is copied now.
         estimates.freeze()
-        waiting.append(run)
         yield estimates
 
 
@@ -239,10 +238,16 @@ def _train(
     return lightgbm.train(settings.parameters(len(target)), data, settings.rounds)
 
 
-def _time_folds(groups: Sequence[int]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Each group after the first that has rows, against those before it."""
-    at = np.asarray(groups)
-    return [(np.flatnonzero(at < g), np.flatnonzero(at == g)) for g in sorted(set(groups))]
+def _time_folds(runs: Sequence[Run], side: Side) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Each group that has rows, against what had ended in those before it when it began."""
+    at = np.asarray(side.group)
+    began = np.asarray([runs[r].app_started_at.timestamp() for r, _ in side.where])
+    ended = np.asarray([runs[r].ended_at.timestamp() for r, _ in side.where])
+    folds = []
+    for group in sorted(set(side.group)):
+        test = np.flatnonzero(at == group)
+        folds.append((np.flatnonzero((at < group) & (ended <= began[test].min())), test))
+    return folds
 
 
 def _template_folds(runs: Sequence[Run], side: Side) -> list[tuple[NDArray[Any], NDArray[Any]]]:

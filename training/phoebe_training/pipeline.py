@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from phoebe_spark.predict.bundle import HISTORY, read_bundle, write_bundle
-from phoebe_spark.predict.errors import BundleError, BundleMissing
+from phoebe_spark.predict.bundle import HISTORY, local_home, read_bundle, write_bundle
+from phoebe_spark.predict.errors import BundleDamaged, BundleFormat, BundleMissing
 from phoebe_spark.predict.models import GROUPS
 from phoebe_spark.predict.predictor import Predictor, from_bundle
 from phoebe_spark.reasons import Reason
@@ -31,6 +31,13 @@ from phoebe_training.evaluate import group_metrics, score
 from phoebe_training.fit import FIGURES, FitSettings, Fitted, fit
 from phoebe_training.record import heads_of, promote, record
 from phoebe_training.runs import Run, build_runs
+from phoebe_training.seen import (
+    TRAINED_ON,
+    TrainedOn,
+    trained_on,
+    trained_on_from_json,
+    unseen,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -70,11 +77,12 @@ def train(
 
     ``spark``: read the tables through delta-spark. ``force``: train without new runs, and promote
     whatever comes out. Raises `phoebe_training.errors.NotEnoughData` when the tables hold fewer
-    than eight usable stages, and what MLflow or the disk raise; the promoted bundle is then the one
-    before.
+    than eight usable stages, `phoebe_spark.predict.errors.BundleRemote` when ``home`` is a URI but
+    not ``file:``, and what MLflow or the disk raise; the promoted bundle is then the one before.
     """
     began = time.monotonic()
     settings = settings or FitSettings()
+    home = local_home(home)
     with _progress() as step:
         step("reading the tables")
         runs = build_runs(read_frames(home, spark))
@@ -85,10 +93,10 @@ def train(
                 f"{MIN_STAGES} stages are needed: run jobs with the plugin, or `phoebe ingest` "
                 "event logs"
             )
-        champion, complaint = _champion(home)
-        new = _new_runs(runs, champion)
+        champion, seen, complaint = _champion(home)
+        new = unseen(runs, seen)
         if champion is not None and not new and not force:
-            reason = Reason("nothing_new", {}, f"no new runs since {champion.version} was trained")
+            reason = Reason("nothing_new", {}, f"{champion.version} was trained on all of them")
             return TrainSummary(
                 False, reason, runs=len(runs), stages=stages, champion_version=champion.version,
                 seconds=time.monotonic() - began,
@@ -104,6 +112,7 @@ def train(
         step("recording in MLflow")
         now = datetime.now(UTC)
         files, heads = _files(fitted)
+        files[TRAINED_ON] = orjson.dumps(trained_on(runs))
         version = _version(now, files)
         tags = {"version": version, "promoted": str(wanted).lower(), "reason": reason.code}
         recorded = record(home, tracking_uri, fitted, settings, metrics, tags)
@@ -116,7 +125,7 @@ def train(
                 files,
                 {
                     "created_at": now.isoformat(),
-                    "trained_until": max(r.app_started_at for r in runs).isoformat(),
+                    "trained_until": max(r.ended_at for r in runs).isoformat(),
                     "runs": len(runs),
                     "stages": stages,
                     "mlflow": recorded.describe(),
@@ -144,22 +153,16 @@ def train(
     )
 
 
-def _champion(home: str | Path) -> tuple[Predictor | None, str | None]:
-    """The promoted predictor, or what is wrong with it (None: there never was one)."""
+def _champion(home: str | Path) -> tuple[Predictor | None, TrainedOn, str | None]:
+    """The promoted predictor, what it was trained on, and what is wrong with it (None: nothing, or
+    there never was one)."""
     try:
-        return from_bundle(read_bundle(home)), None
+        bundle = read_bundle(home)
+        return from_bundle(bundle), trained_on_from_json(bundle.files.get(TRAINED_ON)), None
     except BundleMissing:
-        return None, None
-    except BundleError as error:
-        return None, str(error)
-
-
-def _new_runs(runs: Sequence[Run], champion: Predictor | None) -> list[Run]:
-    """The runs of applications that started after those the champion was trained on."""
-    if champion is None:
-        return list(runs)
-    until = datetime.fromisoformat(champion.metadata["trained_until"])
-    return [run for run in runs if run.app_started_at > until]
+        return None, {}, None
+    except (BundleDamaged, BundleFormat) as error:
+        return None, {}, str(error)
 
 
 def _score_on(runs: Sequence[Run], fitted: Fitted, new: Sequence[Run]) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -22,7 +22,8 @@ from phoebe_training.data import Frames
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished execution. ``app`` orders runs in time: history is what earlier apps left."""
+    """One finished execution. Its history is what had ended when its application started: a driver
+    loads its models then, and never again."""
 
     query: Query
     shape: str | None
@@ -30,6 +31,7 @@ class Run:
     app: tuple[str, str]
     execution_id: int
     app_started_at: datetime
+    ended_at: datetime
 
 
 def build_runs(frames: Frames) -> list[Run]:
@@ -60,6 +62,8 @@ def build_runs(frames: Frames) -> list[Run]:
         if graph is None:
             continue
         app_slots = getattr(application, "slots", None)
+        app_started_at = getattr(application, "started_at", None) or row.started_at
+        began = app_started_at if pd.isna(row.started_at) else row.started_at
         slots = row.slots if not pd.isna(row.slots) else app_slots
         runs.append(
             Run(
@@ -73,7 +77,8 @@ def build_runs(frames: Frames) -> list[Run]:
                 duration_ms=float(row.duration_ms),
                 app=(str(row.app_id), str(row.app_attempt)),
                 execution_id=int(row.execution_id),
-                app_started_at=getattr(application, "started_at", None) or row.started_at,
+                app_started_at=app_started_at,
+                ended_at=began + timedelta(milliseconds=float(row.duration_ms)),
             )
         )
     runs.sort(key=lambda r: (r.app_started_at, r.app, r.execution_id))

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 import phoebe_spark
 from phoebe_spark import doctor, jar
-from phoebe_spark.cli import app
+from phoebe_spark.cli import app, main
+from phoebe_spark.cli import train as cli_train
 from phoebe_spark.records import (
     ApplicationRecord,
     BoundaryRecord,
@@ -231,3 +232,36 @@ def test_ingest_counts_and_a_file_that_is_no_log_is_1(tmp_path: Path) -> None:
     code, output = run("ingest", str(torn), "--home", home)
     assert code == 1
     assert "torn.zstd" in output
+
+
+def test_train_says_what_is_missing_before_it_trains(
+    home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_train, "find_spec", lambda name: None if name == "mlflow" else name)
+    code, output = run("train", "--home", home)
+    assert (code, "training needs mlflow" in output, "[train]" in output) == (3, True, True)
+
+
+def test_train_refuses_a_home_elsewhere() -> None:
+    with pytest.raises(ValueError, match="s3://bucket/phoebe is not a local directory"):
+        run("train", "--home", "s3://bucket/phoebe")
+
+
+def test_foreseen_errors_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from deltalake.exceptions import DeltaError
+    from mlflow.exceptions import MlflowException
+
+    for error in (DeltaError("no log\nfiles"), MlflowException("no server"), OSError("disk full")):
+
+        def fail(error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("phoebe_spark.cli.app", fail)
+        with pytest.raises(SystemExit, match="3"):
+            main()
+        assert capsys.readouterr().err.splitlines() == [f"error: {' '.join(str(error).split())}"]
+    monkeypatch.setattr("phoebe_spark.cli.app", lambda: [][1])
+    with pytest.raises(IndexError):
+        main()

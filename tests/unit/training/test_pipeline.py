@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 from phoebe_training import NotEnoughData, TrainSummary, train
 from phoebe_training.data import read_frames
-from phoebe_training.fit import FitSettings, _template_folds, _time_folds, fit, time_groups
+from phoebe_training.fit import FitSettings, Side, _template_folds, _time_folds, fit, time_groups
 from phoebe_training.runs import build_runs
+from phoebe_training.seen import trained_on, trained_on_from_json, unseen
 
 from phoebe_spark.predict.bundle import bundle_root, current_version
 from phoebe_spark.predict.predictor import load_predictor
@@ -31,8 +33,10 @@ TEMPLATES = ("sales", "stock", "late", "trend")
 DAY_ONE = datetime(2026, 3, 1, 2, tzinfo=UTC)
 
 
-def day(number: int, size_mb: float, later_h: int = 0, **changes: object) -> Iterator[Record]:
-    """The rows of one day's application: every template once."""
+def day(
+    number: int, size_mb: float, later_h: int = 0, began_h: int = 0, **changes: object
+) -> Iterator[Record]:
+    """The rows of one day's application: every template once, ``began_h`` after its start."""
     rng = random.Random(number)
     at = DAY_ONE + timedelta(days=number)
     common = {
@@ -44,7 +48,8 @@ def day(number: int, size_mb: float, later_h: int = 0, **changes: object) -> Ite
         done = query(template, size_mb, rng)
         finish = max(s.end_ms for s in done.graph.stages)
         execution = {
-            "template": template, "shape": f"shape-{template}", "started_at": at,
+            "template": template, "shape": f"shape-{template}",
+            "started_at": at + timedelta(hours=began_h),
             "duration_ms": round(finish), "status": "succeeded", "slots": 2, "complete": True,
         } | changes  # fmt: skip
         yield ExecutionRecord(**common, execution_id=number_of, **execution)  # type: ignore[arg-type]
@@ -202,8 +207,41 @@ def test_history_comes_from_earlier_applications_only(tmp_path: Path) -> None:
     assert {s for p in first for s in p.sources.values()} == {"general"}
     assert {s for p in fitted.out_of_fold[-4:] for s in p.sources.values()} == {"history"}
     assert time_groups(runs) == [0] * 4 + [1] * 4 + [2] * 4
-    for earlier, now in _time_folds([0, 0, 1, 2, 2])[1:]:
+    side = Side(group=time_groups(runs), where=[(r, 0) for r in range(len(runs))])
+    folds = _time_folds(runs, side)
+    assert [len(earlier) for earlier, _ in folds] == [0, 4, 8]
+    for earlier, now in folds[1:]:
         assert earlier.max() < now.min()
+
+
+def test_what_a_long_application_did_later_is_nobodys_past(tmp_path: Path) -> None:
+    # app-0 runs for days, like a SQL server: its queries end after app-1 started.
+    Tables(tmp_path).append(day(0, 50, began_h=30))
+    Tables(tmp_path).append(day(1, 50))
+    Tables(tmp_path).append(day(2, 50))
+    runs = build_runs(read_frames(tmp_path))
+    found = fit(runs, QUICK).out_of_fold
+    of_app = {n: {s for p in found[4 * n : 4 * n + 4] for s in p.sources.values()} for n in (1, 2)}
+    assert of_app == {1: {"general"}, 2: {"history"}}
+    side = Side(group=time_groups(runs), where=[(r, 0) for r in range(len(runs))])
+    assert [len(earlier) for earlier, _ in _time_folds(runs, side)] == [0, 0, 8]
+
+
+def test_new_is_what_was_not_trained_on_whenever_it_ran(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    tables.append(day(5, 80))
+    server = list(day(6, 80))
+    tables.append(r for r in server if getattr(r, "execution_id", 0) in (None, 0, 2))
+    first = build_runs(read_frames(tmp_path))
+    seen = trained_on(first)
+    assert seen["app-6"] == {"": [(0, 0), (2, 2)]}
+    assert unseen(first, seen) == []
+    tables.append(day(1, 80))  # an old log, ingested late
+    tables.append(server)  # and later queries of an application that was trained on
+    new = unseen(build_runs(read_frames(tmp_path)), trained_on_from_json(orjson.dumps(seen)))
+    assert [(r.app[0], r.execution_id) for r in new] == [
+        *(("app-1", i) for i in range(4)), ("app-6", 1), ("app-6", 3),
+    ]  # fmt: skip
 
 
 def test_template_folds_share_no_template(tmp_path: Path) -> None:
