@@ -102,7 +102,7 @@ def group_metrics(
 
 
 def score(runs: Sequence[Run], predictions: Sequence[Prediction]) -> float:
-    """What promotion compares: the mean, over the groups' figures, of the median |ln q|."""
-    figures = [f for group in GROUPS for f in GROUPS[group]]
+    """What promotion compares: the mean, over `MEASURED`'s figures, of the median |ln q|."""
+    figures = [f for group in GROUPS for f in MEASURED[group]]
     parts = [q.median_ln_q for f in figures if (q := quality(runs, predictions, f)) is not None]
     return float(np.mean(parts)) if parts else float("nan")

@@ -12,7 +12,8 @@ metrics are about.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from phoebe_spark.predict.history import History, figures_of
 from phoebe_spark.predict.models import GROUPS, Head, matrix
 from phoebe_spark.predict.predictor import Estimates, Prediction
+from phoebe_training.evaluate import MEASURED, quality
 from phoebe_training.runs import Run
 
 if TYPE_CHECKING:
@@ -77,9 +79,17 @@ class Side:
     group: list[int] = field(default_factory=list)
     where: list[tuple[int, int]] = field(default_factory=list)  # run index, stage id
 
-    def residual(self, center: float = 0.0) -> Floats:
+    def residual(self) -> Floats:
         difference: Floats = np.asarray(self.truth, float) - np.asarray(self.baseline, float)
-        return difference - center
+        return difference
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A head, and the estimates (log1p) that its like gave out of fold."""
+
+    head: Head
+    out_of_fold: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,9 @@ def fit(
     delay = stage_delay_ms(runs)
     past = list(_estimates_before(runs))
     blank = [Estimates(run.query, History()) for run in runs]
-    heads: dict[str, tuple[Head, Head]] = {}
+    sides: dict[str, tuple[Side, Side]] = {}
+    options: dict[str, tuple[tuple[Candidate, Candidate], tuple[Candidate, Candidate]]] = {}
+    chosen: dict[str, tuple[Candidate, Candidate]] = {}
     counts: dict[str, tuple[int, int]] = {}
     for figure in FIGURES:
         progress(figure)
@@ -112,22 +124,73 @@ def fit(
                 one.play(delay)
                 other.simulated = one.simulated
         recurring, general = _sides(figure, runs, past, blank, group_of)
-        by_time, recurring_oof = _fit_head(recurring, settings, _time_folds(runs, recurring))
-        folds = _template_folds(runs, general)
-        by_template, general_oof = _fit_head(general, settings, folds)
-        heads[figure] = (by_time, by_template)
+        fitted = (
+            _fit_head(recurring, settings, _time_folds(runs, recurring)),
+            _fit_head(general, settings, _template_folds(runs, general)),
+        )
         counts[figure] = (len(recurring.rows), len(general.rows))
-        found: list[dict[int, float]] = [{} for _ in runs]
-        for side, oof in ((general, general_oof), (recurring, recurring_oof)):
-            for (r, u), value in zip(side.where, oof, strict=True):
-                found[r][u] = min(45.0, max(0.0, float(value)))
-        for one, other, logs in zip(past, blank, found, strict=True):
-            one.logs[figure] = logs
-            other.logs[figure] = logs
+        sides[figure] = (recurring, general)
+        options[figure] = fitted
+        chosen[figure] = (fitted[0][0], fitted[1][0])
+        _fill_in(figure, sides[figure], chosen[figure], past, blank)
+    _fall_back(runs, sides, options, chosen, past, blank)
+    heads = {figure: (one.head, other.head) for figure, (one, other) in chosen.items()}
     history = History()
     for run in sorted(runs, key=lambda r: r.ended_at):
         history.add(run.query, run.shape, run.duration_ms)
     return Fitted(heads, history, delay, [e.prediction() for e in past], counts)
+
+
+def _fill_in(
+    figure: str,
+    sides: tuple[Side, Side],
+    chosen: tuple[Candidate, Candidate],
+    *estimates: Sequence[Estimates],
+) -> None:
+    """Make the candidates' out-of-fold values the estimates of ``figure``; a stage's past wins."""
+    found: dict[int, dict[int, float]] = defaultdict(dict)
+    for side, candidate in zip(reversed(sides), reversed(chosen), strict=True):
+        for (r, u), value in zip(side.where, candidate.out_of_fold, strict=True):
+            found[r][u] = min(45.0, max(0.0, float(value)))
+    for these in estimates:
+        for r, one in enumerate(these):
+            one.logs[figure] = found[r]
+
+
+def _fall_back(
+    runs: Sequence[Run],
+    sides: Mapping[str, tuple[Side, Side]],
+    options: Mapping[str, tuple[tuple[Candidate, Candidate], tuple[Candidate, Candidate]]],
+    chosen: dict[str, tuple[Candidate, Candidate]],
+    past: Sequence[Estimates],
+    blank: Sequence[Estimates],
+) -> None:
+    """Drop each of the schedule's models that makes starts, ends and times to live worse together.
+
+    A head's own weight is chosen by its own figure. The time to live is a difference of ends, which
+    two good models may get wrong where the baseline, wrong in the same way twice, gets it right.
+    """
+
+    def judge() -> float:
+        found = [e.prediction() for e in past]
+        parts = (quality(runs, found, figure) for figure in MEASURED["schedule"])
+        return float(np.mean([q.median_ln_q for q in parts if q is not None]))
+
+    best = judge()
+    for figure in reversed(GROUPS["schedule"]):
+        for kind in (0, 1):
+            before = chosen[figure]
+            plain = options[figure][kind][1]
+            if before[kind].head.weight == 0.0:
+                continue
+            chosen[figure] = (plain, before[1]) if kind == 0 else (before[0], plain)
+            _fill_in(figure, sides[figure], chosen[figure], past, blank)
+            now = judge()
+            if now <= best:
+                best = now
+            else:
+                chosen[figure] = before
+                _fill_in(figure, sides[figure], before, past, blank)
 
 
 def time_groups(runs: Sequence[Run]) -> list[int]:
@@ -192,39 +255,55 @@ def _sides(
 
 def _fit_head(
     side: Side, settings: FitSettings, folds: list[tuple[NDArray[Any], NDArray[Any]]]
-) -> tuple[Head, Floats]:
-    """The head fitted on all of ``side``, and its out-of-fold estimates (log1p)."""
+) -> tuple[Candidate, Candidate]:
+    """The head fitted on all of ``side``, and the one that adds no model to the baseline."""
     n = len(side.rows)
     if n == 0:
-        return Head(), np.zeros(0)
+        return (Candidate(Head(), np.zeros(0)),) * 2
     names = sorted({name for row in side.rows for name in row})
     is_general = not any(name.startswith("hist_") for name in names)
     if is_general:
         names = [x for x in names if not x.startswith(_HISTORY_FEATURES)]
-    center = float(np.median(side.residual())) if is_general else 0.0
-    residual = side.residual(center)
+    residual = side.residual()
+
+    def middle(rows: NDArray[Any]) -> float:
+        return float(np.median(residual[rows])) if is_general else 0.0
+
+    everything = np.arange(n)
     inputs = matrix(side.rows, names)
     raw = np.zeros(n)
+    centers = np.zeros(n)
     judged = np.zeros(n, dtype=bool)
     for train, test in folds:
         judged[test] = True
+        # A single template leaves nothing to learn its level from but itself.
+        centers[test] = middle(train if len(train) else everything)
         if len(train) >= settings.min_rows:
-            booster = _train(inputs[train], residual[train], names, settings)
+            target = residual[train] - middle(train)
+            booster = _train(inputs[train], target, names, settings)
             raw[test] = booster.predict(inputs[test], num_threads=1)
-    if not judged.any():
-        judged[:] = True
+    left = residual - centers
     weight = min(
         _WEIGHTS,
         key=lambda w: (
-            round(float(np.median(np.abs(residual - w * raw)[judged])), 3),
-            float(np.mean(np.abs(residual - w * raw)[judged])),
+            round(float(np.median(np.abs(left - w * raw)[judged])), 3),
+            float(np.mean(np.abs(left - w * raw)[judged])),
         ),
     )
-    errors = (residual - weight * raw)[judged]
-    low, high = np.quantile(errors, [0.1, 0.9])
-    final = _train(inputs, residual, names, settings) if n >= settings.min_rows else None
-    head = Head(tuple(names), final, weight if final else 0.0, center, (float(low), float(high)))
-    return head, np.asarray(side.baseline, float) + center + weight * raw
+    center = middle(everything)
+    final = None
+    if n >= settings.min_rows:
+        final = _train(inputs, residual - center, names, settings)
+    plain = np.asarray(side.baseline, float) + centers
+
+    def candidate(weight: float) -> Candidate:
+        low, high = np.quantile((left - weight * raw)[judged], [0.1, 0.9])
+        head = Head(
+            tuple(names), final, weight if final else 0.0, center, (float(low), float(high))
+        )
+        return Candidate(head, plain + weight * raw)
+
+    return candidate(weight), candidate(0.0)
 
 
 def _train(

@@ -2,7 +2,14 @@
 
 The promoted models are judged on the new runs first. What was trained is promoted when nothing
 usable is there, or when its error on those runs, estimated without having seen them, is not
-larger. The error is the mean, over task time, output size, start and end, of the median |ln q|.
+larger. The error is the mean, over task time, output size, start, end and time to live, of the
+median |ln q|.
+
+Bundles are compared, not models: the promoted one is judged with the history that it holds, as it
+would have answered; what was trained with the history that earlier applications left, as it would
+answer the next one. So a training whose models are no better, but whose history is fresher, wins by
+that, as it does in service. Equal histories would keep an old bundle, and its ageing history, for
+as long as its models are as good.
 """
 
 from __future__ import annotations
@@ -115,7 +122,7 @@ def train(
         files[TRAINED_ON] = orjson.dumps(trained_on(runs))
         version = _version(now, files)
         tags = {"version": version, "promoted": str(wanted).lower(), "reason": reason.code}
-        recorded = record(home, tracking_uri, fitted, settings, metrics, tags)
+        recorded = record(home, tracking_uri, fitted, settings, metrics, tags, files)
         bundle = None
         if wanted:
             step("promoting")
@@ -134,8 +141,9 @@ def train(
                     "metrics": metrics,
                     "score": _finite(ours),
                 },
+                # The record first: what fails there leaves the promoted bundle alone.
+                before_promotion=lambda: promote(recorded),
             )
-            promote(recorded)
     return TrainSummary(
         promoted=wanted,
         reason=reason,

@@ -1,7 +1,9 @@
 """MLflow: one run per model group, with parameters, metrics, features, importance plot and models.
 
 MLflow is the record; a driver never reads from it. The promoted version carries the alias
-``champion`` in the registry. By default everything lies in ``<home>/mlflow.db`` and
+``champion`` in the registry. A registered version stands for its whole group: it has the model of
+one head, which MLflow can load, and names the run's artifact ``bundle``, which holds the group's
+files as drivers read them. By default everything lies in ``<home>/mlflow.db`` and
 ``<home>/mlartifacts``.
 """
 
@@ -13,7 +15,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "phoebe"
 CHAMPION = "champion"
+BUNDLE = "bundle"
 REGISTERED = {group: f"phoebe-{group.replace('_', '-')}" for group in GROUPS}
 _REQUIREMENTS = ["lightgbm"]  # named, or MLflow would import everything to infer them
 
@@ -59,8 +62,9 @@ def record(
     settings: FitSettings,
     metrics: Mapping[str, Mapping[str, float]],
     tags: Mapping[str, str],
+    files: Mapping[str, bytes],
 ) -> Recorded:
-    """Log three runs and register a version of each model group.
+    """Log three runs and register a version of each model group; ``files`` are the bundle's.
 
     ``tracking_uri`` None: ``MLFLOW_TRACKING_URI``, else SQLite under ``home``. Raises MLflow's
     exceptions when the server or the file cannot be written.
@@ -87,14 +91,19 @@ def record(
                 mlflow.set_tags({**tags, "group": group})
                 mlflow.log_params(_params(group, fitted, settings))
                 mlflow.log_metrics(dict(metrics[group]))
-                primary = _log_models(figures, fitted)
-                if primary is not None:
-                    versions[group] = _register(client, group, primary, run.info.run_id, tags)
+                _log_bundle(group, fitted, files)
+                name, model_uri = _log_models(figures, fitted)
+                more = {**tags, "head": name, "bundle": f"runs:/{run.info.run_id}/{BUNDLE}"}
+                versions[group] = _register(client, group, model_uri, run.info.run_id, more)
         return Recorded(uri, run_ids, versions)
 
 
 def promote(recorded: Recorded) -> None:
-    """Point the registry's alias at the recorded versions."""
+    """Point the registry's alias at the recorded versions, group by group.
+
+    A registry that goes away between two groups leaves the aliases of two trainings, until the next
+    promotion.
+    """
     with _quiet():
         import mlflow
 
@@ -133,9 +142,25 @@ def _params(group: str, fitted: Fitted, settings: FitSettings) -> dict[str, obje
     return params
 
 
-def _log_models(figures: tuple[str, ...], fitted: Fitted) -> str | None:
-    """Log the models of a group; returns the URI of the one to register: the last recurring one,
-    or the last."""
+def _log_bundle(group: str, fitted: Fitted, files: Mapping[str, bytes]) -> None:
+    """The group's files of the bundle, and its heads' entries in the metadata."""
+    import mlflow
+
+    mine = [name for name in files if name.startswith(f"{group}/")]
+    with tempfile.TemporaryDirectory() as work:
+        for name in mine:
+            (Path(work) / Path(name).name).write_bytes(files[name])
+        mlflow.log_artifacts(work, BUNDLE)
+    heads = {
+        name: head.describe(f"{group}/{name}.txt" if head.booster is not None else None)
+        for name, head in heads_of(GROUPS[group], fitted)
+    }
+    mlflow.log_dict(heads, f"{BUNDLE}/heads.json")
+
+
+def _log_models(figures: tuple[str, ...], fitted: Fitted) -> tuple[str, str | None]:
+    """Log the models of a group; returns name and URI of the one to register: the last recurring
+    one, or the last. ``("baseline", None)`` where there were too few rows for any."""
     import mlflow
 
     features = {name: list(head.features) for name, head in heads_of(figures, fitted)}
@@ -147,25 +172,31 @@ def _log_models(figures: tuple[str, ...], fitted: Fitted) -> str | None:
         plot = Path(work) / "importance.png"
         _plot_importance(boosters, plot)
         mlflow.log_artifact(str(plot))
-    primary: tuple[bool, str] | None = None
+    uris: dict[str, str] = {}
     for name, booster in boosters.items():
         info = mlflow.lightgbm.log_model(
             booster, name=name, pip_requirements=_REQUIREMENTS, metadata={"head": name}
         )
-        candidate = ("recurring" in name, info.model_uri)
-        if primary is None or candidate[0] >= primary[0]:
-            primary = candidate
-    return primary[1] if primary is not None else None
+        uris[name] = info.model_uri
+    ranked = sorted(uris, key=lambda name: "recurring" in name)  # stable: the last one stays last
+    return (ranked[-1], uris[ranked[-1]]) if ranked else ("baseline", None)
 
 
 def _register(
-    client: MlflowClient, group: str, model_uri: str, run_id: str, tags: Mapping[str, str]
+    client: MlflowClient, group: str, model_uri: str | None, run_id: str, tags: Mapping[str, str]
 ) -> str:
     import mlflow
 
+    name = REGISTERED[group]
+    tags = {**tags, "mlflow_run": run_id}
     with redirect_stderr(io.StringIO()):  # it reports on standard error, whatever its log level
-        version = mlflow.register_model(model_uri, REGISTERED[group], tags=dict(tags))
-    client.set_model_version_tag(REGISTERED[group], version.version, "mlflow_run", run_id)
+        if model_uri is not None:
+            version = mlflow.register_model(model_uri, name, tags=tags)
+        else:  # nothing that MLflow could load: the version is the group's files
+            with suppress(mlflow.MlflowException):  # it exists, or the next call says what is wrong
+                client.create_registered_model(name)
+            source = f"{client.get_run(run_id).info.artifact_uri}/{BUNDLE}"
+            version = client.create_model_version(name, source, run_id, tags=tags)
     return str(version.version)
 
 

@@ -12,11 +12,25 @@ import orjson
 import pytest
 from phoebe_training import NotEnoughData, TrainSummary, train
 from phoebe_training.data import read_frames
-from phoebe_training.fit import FitSettings, Side, _template_folds, _time_folds, fit, time_groups
+from phoebe_training.fit import (
+    Candidate,
+    FitSettings,
+    Side,
+    _estimates_before,
+    _fall_back,
+    _fill_in,
+    _fit_head,
+    _template_folds,
+    _time_folds,
+    fit,
+    time_groups,
+)
 from phoebe_training.runs import build_runs
 from phoebe_training.seen import trained_on, trained_on_from_json, unseen
 
 from phoebe_spark.predict.bundle import bundle_root, current_version
+from phoebe_spark.predict.history import figures_of
+from phoebe_spark.predict.models import Head
 from phoebe_spark.predict.predictor import load_predictor
 from phoebe_spark.records import (
     ApplicationRecord,
@@ -137,6 +151,78 @@ def test_mlflow_holds_three_runs_and_three_champions(trained: tuple[Path, TrainS
     for group in ("task-time", "output-size", "schedule"):
         version = client.get_model_version_by_alias(f"phoebe-{group}", "champion")
         assert version.tags["version"] == summary.version
+        assert version.tags["bundle"] == f"runs:/{version.run_id}/bundle"
+        folder = group.replace("-", "_")
+        written = {p.name for p in (bundle_root(home) / str(summary.version) / folder).iterdir()}
+        logged = {Path(f.path).name for f in client.list_artifacts(version.run_id, "bundle")}
+        assert logged == written | {"heads.json"}
+
+
+def test_groups_with_too_few_rows_are_registered_as_baselines(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    Tables(tmp_path).append(day(0, 50))
+    summary = train(tmp_path, settings=FitSettings(min_rows=10_000))
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for group in ("task-time", "output-size", "schedule"):
+        version = client.get_model_version_by_alias(f"phoebe-{group}", "champion")
+        assert (version.tags["version"], version.tags["head"]) == (summary.version, "baseline")
+        assert str(version.source).endswith("/bundle")
+
+
+def test_a_registry_that_fails_leaves_the_promoted_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_recorded: object) -> None:
+        raise ConnectionError("the registry is away")
+
+    tables = Tables(tmp_path)
+    tables.append(day(0, 50))
+    first = train(tmp_path, settings=FitSettings(min_rows=10_000))
+    tables.append(day(1, 50))
+    monkeypatch.setattr("phoebe_training.pipeline.promote", fail)
+    with pytest.raises(ConnectionError):
+        train(tmp_path, settings=FitSettings(min_rows=10_000), force=True)
+    assert load_predictor(tmp_path).version == first.version
+
+
+def test_a_fold_is_judged_at_the_level_of_the_others() -> None:
+    rows: list[dict[str, float]] = [{"depth": 0.0} for _ in range(6)]
+    truth = [1.0, 1.0, 1.0, 9.0, 9.0, 9.0]
+    side = Side(rows, truth, [0.0] * 6, [0] * 6, [(r, 0) for r in range(6)])
+    first, second = np.arange(3), np.arange(3, 6)
+    fitted, plain = _fit_head(side, QUICK, [(second, first), (first, second)])
+    assert list(plain.out_of_fold) == [9.0] * 3 + [1.0] * 3
+    assert plain.head.center == 5.0
+    assert fitted.head.interval == (-8.0, 8.0)
+
+
+def test_a_schedule_model_that_makes_times_to_live_worse_is_dropped(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    for number in range(4):
+        tables.append(day(number, 50))
+    runs = build_runs(read_frames(tmp_path))
+    past = list(_estimates_before(runs))
+    for figure in ("output", "task_time", "start", "end"):
+        for run, one in zip(runs, past, strict=True):
+            one.logs[figure] = {s.stage_id: figures_of(s)[figure] for s in run.query.graph.stages}
+    where = [(r, s.stage_id) for r, run in enumerate(runs) for s in run.query.graph.stages]
+    truth = np.asarray([past[r].logs["end"][u] for r, u in where])
+    noise = np.random.default_rng(1).normal(0, 1, len(truth))
+    side = Side(where=where)
+    bad = Candidate(Head(weight=1.0), truth + noise)
+    good = Candidate(Head(), truth)
+    empty = (Candidate(Head(), np.zeros(0)),) * 2
+    for model, plain, weight in ((bad, good, 0.0), (good, bad, 1.0)):
+        model = Candidate(Head(weight=1.0), model.out_of_fold)
+        start = (Candidate(Head(), np.asarray([past[r].logs["start"][u] for r, u in where])),) * 2
+        sides = {"start": (side, Side()), "end": (side, Side())}
+        chosen = {"start": (start[0], empty[0]), "end": (model, empty[0])}
+        _fill_in("start", sides["start"], chosen["start"], past)
+        _fill_in("end", sides["end"], chosen["end"], past)
+        options = {"start": (start, empty), "end": ((model, plain), empty)}
+        _fall_back(runs, sides, options, chosen, past, past)
+        assert chosen["end"][0] is (model if weight else plain)
 
 
 def test_the_registered_model_is_a_lightgbm_model(trained: tuple[Path, TrainSummary]) -> None:
