@@ -80,14 +80,25 @@ class Advisor:
         if self._predictor is None:
             reason = Reason("no_model", {}, "no trained models are loaded")
             return [_no(b, reason) for b in boundaries]
-        answer = self.answer(request["plan"], boundaries, int(request.get("slots") or 1))
+        answer = self.answer(
+            request["plan"],
+            boundaries,
+            int(request.get("slots") or 1),
+            min_duration_ms=_number(request.get("min_duration_ms")),
+        )
         return [_decision(answer, b) for b in boundaries]
 
     def answer(
-        self, plan: Mapping[str, Any], boundaries: Sequence[Mapping[str, Any]], slots: int
+        self,
+        plan: Mapping[str, Any],
+        boundaries: Sequence[Mapping[str, Any]],
+        slots: int,
+        *,
+        min_duration_ms: float | None = None,
     ) -> Answer:
-        """The decision for a ``SparkPlanInfo`` object. Raises ``ValueError`` without a model, and
-        whatever a malformed plan raises."""
+        """The decision for a ``SparkPlanInfo`` object. ``min_duration_ms`` is the session's, where
+        it differs from the application's. Raises ``ValueError`` without a model, and whatever a
+        malformed plan raises."""
         if self._predictor is None:
             raise ValueError("no trained models are loaded")
         root = parse_plan(plan)
@@ -95,7 +106,10 @@ class Advisor:
         query = Query(derived.graph, features(derived), template(body(root)), max(1, slots))
         prediction = self._predictor.predict(query)
         graph = _with_restorable(prediction.graph, derived, boundaries)
-        return Answer(derived, prediction, choose(graph, self._settings))
+        settings = self._settings
+        if min_duration_ms is not None:
+            settings = replace(settings, min_duration_ms=min_duration_ms)
+        return Answer(derived, prediction, choose(graph, settings))
 
 
 def load_advisor(
@@ -195,6 +209,10 @@ def _no(boundary: Mapping[str, Any], reason: Reason) -> dict[str, Any]:
 
 def _reason(reason: Reason) -> dict[str, Any]:
     return {"code": reason.code, "args": dict(reason.args), "message": reason.message}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and value >= 0 else None
 
 
 def _get(request: object, key: str) -> Any:

@@ -98,8 +98,10 @@ def _rolled(directory: Path) -> list[Path]:
 class EventReader:
     """Iterates over the decoded lines of one log, in bounded memory.
 
-    After the iteration: ``lines`` read, ``bad_lines`` that are not JSON objects (skipped), and
-    ``torn``, whether the log stops in the middle of a line or of a compressed block. Raises
+    ``lines`` read, ``bad_lines`` that are not JSON objects (skipped), and ``gaps``, files before
+    the last one that stop in the middle, count up as the iteration goes: what was lost was lost
+    before the event that comes next. After the iteration: ``torn``, whether the log stops in the
+    middle of a line or of a compressed block. Raises
     ``OSError`` where a file cannot be read and `UnreadableLogError` where the first line of all is
     not JSON.
     """
@@ -108,10 +110,14 @@ class EventReader:
         self.source = source
         self.lines = 0
         self.bad_lines = 0
+        self.gaps = 0
         self.torn = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for path in self.source.files:
+            if self.torn:  # others follow: not where the log stops, a piece is missing
+                self.torn = False
+                self.gaps += 1
             with path.open("rb") as raw:
                 yield from self._file(raw, path)
 

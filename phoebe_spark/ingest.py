@@ -3,21 +3,28 @@
 The same `phoebe_spark.harvest.Harvest` as in a live run; this module only decides what is read and
 what is written. Reading the same log again adds nothing; a log that was cut off, or still in
 progress, is read again when it has grown.
+
+An application may be known from several sources. A live run and its spool know what the plugin
+decided, an event log does not; an event log may know the whole run where they lost events. So an
+event log never takes away what a boundary's row says, and a source that knows less of the run than
+is there adds its boundaries and checkpoints, and nothing else.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from deltalake.exceptions import DeltaError
 
 from phoebe_spark.eventlog import EventReader, LogSource, UnreadableLogError, find_logs
 from phoebe_spark.harvest import Harvest
-from phoebe_spark.records import ApplicationRecord, Record
+from phoebe_spark.records import ApplicationRecord, BoundaryRecord, CheckpointRecord, Record
 from phoebe_spark.tables import Tables
 
 _ROWS_A_COMMIT = 5_000
@@ -127,32 +134,48 @@ def _ingest_one(
     source: LogSource, tables: Tables, totals: _Totals, report: Callable[[int], None]
 ) -> None:
     known = _known(tables, _name(source))
-    if known is not None and _covers(known, source):
+    current = known[-1] if known else None
+    mine = next((row for row in reversed(known) if row["source"] == source.kind), None)
+    if current is not None and (_covers(current, source) or (mine and mine["complete"])):
         totals.skipped += 1
         return
-    if known is not None and known["source"] == source.kind:
-        # Seen before, but not whole: has the log grown? Read once without writing.
+    poorer = False  # than what is there
+    if current is not None:
+        # Seen before but not whole: has it grown? Known from elsewhere: better? Read once without
+        # writing.
         ending = _last_application(_read(source, Harvest(source=source.kind), _Totals(), report))
-        if ending is not None and all(
-            known[name] == getattr(ending, name)
-            for name in ("status", "complete", "ended_at", "events_dropped")
-        ):
+        if mine is not None and ending is not None and _same(mine, ending):
             totals.skipped += 1
             return
+        poorer = (
+            current["source"] != source.kind
+            and ending is not None
+            and (ending.complete, ending.events_dropped == 0)
+            < (current["complete"], current["events_dropped"] == 0)
+        )
+    said = _said(tables, current) if source.kind == "eventlog" else {}
     rows: list[Record] = []
     ending = None
     for row in _read(source, Harvest(source=source.kind), totals, report):
         if isinstance(row, ApplicationRecord):
             ending = row  # only the last: it tells that the log was taken in whole
             continue
-        rows.append(row)
+        if isinstance(row, BoundaryRecord):
+            rows.append(replace(row, **said.get((row.execution_id, row.boundary_id), {})))
+        elif not poorer or isinstance(row, CheckpointRecord):
+            rows.append(row)
         if len(rows) >= _ROWS_A_COMMIT:
             _write(tables, rows, totals)
             rows = []
     if ending is None:
         raise UnreadableLogError("no application in it: is this a Spark event log?")
     _write(tables, rows, totals)
+    if current is not None and source.kind == "eventlog":
+        ending = _filled(ending, current)
     _write(tables, [ending], totals)  # last, so that an ingest cut short is done again
+    if poorer and current is not None:
+        # This one has been read now, but what is known of the run is the other's.
+        _write(tables, [_filled(_again(current), asdict(ending))], totals)
     totals.applications += 1
     totals.aborted += ending.status == "aborted"
 
@@ -167,13 +190,22 @@ def _read(
     source: LogSource, harvest: Harvest, totals: _Totals, report: Callable[[int], None]
 ) -> Iterator[Record]:
     reader = EventReader(source)
+    lost = 0
+
+    def missing() -> list[Record]:
+        """Tells harvest where something is missing, before what comes after it."""
+        nonlocal lost
+        known, lost = lost, reader.bad_lines + reader.gaps
+        return harvest.lost(lost - known) if lost > known else []
+
     for event in reader:
         totals.events += 1
         if totals.events % _PROGRESS_EVERY == 0:
             report(reader.lines)
+        yield from missing()
         yield from harvest.consume(event)
+    yield from missing()
     totals.bad_lines += reader.bad_lines
-    harvest.malformed += reader.bad_lines  # what was in them is missing
     report(reader.lines)
     yield from harvest.close()
 
@@ -188,17 +220,60 @@ def _name(source: LogSource) -> tuple[str, str] | None:
     return None
 
 
-def _known(tables: Tables, name: tuple[str, str] | None) -> dict[str, object] | None:
-    """The application's row in the tables, if any."""
+def _known(tables: Tables, name: tuple[str, str] | None) -> list[dict[str, Any]]:
+    """The application's rows in the tables, of all sources, in the order in which they came."""
     if name is None:
-        return None
-    rows: list[dict[str, object]] = tables.read(
-        "applications", filters=[("app_id", "=", name[0]), ("app_attempt", "=", name[1])]
+        return []
+    rows: list[dict[str, Any]] = tables.read(
+        "applications",
+        filters=[("app_id", "=", name[0]), ("app_attempt", "=", name[1])],
+        latest=False,
     ).to_pylist()
-    return rows[0] if rows else None
+    return sorted(rows, key=lambda row: row["written_at"])
 
 
-def _covers(known: dict[str, object], source: LogSource) -> bool:
+def _said(
+    tables: Tables, application: Mapping[str, Any] | None
+) -> dict[tuple[int, str], dict[str, Any]]:
+    """What the plugin said of the application's boundaries, by execution and boundary: fields of
+    their rows. Which stage ran one is for every source to tell."""
+    if application is None:
+        return {}
+    names = {f.name for f in fields(BoundaryRecord)} - {"date", "written_at", "stage_id"}
+    rows = tables.read(
+        "boundaries", filters=[(name, "=", application[name]) for name in ApplicationRecord.KEY]
+    ).to_pylist()
+    return {
+        (row["execution_id"], row["boundary_id"]): {
+            name: row[name] for name in names if row.get(name) is not None
+        }
+        for row in rows
+        if row["decision"] is not None
+    }
+
+
+def _filled(row: ApplicationRecord, other: Mapping[str, Any]) -> ApplicationRecord:
+    """``row`` with what only the plugin knows from the row of another source."""
+    return replace(
+        row,
+        mode=row.mode or other["mode"],
+        plugin_version=row.plugin_version or other["plugin_version"],
+    )
+
+
+def _again(known: Mapping[str, Any]) -> ApplicationRecord:
+    """A row that is in the tables, as the last of its key."""
+    same = {f.name: known[f.name] for f in fields(ApplicationRecord) if f.name in known}
+    return ApplicationRecord(**{**same, "written_at": datetime.now(UTC)})
+
+
+def _same(known: Mapping[str, Any], ending: ApplicationRecord) -> bool:
+    """Whether reading a log again gave what it gave before."""
+    names = ("status", "complete", "ended_at", "events_dropped")
+    return all(known[name] == getattr(ending, name) for name in names)
+
+
+def _covers(known: Mapping[str, Any], source: LogSource) -> bool:
     """Whether what is there is whole, and not poorer than what ``source`` can give: a live run or
     its spool also has what the plugin decided, which no event log knows."""
     rank = {"eventlog": 0, "spool": 1, "live": 1}

@@ -21,6 +21,7 @@ from phoebe_spark.cli.output import (
 )
 
 COLUMNS = {
+    "app_attempt": "attempt",
     "execution_id": "execution",
     "boundary_id": "boundary",
     "stage_id": "stage",
@@ -63,37 +64,44 @@ def explain(
         row["predicted"] = human_bytes(row["predicted_output_bytes"])
         row["actual"] = human_bytes(row["output_bytes"])
         row["events"] = ", ".join(row["checkpoint_events"])
-    print_rows(rows, COLUMNS, title=application)
+    attempts = {row["app_attempt"] for row in rows}
+    shown = {k: v for k, v in COLUMNS.items() if k != "app_attempt" or len(attempts) > 1}
+    print_rows(rows, shown, title=application)
 
 
 def explanation(tables: Any, application: str, execution: int | None) -> list[dict[str, Any]]:
     """The boundaries of an application in order, with what their stages and checkpoints became."""
     stages = {
-        row["stage_id"]: row
+        (row["app_attempt"], row["stage_id"]): row
         for row in _read(tables, "stages", application)
         if row.get("status") == "succeeded"
     }
-    happened: dict[tuple[Any, Any], list[str]] = {}
+    happened: dict[tuple[Any, ...], list[str]] = {}
     for row in sorted(_read(tables, "checkpoints", application), key=lambda r: r["at"]):
-        happened.setdefault((row["execution_id"], row["fingerprint"]), []).append(row["event"])
+        happened.setdefault(tuple(row[k] for k in CHECKPOINT_KEYS), []).append(row["event"])
     found = []
     for row in _read(tables, "boundaries", application):
         if execution is not None and row["execution_id"] != execution:
             continue
-        stage = stages.get(row["stage_id"], {})
+        stage = stages.get((row["app_attempt"], row["stage_id"]), {})
         found.append(
             {
                 **{k: row[k] for k in BOUNDARY_KEYS},
                 "reason_args": orjson.loads(row["reason_args"]) if row["reason_args"] else {},
                 "output_bytes": stage.get("shuffle_write_bytes"),
                 "task_time_ms": stage.get("task_time_ms"),
-                "checkpoint_events": happened.get((row["execution_id"], row["fingerprint"]), []),
+                "checkpoint_events": happened.get(tuple(row[k] for k in CHECKPOINT_KEYS), []),
             }
         )
-    return sorted(found, key=lambda r: (r["execution_id"], _rank(r["boundary_id"])))
+    return sorted(
+        found, key=lambda r: (r["app_attempt"], r["execution_id"], _rank(r["boundary_id"]))
+    )
 
+
+CHECKPOINT_KEYS = ("app_attempt", "execution_id", "fingerprint")
 
 BOUNDARY_KEYS = (
+    "app_attempt",
     "execution_id",
     "boundary_id",
     "stage_id",

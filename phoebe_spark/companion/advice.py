@@ -77,7 +77,13 @@ class AdviceDesk:
             if advisor is None and not self._asking:
                 self._asking = True
                 advisor = self._load()
-            self._plugin.send(answer(advisor, line))
+            try:
+                self._plugin.send(answer(advisor, line))
+            except Exception as error:  # that question stays unanswered; the next one may be sound
+                log.exception("no answer to %r", line[:80])
+                self._plugin.log_once(
+                    "answer", "warning", f"a question for advice was not answered: {error!r}"
+                )
 
     def _load(self) -> Advisor | None:
         try:

@@ -27,6 +27,8 @@ class HarvestLike(Protocol):
 
     def consume(self, event: object) -> list[Record]: ...
 
+    def lost(self, events: int) -> list[Record]: ...
+
     def lease(self, until: datetime) -> list[Record]: ...
 
     def close(self) -> list[Record]: ...
@@ -65,7 +67,6 @@ class Companion:
         self._waiting: list[Record] = []
         self._application: ApplicationRecord | None = None
         self._flushed_at = now()
-        self._lost = 0
 
     def take(self, message: Mapping[str, Any]) -> None:
         """One line of the plugin's; a failure inside harvest costs completeness, nothing else."""
@@ -77,14 +78,17 @@ class Companion:
             self._plugin.log_once(
                 f"harvest/{what}", "warning", f"harvesting {what} failed ({error!r}); reported once"
             )
-            records = []
+            records = self._harvest.lost(1)
         self._keep(records)
 
     def unreadable(self, line: bytes) -> None:
         """A line that is not JSON: counted as a dropped event."""
         log.warning("not a line of the protocol: %r", line[:80])
-        self._lost += 1
-        self._keep(self._harvest.consume({"type": "dropped", "events": self._lost}))
+        self.lost(1)
+
+    def lost(self, lines: int) -> None:
+        """Lines that could not be read, or not be kept: the run is incomplete."""
+        self._keep(self._harvest.lost(lines))
 
     def tick(self) -> None:
         """Flushes and renews the lease when it is time to."""
@@ -125,15 +129,18 @@ class Companion:
         return stored
 
     def _keep(self, records: Iterable[Record]) -> None:
+        self._add(records)
+        excess = len(self._waiting) - MAX_WAITING_ROWS
+        if excess > 0:
+            del self._waiting[:excess]
+            self._add(self._harvest.lost(excess))
+            self._plugin.log_once("rows", "warning", "rows are lost: the tables cannot be written")
+
+    def _add(self, records: Iterable[Record]) -> None:
         for record in records:
             if isinstance(record, ApplicationRecord):
                 self._application = record = self._leased(record)
             self._waiting.append(record)
-        excess = len(self._waiting) - MAX_WAITING_ROWS
-        if excess > 0:
-            del self._waiting[:excess]
-            self._lost += excess
-            self._plugin.log_once("rows", "warning", "rows are lost: the tables cannot be written")
 
     def _leased(self, row: ApplicationRecord) -> ApplicationRecord:
         if row.status != "running":

@@ -31,16 +31,22 @@ log = logging.getLogger("phoebe")
 END_LIMIT_S = 9.5
 """After the end of input the process is gone within ten seconds, whatever hangs."""
 QUEUE_LINES = 20_000
+PUT_LIMIT_S = 5.0
+"""How long a line waits for room in the queue. Longer than a slow commit; then whoever writes the
+tables hangs, and lines are lost, because the end of input and questions must be read all the
+same."""
 ADVISE = b'{"type":"advise"'
 
 
 def main() -> int:
     """Reads standard input until it ends; returns the exit code."""
-    # Ctrl-C in a shell reaches the whole process group: the driver ends the input when it is done.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in a shell, a closed terminal and a stopped container reach the whole process group:
+    # the driver ends the input when it is done, and what it says until then is to be stored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
     plugin = Plugin(_own_stdout())
-    lines: queue.Queue[bytes | None] = queue.Queue(QUEUE_LINES)
+    intake = Intake()
     source = sys.stdin.buffer
 
     first = source.readline()
@@ -54,15 +60,53 @@ def main() -> int:
     plugin.ready(phoebe_spark.__version__, os.getpid(), desk.long_shapes(), None)
     desk.start()
     companion = _companion(hello, settings, plugin)
-    threading.Thread(target=_read, args=(source, lines, desk), daemon=True).start()
+    threading.Thread(target=_read, args=(source, intake, desk), daemon=True).start()
     companion.take(hello)
-    return _run(companion, lines)
+    return _run(companion, intake)
 
 
-def _run(companion: Companion, lines: queue.Queue[bytes | None]) -> int:
-    while True:
+class Intake:
+    """The queue between the thread that reads and the loop that works: bounded in lines, and in
+    the time that a line waits for room."""
+
+    def __init__(self, limit: int = QUEUE_LINES, patience_s: float = PUT_LIMIT_S) -> None:
+        self._lines: queue.Queue[bytes | None] = queue.Queue(limit)
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._lost = 0
+        self.jammed = False  # the last line found no room in time
+
+    def put(self, line: bytes) -> None:
+        """Waits for room only as long as the loop is known to work."""
         try:
-            line = lines.get(timeout=0.2)
+            self._lines.put(line, timeout=0.0 if self.jammed else self._patience_s)
+            self.jammed = False
+        except queue.Full:
+            self.jammed = True
+            with self._lock:
+                self._lost += 1
+
+    def end(self) -> None:
+        """No more lines; waits for room, as the process's exit limit runs by now."""
+        self._lines.put(None)
+
+    def get(self, timeout_s: float) -> bytes | None:
+        """The next line, None at the end. Raises ``queue.Empty``."""
+        return self._lines.get(timeout=timeout_s)
+
+    def take_lost(self) -> int:
+        """Lines lost since the last call."""
+        with self._lock:
+            lost, self._lost = self._lost, 0
+        return lost
+
+
+def _run(companion: Companion, intake: Intake) -> int:
+    while True:
+        if lost := intake.take_lost():
+            companion.lost(lost)
+        try:
+            line = intake.get(0.2)
         except queue.Empty:
             companion.tick()
             continue
@@ -75,21 +119,25 @@ def _run(companion: Companion, lines: queue.Queue[bytes | None]) -> int:
         else:
             companion.take(message)
         companion.tick()
-    limit = threading.Timer(END_LIMIT_S, os._exit, (1,))
-    limit.daemon = True
-    limit.start()
     stored = companion.close()
     return 0 if stored else 1
 
 
-def _read(source: BinaryIO, lines: queue.Queue[bytes | None], desk: AdviceDesk) -> None:
-    """Questions go to the desk at once, past whatever waits to be harvested."""
+def _read(source: BinaryIO, intake: Intake, desk: AdviceDesk) -> None:
+    """Questions go to the desk at once, past whatever waits to be harvested.
+
+    The exit limit runs from the end of input on, whatever the loop is doing then: one that hangs in
+    a write to a dead file system would stay for good.
+    """
     for line in source:
         if line.startswith(ADVISE):
             desk.ask(line)
         elif not line.isspace():
-            lines.put(line)
-    lines.put(None)
+            intake.put(line)
+    limit = threading.Timer(END_LIMIT_S - (PUT_LIMIT_S if intake.jammed else 0), os._exit, (1,))
+    limit.daemon = True
+    limit.start()
+    intake.end()
 
 
 def _hello(line: bytes) -> dict[str, Any]:

@@ -55,8 +55,10 @@ class Harvest:
 
     `consume` takes decoded JSON objects: Spark listener events as event logs have them, and the
     plugin's messages of docs/protocol.md. Unknown ones are ignored, unreadable ones are counted
-    (``malformed``) and make what they belong to incomplete; nothing raises. Rows of an execution
-    come when it has ended and its stages are done, and its state is then dropped.
+    (``malformed``) and lost; nothing raises. After a loss no execution counts as complete that
+    was not over before: what was lost may have been a stage of it, or a version of its plan.
+    Rows of an execution come when it has ended and its stages are done, and its state is then
+    dropped.
     """
 
     def __init__(self, *, source: str = "live", clock: Callable[[], datetime] = _now) -> None:
@@ -70,7 +72,8 @@ class Harvest:
         self._known: dict[str, str | int | None] = {}  # application fields said before its start
         self._ended_ms: int | None = None
         self._last_ms: int | None = None
-        self._dropped = 0
+        self._dropped = 0  # as the plugin counts
+        self._lost = 0  # as whoever reads for us counts
         self._cores: dict[str, int] = {}
         self._executors: dict[str, ExecutorRecord] = {}
         self._executions: dict[int, ExecutionState] = {}
@@ -117,6 +120,11 @@ class Harvest:
         return self._application.app_attempt if self._application else ""
 
     @property
+    def events_dropped(self) -> int:
+        """Events that never came here, or came unreadable."""
+        return self._dropped + self._lost
+
+    @property
     def running_executions(self) -> int:
         return len(self._executions)
 
@@ -125,7 +133,7 @@ class Harvest:
         self._consumed += 1
         if not isinstance(event, dict):
             self.malformed += 1
-            return []
+            return self.lost(1)
         if "Event" in event:
             handler = self._events.get(str(event["Event"]))
         else:
@@ -137,13 +145,24 @@ class Harvest:
         except _UNREADABLE:
             # An event of a shape that no Spark writes: count it, and trust nothing around it.
             self.malformed += 1
-            execution = self._find(integer(event.get("executionId", event.get("execution_id"))))
-            if execution is not None:
-                execution.damaged = True
-            return []
+            return self.lost(1)
         if self._waiting:
             found.extend(self._finish_waiting())
         return found if self._application else []
+
+    def lost(self, events: int) -> list[Record]:
+        """As the plugin's `dropped` message, for what is lost behind the plugin's back: lines that
+        cannot be read, rows that cannot be stored. Call it where the loss is, ``events`` being
+        those lost since the last call."""
+        known = self.events_dropped
+        self._lost += events
+        return self._tell_loss(known)
+
+    def _tell_loss(self, known: int) -> list[Record]:
+        """An application row at the first loss: training must hear of it with the next rows."""
+        if self._application is None or known or not self.events_dropped:
+            return []
+        return [self._application_row()]
 
     def lease(self, until: datetime) -> list[Record]:
         """An application row that renews the lease of a live driver."""
@@ -170,7 +189,7 @@ class Harvest:
             self._application_row(
                 ended_at=ended,
                 status="aborted" if gone else "finished",
-                complete=not gone and self._dropped == 0 and self.malformed == 0,
+                complete=not gone and self.events_dropped == 0 and self.malformed == 0,
             )
         )
         return found
@@ -197,7 +216,12 @@ class Harvest:
         slots = self._application.slots
         if sum(self._cores.values()):
             slots = max(slots or 0, sum(self._cores.values()))
-        changes = {"slots": slots, "events_dropped": self._dropped, **self._stamp(), **changes}
+        changes = {
+            "slots": slots,
+            "events_dropped": self.events_dropped,
+            **self._stamp(),
+            **changes,
+        }
         self._application = replace(self._application, **changes)  # type: ignore[arg-type]
         return self._application
 
@@ -273,12 +297,9 @@ class Harvest:
         return ()
 
     def _dropped_events(self, event: JsonObject) -> Iterable[Record]:
-        total = count(event.get("events"))
-        if total > self._dropped:
-            self._dropped = total
-            for execution in self._executions.values():
-                execution.damaged = True
-        return ()
+        known = self.events_dropped
+        self._dropped = max(self._dropped, count(event.get("events")))
+        return self._tell_loss(known)
 
     def _executor_added(self, event: JsonObject) -> Iterable[Record]:
         executor_id = text(event.get("Executor ID"))
@@ -430,7 +451,7 @@ class Harvest:
             resolve(parent, {}, self._plain_skipped, self._ran_rdd) for parent in stage.parent_ids
         }
         known = tuple(sorted(p for p in resolved if p is not None and p != stage.stage_id))
-        ending = rows.Ending(None, None, aborted, lossy=self._dropped > 0)
+        ending = rows.Ending(None, None, aborted, lossy=self.events_dropped > 0)
         return rows.stage_row(stage, self._stamp, None, known, ending)
 
     # --- SQL executions -------------------------------------------------------------------------
@@ -530,9 +551,8 @@ class Harvest:
             self.malformed += 1
             execution.damaged = True
             initial, ties, plan = (), NO_TIES, None
-        ending = rows.Ending(
-            execution.started_ms, execution.ended_ms, aborted, lossy=execution.damaged
-        )
+        lossy = execution.damaged or self.events_dropped > 0
+        ending = rows.Ending(execution.started_ms, execution.ended_ms, aborted, lossy)
         found: list[Record] = []
         for (stage_id, _), stage in sorted(execution.stages.items()):
             parents = ties.parents.get(stage_id)

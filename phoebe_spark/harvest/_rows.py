@@ -152,13 +152,14 @@ def boundary_rows(
     execution: ExecutionState, stamp: Stamp, initial: tuple[Exchange, ...], plan: PlanGraph | None,
     ties: Ties,
 ) -> list[BoundaryRecord]:  # fmt: skip
-    """One row per exchange of the initial plan, with what the plugin decided about it."""
-    said = _by_boundary(execution, initial, ties)
+    """One row per exchange of the initial plan, with what the plugin decided about it, and one for
+    each that the plugin speaks of and that the plan has not: a restored one, and what is above it.
+    """
+    said, unmatched = _by_boundary(execution, initial, ties)
     known = features(plan) if plan is not None else {}
     rows = []
     for exchange in initial:
         message = said.get(exchange.boundary_id, {})
-        reason, predicted = obj(message, "reason"), obj(message, "predicted")
         planned = plan.stage_of_boundary.get(exchange.boundary_id) if plan else None
         found = known.get(planned) if planned is not None else None
         rows.append(
@@ -167,43 +168,75 @@ def boundary_rows(
                 execution_id=execution.execution_id,
                 boundary_id=exchange.boundary_id,
                 template=exchange.template,
-                fingerprint=text(message.get("fingerprint")),
                 stage_id=ties.boundaries.get(exchange.boundary_id),
-                partitions=integer(message.get("partitions")) or exchange.partitions,
-                catalyst_bytes=integer(message.get("catalyst_bytes")),
-                catalyst_rows=integer(message.get("catalyst_rows")),
                 features=json.dumps(found, sort_keys=True) if found is not None else None,
-                predicted_output_bytes=number(predicted.get("output_bytes")),
-                predicted_task_time_ms=number(predicted.get("task_time_ms")),
-                predicted_start_ms=number(predicted.get("start_ms")),
-                predicted_end_ms=number(predicted.get("end_ms")),
-                predicted_ttl_ms=number(predicted.get("ttl_ms")),
-                model_version=text(message.get("model_version")),
-                decision=text(message.get("decision")),
-                reason_code=text(reason.get("code")),
-                reason_args=_json(reason.get("args")),
-                reason_message=text(reason.get("message")),
+                **_said(message, exchange.partitions),
+            )
+        )
+    for boundary_id, message in _unplanned(unmatched).items():
+        rows.append(
+            BoundaryRecord(
+                **stamp(),
+                execution_id=execution.execution_id,
+                boundary_id=boundary_id,
+                **_said(message, None),
             )
         )
     return rows
 
 
+def _said(message: JsonObject, partitions: int | None) -> dict[str, Any]:
+    """The fields of a boundary's row that a `boundary` message fills in."""
+    reason, predicted = obj(message, "reason"), obj(message, "predicted")
+    return {
+        "fingerprint": text(message.get("fingerprint")),
+        "partitions": integer(message.get("partitions")) or partitions,
+        "catalyst_bytes": integer(message.get("catalyst_bytes")),
+        "catalyst_rows": integer(message.get("catalyst_rows")),
+        "predicted_output_bytes": number(predicted.get("output_bytes")),
+        "predicted_task_time_ms": number(predicted.get("task_time_ms")),
+        "predicted_start_ms": number(predicted.get("start_ms")),
+        "predicted_end_ms": number(predicted.get("end_ms")),
+        "predicted_ttl_ms": number(predicted.get("ttl_ms")),
+        "model_version": text(message.get("model_version")),
+        "decision": text(message.get("decision")),
+        "reason_code": text(reason.get("code")),
+        "reason_args": _json(reason.get("args")),
+        "reason_message": text(reason.get("message")),
+    }
+
+
+def _unplanned(messages: list[JsonObject]) -> dict[str, JsonObject]:
+    """Messages that no exchange of the plan is meant by, under ids that recur from run to run."""
+    found: dict[str, JsonObject] = {}
+    for rank, message in enumerate(messages):
+        fingerprint = text(message.get("fingerprint"))
+        found[f"f-{fingerprint[:12]}" if fingerprint else f"u{rank}"] = message
+    return found
+
+
 def _by_boundary(
     execution: ExecutionState, initial: tuple[Exchange, ...], ties: Ties
-) -> dict[str, JsonObject]:
-    """The plugin's `boundary` messages by boundary id: by accumulator, else in order."""
+) -> tuple[dict[str, JsonObject], list[JsonObject]]:
+    """The plugin's `boundary` messages by boundary id: by accumulator, else in order; and those
+    that belong to no boundary of the plan."""
     found: dict[str, JsonObject] = {}
     left: list[JsonObject] = []
+    absent: list[JsonObject] = []
     for message in execution.messages:
-        boundary_id = ties.boundary_of_acc.get(integer(message.get("acc_id")) or -1)
-        if boundary_id is None:
+        acc_id = integer(message.get("acc_id"))
+        boundary_id = ties.boundary_of_acc.get(acc_id) if acc_id is not None else None
+        if acc_id is not None and acc_id < 0:
+            absent.append(message)  # the plugin says so itself: not in the plan that runs
+        elif boundary_id is None:
             left.append(message)
         else:
             found[boundary_id] = message
     free = [e.boundary_id for e in initial if e.boundary_id not in found]
-    if len(left) == len(free):  # all or none: a guess that may be off by one is worth nothing
+    if left and len(left) == len(free):  # all or none: a guess off by one is worth nothing
         found.update(zip(free, left, strict=True))
-    return found
+        left = []
+    return found, absent + left
 
 
 def boundary_facts(
@@ -213,7 +246,7 @@ def boundary_facts(
     nodes = {e.boundary_id: e.node.index for e in initial}
     return [
         {**message, "node": nodes[boundary_id]}
-        for boundary_id, message in _by_boundary(execution, initial, ties).items()
+        for boundary_id, message in _by_boundary(execution, initial, ties)[0].items()
     ]
 
 

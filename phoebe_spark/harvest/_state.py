@@ -12,6 +12,8 @@ from phoebe_spark.plan import Digests, PlanNode, exchange_nodes
 COPY_TIME_METRIC = "checkpoint copy time"
 COPY_BYTES_METRIC = "checkpoint bytes copied"
 
+RESTORED_NODE = "RestoredCheckpoint"
+
 WRITE_METRICS = frozenset(
     {
         "data size", "number of partitions", "shuffle bytes written", "shuffle records written",
@@ -183,12 +185,14 @@ class ExecutionState:
     skipped: dict[int, int] = field(default_factory=dict)  # stage that did not run -> its RDD
     messages: list[JsonObject] = field(default_factory=list)  # `boundary` messages
     restored: bool = False
-    damaged: bool = False  # events of it were lost, or could not be read
+    damaged: bool = False  # its plan could not be read
     end_seen_at: int = 0  # count of events when its end came
 
     def see_plan(self, plan: PlanNode) -> None:
         """Take in a version of the plan."""
         self.latest = plan
+        # Event logs have no messages of the plugin: the node that reads a checkpoint tells.
+        self.restored = self.restored or any(node.kind == RESTORED_NODE for node in plan.walk())
         digests = Digests()
         for node in exchange_nodes(plan):
             acc_id = node.shuffle_acc_id
@@ -210,9 +214,6 @@ class ExecutionState:
     def settled(self) -> bool:
         """Ended, and nothing that runs for it is left."""
         return self.ended and not self.jobs and all(s.completed for s in self.stages.values())
-
-    def open_stages(self) -> Iterator[StageState]:
-        return (stage for stage in self.stages.values() if not stage.completed)
 
 
 def own_accumulators(node: PlanNode) -> Iterator[int]:

@@ -102,6 +102,16 @@ def test_some_query_of_tpch_is_worth_a_checkpoint_and_no_short_one(
         assert codes <= {"short_query"}
 
 
+def test_a_query_may_have_its_own_minimum_of_duration(
+    home: Path, plans: dict[str, Mapping[str, Any]]
+) -> None:
+    default, _ = load_advisor(home, {})
+    for minimum, short in ((10**9, True), (0, False), (None, True)):
+        asked = request(plans["tpch/q9"]) | {"min_duration_ms": minimum}
+        codes = {d["reason"]["code"] for d in default.advise(asked)["decisions"]}
+        assert (codes == {"short_query"}) == short
+
+
 def test_refused_and_restorable_boundaries_are_not_chosen(
     home: Path, plans: dict[str, Mapping[str, Any]]
 ) -> None:

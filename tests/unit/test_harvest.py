@@ -351,6 +351,47 @@ def test_a_restored_execution_is_marked() -> None:
     assert of(rows, CheckpointRecord)[0].from_app_id == "before"
 
 
+def test_a_restored_execution_is_told_by_its_plan_too() -> None:
+    """Of an event log, which has no messages of the plugin."""
+    stream = one_execution(TPCH, "tpch/q18")
+    update = next(e for e in stream if e["Event"].endswith("SQLAdaptiveExecutionUpdate"))
+    node = update["sparkPlanInfo"]
+    while node["children"]:
+        node = node["children"][0]
+    node["nodeName"] = "RestoredCheckpoint"
+    assert [e.restored for e in of(run(stream), ExecutionRecord)] == [True]
+
+
+def test_boundaries_that_the_plan_has_not_are_rows_all_the_same() -> None:
+    stream = one_execution(TPCH, "tpch/q18")
+    start = next(i for i, e in enumerate(stream) if e["Event"].endswith("SQLExecutionStart"))
+    said = [
+        {"type": "boundary", "execution_id": stream[start]["executionId"], "acc_id": -1,
+         "fingerprint": fingerprint, "decision": decision, "catalyst_bytes": 5,
+         "reason": {"code": "x", "args": {}, "message": "m"}}
+        for fingerprint, decision in (("0123456789abcdef", "restore"), (None, "refuse"))
+    ]  # fmt: skip
+    rows = of(run([*stream[: start + 1], *said, *stream[start + 1 :]]), BoundaryRecord)
+    assert [b.boundary_id for b in rows] == [f"e{n}" for n in range(7)] + ["f-0123456789ab", "u1"]
+    assert [b.decision for b in rows] == [None] * 7 + ["restore", "refuse"]
+    assert [b.stage_id for b in rows[7:]] == [None, None]
+
+
+def test_a_loss_counts_for_all_that_ends_after_it() -> None:
+    """The plugin tells of a loss while older events still wait in its queue."""
+    stream = one_execution(TPCH, "tpch/q18")
+    start = next(i for i, e in enumerate(stream) if e["Event"].endswith("SQLExecutionStart"))
+    harvest = Harvest(source="live")
+    rows = [row for event in stream[:start] for row in harvest.consume(event)]
+    (told,) = harvest.consume({"type": "dropped", "events": 2, "time": 1})
+    assert isinstance(told, ApplicationRecord)
+    assert told.events_dropped == 2
+    assert harvest.lost(1) == harvest.consume({"type": "dropped", "events": 2}) == []
+    rows += [row for event in stream[start:] for row in harvest.consume(event)]
+    assert [e.complete for e in of(rows, ExecutionRecord) if e.status == "succeeded"] == [False]
+    assert of(harvest.close(), ApplicationRecord)[-1].events_dropped == 3
+
+
 def test_equal_boundaries_are_run_by_one_stage() -> None:
     rows = run(one_execution(TPCH, "tpch/q18"))
     ran = Counter(b.stage_id for b in of(rows, BoundaryRecord))

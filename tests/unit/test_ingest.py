@@ -10,6 +10,7 @@ import zstandard
 
 from phoebe_spark.eventlog import EventReader, find_logs
 from phoebe_spark.ingest import IngestProgress, ingest
+from phoebe_spark.plan import exchanges, parse_plan
 from phoebe_spark.tables import Tables
 
 LOGS = Path(__file__).parents[1] / "data" / "eventlogs"
@@ -71,6 +72,8 @@ def test_lost_lines_make_the_application_incomplete(tmp_path: Path, lines: list[
     summary = ingest([log], tmp_path / "home")
     assert (summary.applications, summary.bad_lines) == (1, 1)
     assert status(tmp_path / "home") == [("finished", False)]
+    rows = Tables(tmp_path / "home").read("executions").to_pylist()
+    assert 0 < sum(row["complete"] for row in rows) < len(rows), "those that were over are whole"
 
 
 def test_what_cannot_be_read_does_not_stop_the_rest(tmp_path: Path, lines: list[bytes]) -> None:
@@ -103,6 +106,80 @@ def test_a_spool_has_what_an_event_log_has_not_and_is_kept(
     assert Tables(home).read("applications").to_pylist()[0]["source"] == "spool"
     # The same application's event log knows less: it must not hide what the plugin said.
     assert ingest([TPCH], home).skipped == 1
+
+
+def spool_lines(lines: list[bytes], **changes: object) -> list[bytes]:
+    """A spool of the same application, in which the plugin decided on every boundary."""
+    app_id = next(event["App ID"] for event in map(orjson.loads, lines) if "App ID" in event)
+    hello = {"type": "hello", "protocol": 1, "app_id": app_id, "app_attempt": "",
+             "app_name": "tpch", "mode": "apply", "slots": 2, "time": 1795213006000,
+             **changes}  # fmt: skip
+    found = [orjson.dumps(hello)]
+    for line in lines:
+        event = orjson.loads(line)
+        found.append(line)
+        if event["Event"].endswith("SQLExecutionStart"):
+            for exchange in exchanges(parse_plan(event["sparkPlanInfo"])):
+                message = {"type": "boundary", "execution_id": event["executionId"],
+                           "acc_id": exchange.node.shuffle_acc_id, "decision": "skip",
+                           "fingerprint": f"f-{exchange.boundary_id}",
+                           "reason": {"code": "no_gain", "args": {}, "message": "no"}}  # fmt: skip
+                found.append(orjson.dumps(message))
+    return [*found, orjson.dumps({"type": "end", "time": 1})]
+
+
+def facts(home: Path) -> tuple[object, ...]:
+    """What the tables say in the end, whatever was read in which order."""
+    tables = Tables(home)
+    (application,) = tables.read("applications").to_pylist()
+    boundaries = tables.read("boundaries").to_pylist()
+    executions = tables.read("executions").to_pylist()
+    return (
+        (application["status"], application["complete"], application["mode"]),
+        sum(row["complete"] for row in executions),
+        sum(row["decision"] == "skip" for row in boundaries),
+        sum(row["stage_id"] is not None for row in boundaries),
+        len(boundaries),
+    )
+
+
+def test_a_log_and_a_lossy_spool_settle_whichever_comes_first(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    spool = tmp_path / "local-1.ndjson"
+    spool.write_bytes(b"\n".join(spool_lines(lines, continued=True)) + b"\n")
+    found = []
+    for name, order in (("a", [TPCH, spool]), ("b", [spool, TPCH])):
+        home = tmp_path / name
+        assert [ingest([log], home).applications for log in order] == [1, 1]
+        versions = [Tables(home).read(t, latest=False).num_rows for t in ("stages", "boundaries")]
+        again = ingest(order, home)
+        assert (again.skipped, again.rows) == (2, 0)
+        assert versions == [
+            Tables(home).read(t, latest=False).num_rows for t in ("stages", "boundaries")
+        ]
+        found.append(facts(home))
+    assert found[0] == found[1]
+    (status_, complete, decided, tied, boundaries) = found[0]
+    assert status_ == ("finished", True, "apply")
+    assert (complete, decided) == (30, boundaries)
+    assert 0 < tied <= boundaries
+
+
+def test_a_file_cut_off_in_the_middle_of_a_log_is_a_loss(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    log = tmp_path / "eventlog_v2_app"
+    log.mkdir()
+    half = len(lines) // 2
+    (log / "events_1_app").write_bytes(b"\n".join(lines[:half]) + b"\n" + lines[half][:30])
+    (log / "events_2_app").write_bytes(b"\n".join(lines[half + 1 :]) + b"\n")
+    ingest([log], tmp_path / "home")
+    (application,) = Tables(tmp_path / "home").read("applications").to_pylist()
+    assert (application["status"], application["complete"]) == ("finished", False)
+    assert application["events_dropped"] == 1
+    executions = Tables(tmp_path / "home").read("executions").to_pylist()
+    assert 0 < sum(row["complete"] for row in executions) < len(executions)
 
 
 def test_a_home_that_cannot_be_written_raises(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "applications": ("app_id", "app_attempt", "slots", "started_at", "status"),
+    "applications": (
+        "app_id", "app_attempt", "slots", "started_at", "status", "events_dropped",
+    ),
     "executions": (
         "app_id", "app_attempt", "execution_id", "template", "shape", "started_at", "duration_ms",
         "slots", "restored", "complete", "status",
@@ -83,7 +85,7 @@ def _normal(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """The same types and order whoever read the rows."""
     for column in frame.columns:
         if column.endswith(("_ms", "_bytes", "_rows", "_id", "_count")) or column in (
-            "slots", "stage_attempt", "partitions",
+            "slots", "stage_attempt", "partitions", "events_dropped",
         ):  # fmt: skip
             if column not in ("app_id", "boundary_id"):
                 frame[column] = frame[column].astype("Int64")

@@ -1,8 +1,9 @@
 """Rows → `Run`s: finished executions as queries whose graphs hold the true figures.
 
-Only complete, successful executions that restored nothing count. Stages that share the plan nodes
-of another (the map side of ``TakeOrderedAndProject``, the sampling job of a range partitioning)
-are merged into it: before a run the plan shows them as one.
+Only complete, successful executions that restored nothing count, of applications that lost no
+event: what was lost may be a stage, and nothing in the other rows tells. Stages that share the
+plan nodes of another (the map side of ``TakeOrderedAndProject``, the sampling job of a range
+partitioning) are merged into it: before a run the plan shows them as one.
 """
 
 from __future__ import annotations
@@ -37,17 +38,23 @@ class Run:
 def build_runs(frames: Frames) -> list[Run]:
     """All runs that may be trained on, in the order of their applications' starts."""
     executions = frames.executions
+    key = ["app_id", "app_attempt", "execution_id"]
+    applications = frames.applications
+    lossy = set(
+        applications.loc[applications["events_dropped"].fillna(0) > 0, key[:2]].itertuples(
+            index=False, name=None
+        )
+    )
+    whole = [where not in lossy for where in executions[key[:2]].itertuples(index=False, name=None)]
     usable = executions[
-        executions["complete"]
+        pd.Series(whole, index=executions.index, dtype=bool)
+        & executions["complete"]
         & ~executions["restored"]
         & (executions["status"] == "succeeded")
         & executions["template"].notna()
         & executions["duration_ms"].notna()
     ]
-    key = ["app_id", "app_attempt", "execution_id"]
-    started = {
-        (row.app_id, row.app_attempt): row for row in frames.applications.itertuples(index=False)
-    }
+    started = {(row.app_id, row.app_attempt): row for row in applications.itertuples(index=False)}
     stages = dict(tuple(frames.stages.dropna(subset=["execution_id"]).groupby(key)))
     boundaries = dict(tuple(frames.boundaries.groupby(key)))
     runs: list[Run] = []
@@ -97,16 +104,23 @@ def _is_null(value: object) -> bool:
 
 
 def _graph(rows: list[dict[str, Any]], known: Mapping[str, Mapping[str, Any]]) -> StageGraph | None:
-    """The graph of an execution's stages; None when a stage did not end as it should."""
-    last: dict[int, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda r: (r["stage_id"], r["stage_attempt"])):
-        last[row["stage_id"]] = row
-    if not last or any(
-        r["status"] != "succeeded" or not r["complete"] or r["end_ms"] is None
-        for r in last.values()
+    """The graph of an execution's stages; None when a stage did not end as it should.
+
+    A second attempt runs only the tasks whose output was lost, and counts them as all of its
+    tasks: its figures are a part's. So no execution with one is a run.
+    """
+    if not rows or any(
+        r["stage_attempt"] > 0
+        or r["status"] != "succeeded"
+        or not r["complete"]
+        or r["end_ms"] is None
+        for r in rows
     ):
         return None
-    merged = _merge_twins(last)
+    merged = _merge_twins({row["stage_id"]: row for row in rows})
+    written = [r["boundary_id"] for r in merged.values() if r["boundary_id"] is not None]
+    if len(set(written)) < len(written):
+        return None  # run twice, for example by a job that was started over: whose figures?
     stages: list[Stage] = []
     read = {p for r in merged.values() for p in r["parents"]}
     done: set[int] = set()

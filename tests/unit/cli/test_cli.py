@@ -126,6 +126,31 @@ def test_explain_says_what_was_decided_why_and_what_became_of_it(home: str) -> N
     assert "3.0 KiB" in output
 
 
+def test_explain_keeps_the_attempts_of_an_application_apart(home: str) -> None:
+    second = ID | {"app_attempt": "2"}
+    Tables(home).append(
+        [
+            BoundaryRecord(
+                **second, execution_id=0, boundary_id="e2", stage_id=4, fingerprint="f1"
+            ),
+            StageRecord(
+                **second, stage_id=4, stage_attempt=0, status="succeeded", shuffle_write_bytes=7
+            ),
+            CheckpointRecord(**second, execution_id=0, fingerprint="f1", event="restored", at=AT),
+        ]
+    )
+    rows = run_json("explain", "app-1", "--home", home)
+    assert [
+        (r["app_attempt"], r["boundary_id"], r["output_bytes"], r["checkpoint_events"])
+        for r in rows
+    ] == [
+        ("", "e2", 3072, ["committed", "freed"]),
+        ("", "e10", None, []),
+        ("2", "e2", 7, ["restored"]),
+    ]
+    assert "attempt" in run("explain", "app-1", "--home", home)[1]
+
+
 def test_explain_of_one_execution(home: str) -> None:
     assert len(run_json("explain", "app-1", "-e", "0", "--home", home)) == 2
     assert run("explain", "app-1", "-e", "7", "--home", home)[0] == 1

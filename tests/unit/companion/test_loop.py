@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+import pytest
 
+from phoebe_spark.companion import loop
 from phoebe_spark.companion.loop import Companion
 from phoebe_spark.companion.protocol import Plugin
 from phoebe_spark.harvest import Harvest
@@ -148,6 +150,32 @@ def test_an_unreadable_line_makes_the_run_incomplete() -> None:
     assert (last.status, last.complete, last.events_dropped) == ("finished", False, 1)
 
 
+def test_losses_here_and_in_the_plugin_add_up() -> None:
+    setup = Setup()
+    for message in (HELLO, {"type": "dropped", "events": 5}):
+        setup.companion.take(message)
+    setup.companion.unreadable(b"}{")
+    setup.companion.take({"type": "end"})
+    setup.companion.close()
+    assert setup.applications[-1].events_dropped == 6
+
+
+def test_rows_that_found_no_room_make_the_run_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MAX_WAITING_ROWS", 3)
+    setup = Setup()
+    setup.companion.take(HELLO)
+    for number in range(4):
+        setup.companion.take(
+            {"Event": "SparkListenerExecutorAdded", "Executor ID": str(number),
+             "Executor Info": {"Total Cores": 1}}
+        )  # fmt: skip
+    setup.companion.take({"type": "end"})
+    setup.companion.close()
+    last = setup.applications[-1]
+    assert (last.status, last.complete) == ("finished", False)
+    assert last.events_dropped >= 2
+
+
 def test_a_failure_inside_harvest_does_not_end_the_companion() -> None:
     class Failing(Harvest):
         def consume(self, event: object) -> list[Record]:
@@ -162,6 +190,7 @@ def test_a_failure_inside_harvest_does_not_end_the_companion() -> None:
     assert setup.companion.close()
     assert [m["level"] for m in setup.said] == ["warning"]
     assert setup.applications[-1].status == "finished"
+    assert setup.applications[-1].events_dropped == 2
 
 
 def test_a_broken_pipe_is_remembered_not_raised() -> None:

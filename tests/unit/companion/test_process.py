@@ -158,11 +158,14 @@ def test_a_first_line_that_is_no_hello_is_refused_with_what_to_do(
     assert complaint in err
 
 
-def test_control_c_in_the_shell_does_not_end_it_before_its_input(home: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_process_group_does_not_end_it_before_its_input(
+    home: Path, number: signal.Signals
+) -> None:
     running = Running(home)
     running.send(running.hello)
     running.receive()
-    running.process.send_signal(signal.SIGINT)
+    running.process.send_signal(number)
     time.sleep(0.3)
     assert running.process.poll() is None
     running.send({"type": "end", "time": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -280,6 +281,27 @@ def test_what_must_not_be_trained_on(tmp_path: Path, changes: dict[str, object])
     tables = Tables(tmp_path)
     tables.append(day(0, 50, **changes))
     assert build_runs(read_frames(tmp_path)) == []
+
+
+def test_applications_that_lost_events_are_not_trained_on(tmp_path: Path) -> None:
+    rows = [replace(r, events_dropped=1) if isinstance(r, ApplicationRecord) else r
+            for r in day(0, 50)]  # fmt: skip
+    Tables(tmp_path).append([*rows, *day(1, 50)])
+    assert {r.app[0] for r in build_runs(read_frames(tmp_path))} == {"app-1"}
+
+
+@pytest.mark.parametrize("second", [{"stage_attempt": 1}, {"stage_id": 99}])
+def test_stages_that_ran_again_in_part_are_not_trained_on(
+    tmp_path: Path, second: dict[str, int]
+) -> None:
+    """After a fetch failure Spark runs the missing tasks only, as a whole stage by its own count;
+    a map stage of a job that was started over writes the same boundary under another id."""
+    rows = list(day(0, 50))
+    stage = next(r for r in rows if isinstance(r, StageRecord) and r.boundary_id is not None)
+    Tables(tmp_path).append([*rows, replace(stage, **second)])  # type: ignore[arg-type]
+    runs = build_runs(read_frames(tmp_path))
+    assert len(runs) == len(TEMPLATES) - 1
+    assert stage.execution_id not in {r.execution_id for r in runs}
 
 
 def test_history_comes_from_earlier_applications_only(tmp_path: Path) -> None:
