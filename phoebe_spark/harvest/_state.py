@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from phoebe_spark.harvest._values import JsonObject, count, integer, items, obj, text, time_ms
 from phoebe_spark.plan import Digests, PlanNode, exchange_nodes
@@ -222,3 +224,16 @@ def own_accumulators(node: PlanNode) -> Iterator[int]:
     for name, acc_id in node.metrics.items():
         if not exchange or name in WRITE_METRICS:
             yield acc_id
+
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+_REMEMBERED = 20_000  # of each kind: integers, oldest forgotten
+
+
+def remember(known: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+    """Put ``value`` in, and forget the oldest beyond a bound."""
+    known[key] = value
+    known.move_to_end(key)
+    while len(known) > _REMEMBERED:
+        known.popitem(last=False)

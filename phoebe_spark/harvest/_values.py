@@ -11,6 +11,11 @@ from typing import Any
 
 JsonObject = Mapping[str, Any]
 
+UNREADABLE = (
+    TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
+"""What code raises on JSON of a shape that no Spark writes."""
+
 _NOTHING: JsonObject = {}
 _LATEST_MS = 253_402_300_799_000  # year 9999: Python's last
 _LARGEST = 2**63 - 1

@@ -1,0 +1,229 @@
+"""The application itself: who it is, its executors, what was lost of it; and each row's stamp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from phoebe_spark.harvest import _rows as rows
+from phoebe_spark.harvest._values import (
+    JsonObject,
+    count,
+    integer,
+    obj,
+    text,
+    time_ms,
+    timestamp,
+)
+from phoebe_spark.records import ApplicationRecord, ExecutorRecord, Record
+
+Handler = Callable[[JsonObject], Iterable[Record]]
+"""Takes an event or a message, gives the rows that it completes."""
+
+
+class ApplicationEvents:
+    """The part of `Harvest` that is about the application."""
+
+    def __init__(self, source: str, clock: Callable[[], datetime]) -> None:
+        self.source = source
+        self.malformed = 0
+        self.ended = False  # ApplicationEnd or `end` was seen
+        self._clock = clock
+        self._last_written: datetime | None = None
+        self._application: ApplicationRecord | None = None
+        self._known: dict[str, str | int | None] = {}  # application fields said before its start
+        self._ended_ms: int | None = None
+        self._last_ms: int | None = None
+        self._dropped = 0  # as the plugin counts
+        self._lost = 0  # as whoever reads for us counts
+        self._cores: dict[str, int] = {}
+        self._executors: dict[str, ExecutorRecord] = {}
+        self._events: dict[str, Handler] = {
+            "SparkListenerLogStart": self._log_start,
+            "SparkListenerApplicationStart": self._application_start,
+            "SparkListenerApplicationEnd": self._application_end,
+            "SparkListenerExecutorAdded": self._executor_added,
+            "SparkListenerExecutorRemoved": self._executor_removed,
+        }
+        self._messages: dict[str, Handler] = {
+            "hello": self._hello,
+            "dropped": self._dropped_events,
+            "end": self._application_end,
+        }
+
+    @property
+    def app_id(self) -> str | None:
+        """The application's id; None until it was heard of."""
+        return self._application.app_id if self._application else None
+
+    @property
+    def app_attempt(self) -> str:
+        return self._application.app_attempt if self._application else ""
+
+    @property
+    def events_dropped(self) -> int:
+        """Events that never came here, or came unreadable."""
+        return self._dropped + self._lost
+
+    def lost(self, events: int) -> list[Record]:
+        """As the plugin's `dropped` message, for what is lost behind the plugin's back: lines that
+        cannot be read, rows that cannot be stored. Call it where the loss is, ``events`` being
+        those lost since the last call."""
+        known = self.events_dropped
+        self._lost += events
+        return self._tell_loss(known)
+
+    def _tell_loss(self, known: int) -> list[Record]:
+        """An application row at the first loss: training must hear of it with the next rows."""
+        if self._application is None or known or not self.events_dropped:
+            return []
+        return [self._application_row()]
+
+    def lease(self, until: datetime) -> list[Record]:
+        """An application row that renews the lease of a live driver."""
+        if self._application is None:
+            return []
+        return [self._application_row(lease_until=until)]
+
+    # --- identity -------------------------------------------------------------------------------
+
+    def _stamp(self) -> rows.Identity:
+        at = self._clock()
+        if self._last_written is not None and at <= self._last_written:
+            at = self._last_written + timedelta(microseconds=1)
+        self._last_written = at
+        application = self._application
+        started = application.started_at if application else None
+        return {
+            "date": (started or at).date(),
+            "app_id": application.app_id if application else "",
+            "app_attempt": application.app_attempt if application else "",
+            "source": self.source,
+            "written_at": at,
+        }
+
+    def _application_row(self, **changes: object) -> ApplicationRecord:
+        assert self._application is not None
+        slots = self._application.slots
+        if sum(self._cores.values()):
+            slots = max(slots or 0, sum(self._cores.values()))
+        changes = {
+            "slots": slots,
+            "events_dropped": self.events_dropped,
+            **self._stamp(),
+            **changes,
+        }
+        self._application = replace(self._application, **changes)  # type: ignore[arg-type]
+        return self._application
+
+    def _introduce(self, app_id: str | None, started_ms: int | None) -> Iterable[Record]:
+        """The application's start row, once; what is learned later comes with its next row."""
+        if app_id is None:
+            return
+        known = self._known
+        first = self._application is None
+        if first:
+            identity = self._stamp()
+            identity["app_id"] = app_id
+            started = timestamp(started_ms)
+            if started is not None:
+                identity["date"] = started.date()
+            identity["app_attempt"] = str(known.get("app_attempt") or "")
+            self._application = ApplicationRecord(**identity, started_at=started)
+        elif self._application is not None and self._application.app_id != app_id:
+            self.malformed += 1  # two applications in one stream: the first one stays
+            return
+        changes = {name: value for name, value in known.items() if value is not None}
+        changes.pop("app_attempt", None)
+        name = known.get("app_name")
+        yield self._application_row(
+            **changes, job=rows.job_name(str(name)) if name is not None else None
+        )
+        if first:
+            for executor_id, executor in self._executors.items():
+                self._executors[executor_id] = replace(executor, **self._stamp())
+                yield self._executors[executor_id]
+
+    def _learn(self, **fields: str | int | None) -> None:
+        self._known.update({name: value for name, value in fields.items() if value is not None})
+
+    def _saw_time(self, ms: int | None) -> None:
+        if ms is not None and (self._last_ms is None or ms > self._last_ms):
+            self._last_ms = ms
+
+    # --- application and executors --------------------------------------------------------------
+
+    def _hello(self, event: JsonObject) -> Iterable[Record]:
+        self._learn(
+            app_name=text(event.get("app_name")),
+            app_attempt=text(event.get("app_attempt")),
+            user=text(event.get("user")),
+            spark_version=text(event.get("spark_version")),
+            plugin_version=text(event.get("plugin_version")),
+            mode=text(event.get("mode")),
+            slots=integer(event.get("slots")),
+        )
+        if event.get("continued") is True:
+            self._dropped = max(self._dropped, 1)  # the beginning went elsewhere
+        yield from self._introduce(text(event.get("app_id")), time_ms(event, "time"))
+
+    def _log_start(self, event: JsonObject) -> Iterable[Record]:
+        self._learn(spark_version=text(event.get("Spark Version")))
+        return ()
+
+    def _application_start(self, event: JsonObject) -> Iterable[Record]:
+        self._learn(
+            app_name=text(event.get("App Name")),
+            app_attempt=text(event.get("App Attempt ID")),
+            user=text(event.get("User")),
+        )
+        started = time_ms(event, "Timestamp")
+        self._saw_time(started)
+        yield from self._introduce(text(event.get("App ID")), started)
+
+    def _application_end(self, event: JsonObject) -> Iterable[Record]:
+        self.ended = True
+        at = time_ms(event, "Timestamp") or time_ms(event, "time")
+        self._ended_ms = self._ended_ms or at
+        return ()
+
+    def _dropped_events(self, event: JsonObject) -> Iterable[Record]:
+        known = self.events_dropped
+        self._dropped = max(self._dropped, count(event.get("events")))
+        return self._tell_loss(known)
+
+    def _executor_added(self, event: JsonObject) -> Iterable[Record]:
+        executor_id = text(event.get("Executor ID"))
+        if executor_id is None:
+            return
+        info = obj(event, "Executor Info")
+        cores = count(info.get("Total Cores"))
+        self._cores[executor_id] = cores
+        row = ExecutorRecord(
+            **self._stamp(),
+            executor_id=executor_id,
+            host=text(info.get("Host")),
+            cores=cores,
+            added_at=timestamp(time_ms(event, "Timestamp")),
+        )
+        self._executors[executor_id] = row
+        if self._application is not None:
+            yield row
+
+    def _executor_removed(self, event: JsonObject) -> Iterable[Record]:
+        executor_id = text(event.get("Executor ID"))
+        if executor_id is None:
+            return
+        self._cores.pop(executor_id, None)
+        known = self._executors.pop(executor_id, None)
+        row = known or ExecutorRecord(**self._stamp(), executor_id=executor_id)
+        yield replace(
+            row,
+            **self._stamp(),
+            removed_at=timestamp(time_ms(event, "Timestamp")),
+            removal_reason=(text(event.get("Removed Reason")) or "")[:200] or None,
+        )
+
+    def _slots(self) -> int | None:
+        return sum(self._cores.values()) or (self._application.slots if self._application else None)

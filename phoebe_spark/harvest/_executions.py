@@ -1,0 +1,205 @@
+"""SQL executions, and what the plugin says of them: from their start to their rows."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from phoebe_spark.harvest import _rows as rows
+from phoebe_spark.harvest._application import ApplicationEvents
+from phoebe_spark.harvest._state import (
+    ExecutionState,
+    JobState,
+    StageState,
+    remember,
+)
+from phoebe_spark.harvest._ties import NO_TIES, tie
+from phoebe_spark.harvest._values import (
+    UNREADABLE,
+    JsonObject,
+    integer,
+    obj,
+    text,
+    time_ms,
+    timestamp,
+)
+from phoebe_spark.plan import Exchange, exchanges, parse_plan
+from phoebe_spark.plan_graph import derive
+from phoebe_spark.records import Record
+
+_SQL = "org.apache.spark.sql.execution.ui.SparkListener"
+_PATIENCE = 5_000  # events after which an ended execution no longer waits for its stages
+
+
+class ExecutionEvents(ApplicationEvents):
+    """The part of `Harvest` that is about SQL executions."""
+
+    def __init__(self, source: str, clock: Callable[[], datetime]) -> None:
+        super().__init__(source, clock)
+        self._consumed = 0
+        self._executions: dict[int, ExecutionState] = {}
+        self._early: OrderedDict[int, ExecutionState] = OrderedDict()
+        self._finished: OrderedDict[int, None] = OrderedDict()  # executions
+        self._waiting: set[int] = set()  # ended executions whose stages are not done
+        # What jobs and stages leave here: an execution's rows are made of it.
+        self._stages: dict[tuple[int, int], StageState] = {}  # running or of a live execution
+        self._jobs: dict[int, JobState] = {}
+        self._left: OrderedDict[tuple[int, int], None] = OrderedDict()  # stage attempts
+        self._ran_rdd: OrderedDict[int, int] = OrderedDict()  # RDD -> map stage that computed it
+        self._events |= {
+            f"{_SQL}SQLExecutionStart": self._execution_start,
+            f"{_SQL}SQLAdaptiveExecutionUpdate": self._execution_update,
+            f"{_SQL}SQLExecutionEnd": self._execution_end,
+        }
+        self._messages |= {"boundary": self._boundary, "checkpoint": self._checkpoint}
+
+    @property
+    def running_executions(self) -> int:
+        return len(self._executions)
+
+    def _find(self, execution_id: int | None) -> ExecutionState | None:
+        if execution_id is None:
+            return None
+        return self._executions.get(execution_id)
+
+    def _execution(self, execution_id: int | None) -> ExecutionState | None:
+        """The execution's state, made when first heard of: jobs may come before their start.
+        None without an id, and for an execution whose rows are written."""
+        if execution_id is None or execution_id in self._finished:
+            return None
+        if execution_id not in self._executions:
+            early = self._early.pop(execution_id, None)
+            self._executions[execution_id] = early or ExecutionState(execution_id)
+        return self._executions[execution_id]
+
+    def _mentioned(self, execution_id: int) -> ExecutionState:
+        """As `_execution`, for messages that the hook sends while it plans, which may be a plan
+        that never runs: a few are kept aside until their execution starts."""
+        found = self._executions.get(execution_id) or self._early.get(execution_id)
+        if found is None:
+            found = self._early[execution_id] = ExecutionState(execution_id)
+            while len(self._early) > 100:
+                self._early.popitem(last=False)
+        return found
+
+    def _execution_start(self, event: JsonObject) -> Iterable[Record]:
+        execution_id = integer(event.get("executionId"))
+        execution = self._execution(execution_id)
+        if execution is None:
+            return
+        execution.root_id = integer(event.get("rootExecutionId"))
+        execution.description = text(event.get("description"))
+        execution.started_ms = time_ms(event, "time")
+        self._saw_time(execution.started_ms)
+        plan = parse_plan(obj(event, "sparkPlanInfo"))
+        execution.initial = plan
+        execution.see_plan(plan)
+        if self.source == "live" and self._application is not None:
+            # So that a run whose driver vanishes with its machine is known to have begun.
+            ending = rows.Ending(execution.started_ms, None, aborted=False, lossy=True)
+            yield rows.execution_row(execution, self._stamp, ending, None, 0, self._slots())
+
+    def _execution_update(self, event: JsonObject) -> Iterable[Record]:
+        execution = self._find(integer(event.get("executionId")))
+        if execution is not None:
+            execution.see_plan(parse_plan(obj(event, "sparkPlanInfo")))
+        return ()
+
+    def _execution_end(self, event: JsonObject) -> Iterable[Record]:
+        execution_id = integer(event.get("executionId"))
+        execution = self._find(execution_id)
+        if execution is None or execution_id is None:
+            return ()
+        execution.ended = True
+        execution.ended_ms = time_ms(event, "time")
+        if execution.started_ms and execution.ended_ms:
+            execution.ended_ms = max(execution.started_ms, execution.ended_ms)
+        execution.error = text(event.get("errorMessage"))
+        execution.end_seen_at = self._consumed
+        self._saw_time(execution.ended_ms)
+        self._waiting.add(execution_id)
+        return ()
+
+    def _finish_waiting(self) -> Iterable[Record]:
+        """Rows of ended executions whose stages are done, or are not heard of any more."""
+        for execution_id in list(self._waiting):
+            execution = self._executions.get(execution_id)
+            if execution is None:
+                self._waiting.discard(execution_id)
+            elif execution.settled or self._consumed - execution.end_seen_at > _PATIENCE:
+                yield from self._finish(execution_id, aborted=False)
+
+    def _finish(self, execution_id: int, *, aborted: bool) -> list[Record]:
+        """All rows of an execution; its state is dropped."""
+        self._waiting.discard(execution_id)
+        execution = self._executions.pop(execution_id)
+        remember(self._finished, execution_id, None)
+        for key in execution.stages:
+            self._stages.pop(key, None)
+            remember(self._left, key, None)
+        for job_id in execution.jobs:
+            self._jobs.pop(job_id, None)
+        initial: tuple[Exchange, ...] = ()
+        ties, plan = NO_TIES, None
+        try:
+            if execution.initial is not None:
+                initial = exchanges(execution.initial)
+            ties = tie(execution, initial, self._ran_rdd)
+            if execution.initial is not None:
+                plan = derive(execution.initial, rows.boundary_facts(execution, initial, ties))
+        except UNREADABLE:
+            # A plan that no Spark writes: its stages are rows all the same, tied to nothing.
+            self.malformed += 1
+            execution.damaged = True
+            initial, ties, plan = (), NO_TIES, None
+        lossy = execution.damaged or self.events_dropped > 0
+        ending = rows.Ending(execution.started_ms, execution.ended_ms, aborted, lossy)
+        found: list[Record] = []
+        for (stage_id, _), stage in sorted(execution.stages.items()):
+            parents = ties.parents.get(stage_id)
+            found.append(
+                rows.stage_row(stage, self._stamp, ties.stages.get(stage_id), parents, ending)
+            )
+        found.extend(rows.boundary_rows(execution, self._stamp, initial, plan, ties))
+        found.append(
+            rows.execution_row(execution, self._stamp, ending, ties, len(initial), self._slots())
+        )
+        return found
+
+    # --- the plugin's messages ------------------------------------------------------------------
+
+    def _boundary(self, event: JsonObject) -> Iterable[Record]:
+        execution_id = integer(event.get("execution_id"))
+        if execution_id is not None:
+            self._mentioned(execution_id).messages.append(event)
+        return ()
+
+    def _checkpoint(self, event: JsonObject) -> Iterable[Record]:
+        execution_id = integer(event.get("execution_id"))
+        fingerprint = text(event.get("fingerprint"))
+        at = timestamp(time_ms(event, "time"))
+        boundary_id = None
+        if execution_id is not None:
+            execution = self._mentioned(execution_id)
+            if event.get("event") == "restored":
+                execution.restored = True
+            if fingerprint is not None:
+                boundary_id = _boundary_of(execution, fingerprint)
+        if self._application is not None:
+            yield rows.checkpoint_row(event, self._stamp, at or self._clock(), boundary_id)
+
+
+def _boundary_of(execution: ExecutionState, fingerprint: str) -> str | None:
+    """The first boundary of the initial plan that the plugin named with this fingerprint."""
+    if execution.initial is None:
+        return None
+    named = {
+        integer(message.get("acc_id"))
+        for message in execution.messages
+        if message.get("fingerprint") == fingerprint
+    }
+    for exchange in exchanges(execution.initial):
+        if exchange.node.shuffle_acc_id in named:
+            return exchange.boundary_id
+    return None

@@ -1,0 +1,166 @@
+"""Jobs, stages and tasks; rows of stages outside any SQL execution."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from phoebe_spark.harvest import _rows as rows
+from phoebe_spark.harvest._executions import ExecutionEvents
+from phoebe_spark.harvest._state import (
+    JobState,
+    StageState,
+    first_rdd,
+    parent_ids,
+    remember,
+)
+from phoebe_spark.harvest._ties import resolve
+from phoebe_spark.harvest._values import (
+    JsonObject,
+    count,
+    integer,
+    items,
+    obj,
+    time_ms,
+)
+from phoebe_spark.records import Record
+
+_EXECUTION_ID = "spark.sql.execution.id"
+_INTERNAL = "spark.phoebe.internal"
+
+
+class JobEvents(ExecutionEvents):
+    """The part of `Harvest` that is about jobs, stages and tasks."""
+
+    def __init__(self, source: str, clock: Callable[[], datetime]) -> None:
+        super().__init__(source, clock)
+        self._stage_jobs: dict[int, tuple[int, int | None]] = {}  # stage -> job, execution
+        self._plain_skipped: OrderedDict[int, int] = OrderedDict()
+        self._ours: OrderedDict[int, None] = OrderedDict()  # stages of our own jobs
+        self._events |= {
+            "SparkListenerJobStart": self._job_start,
+            "SparkListenerJobEnd": self._job_end,
+            "SparkListenerStageSubmitted": self._stage_submitted,
+            "SparkListenerStageCompleted": self._stage_completed,
+            "SparkListenerTaskEnd": self._task_end,
+        }
+
+    def _job_start(self, event: JsonObject) -> Iterable[Record]:
+        job_id = integer(event.get("Job ID"))
+        properties = obj(event, "Properties")
+        infos = [info for info in items(event, "Stage Infos") if isinstance(info, dict)]
+        listed = {i for i in map(integer, items(event, "Stage IDs")) if i is not None}
+        stage_ids = listed | {
+            i for info in infos if (i := integer(info.get("Stage ID"))) is not None
+        }
+        if properties.get(_INTERNAL) == "true":
+            for stage_id in stage_ids:
+                remember(self._ours, stage_id, None)
+            return ()
+        if job_id is None:
+            return ()
+        self._saw_time(time_ms(event, "Submission Time"))
+        execution_id = integer(properties.get(_EXECUTION_ID))
+        execution = self._execution(execution_id)
+        if execution_id is not None and execution is None:
+            return ()  # its execution is over: an event out of order
+        self._jobs[job_id] = JobState(job_id, execution_id, frozenset(stage_ids))
+        if execution is not None:
+            execution.jobs.add(job_id)
+        for stage_id in stage_ids:
+            self._stage_jobs[stage_id] = (job_id, execution_id)
+        for info in infos:
+            listed_id, rdd_id = integer(info.get("Stage ID")), first_rdd(info)
+            if listed_id is None or rdd_id is None:
+                continue
+            if execution is not None:
+                execution.skipped[listed_id] = rdd_id
+            else:
+                remember(self._plain_skipped, listed_id, rdd_id)
+        return ()
+
+    def _job_end(self, event: JsonObject) -> Iterable[Record]:
+        self._saw_time(time_ms(event, "Completion Time"))
+        job = self._jobs.pop(integer(event.get("Job ID")) or 0, None)
+        if job is None:
+            return ()
+        for stage_id in job.stage_ids:
+            if self._stage_jobs.get(stage_id, (None, None))[0] == job.job_id:
+                del self._stage_jobs[stage_id]
+        execution = self._find(job.execution_id)
+        if execution is not None:
+            execution.jobs.discard(job.job_id)
+            # A failed job alone does not fail an execution: AQE cancels what it no longer needs.
+        return ()
+
+    def _stage(self, info: JsonObject, properties: JsonObject) -> StageState | None:
+        """The state of the stage attempt that ``info`` describes; None for our own stages."""
+        stage_id, attempt = integer(info.get("Stage ID")), count(info.get("Stage Attempt ID"))
+        if stage_id is None or stage_id in self._ours:
+            return None
+        if properties.get(_INTERNAL) == "true":
+            remember(self._ours, stage_id, None)
+            return None
+        stage = self._stages.get((stage_id, attempt))
+        if stage is None:
+            job_id, execution_id = self._stage_jobs.get(stage_id, (None, None))
+            said = integer(properties.get(_EXECUTION_ID))
+            execution_id = said if said is not None else execution_id
+            execution = self._execution(execution_id)
+            if (stage_id, attempt) in self._left or (execution_id is not None and not execution):
+                return None  # its rows are written: an event out of order
+            stage = StageState(
+                stage_id=stage_id,
+                attempt=attempt,
+                execution_id=execution_id,
+                job_id=job_id,
+                name=None,
+                task_count=0,
+                parent_ids=parent_ids(info),
+                rdd_id=first_rdd(info),
+            )
+            self._stages[stage_id, attempt] = stage
+            if execution is not None:
+                execution.stages[stage_id, attempt] = stage
+        stage.stage_info(info)
+        return stage
+
+    def _stage_submitted(self, event: JsonObject) -> Iterable[Record]:
+        stage = self._stage(obj(event, "Stage Info"), obj(event, "Properties"))
+        if stage is not None:
+            self._saw_time(stage.submitted_ms)
+        return ()
+
+    def _stage_completed(self, event: JsonObject) -> Iterable[Record]:
+        info = obj(event, "Stage Info")
+        stage = self._stage(info, {})
+        if stage is None or stage.completed:
+            return
+        stage.completed = True
+        self._saw_time(stage.completed_ms)
+        if stage.writes_shuffle is not False and stage.rdd_id is not None:
+            remember(self._ran_rdd, stage.rdd_id, stage.stage_id)
+        if stage.execution_id is None:
+            del self._stages[stage.stage_id, stage.attempt]
+            remember(self._left, (stage.stage_id, stage.attempt), None)
+            yield self._plain_stage(stage, aborted=False)
+
+    def _task_end(self, event: JsonObject) -> Iterable[Record]:
+        stage_id, attempt = integer(event.get("Stage ID")), count(event.get("Stage Attempt ID"))
+        if stage_id is None or stage_id in self._ours:
+            return ()
+        stage = self._stages.get((stage_id, attempt))
+        if stage is not None:
+            stage.task_ended(event)
+            self._saw_time(time_ms(obj(event, "Task Info"), "Finish Time"))
+        return ()
+
+    def _plain_stage(self, stage: StageState, *, aborted: bool) -> Record:
+        """The row of a stage of a plain RDD job: no execution, so no relative times."""
+        resolved = {
+            resolve(parent, {}, self._plain_skipped, self._ran_rdd) for parent in stage.parent_ids
+        }
+        known = tuple(sorted(p for p in resolved if p is not None and p != stage.stage_id))
+        ending = rows.Ending(None, None, aborted, lossy=self.events_dropped > 0)
+        return rows.stage_row(stage, self._stamp, None, known, ending)
