@@ -76,7 +76,8 @@ demo: setup ## the main job end to end, at most ten minutes (SF= changes the sca
 bench: setup ## the figures of the README (NAME= for one)
 	@$(BIN)/python -m benchmarks $(NAME)
 
-nightly: test ## tests, then every bench
+nightly: test ## tests, those marked nightly, then every bench
+	@$(BIN)/python -m pytest -q --nightly -m nightly tests || test $$? -eq 5  # 5: none is marked
 	@$(BIN)/python -m benchmarks all
 
 wheel: $(STAMPS)/venv jar ## dist/*.whl, with the jar inside

@@ -46,11 +46,6 @@ class PlanGraph:
     nodes: Mapping[int, tuple[PlanNode, ...]]
 
 
-def stage_graph(plan: PlanNode, boundaries: Iterable[Mapping[str, Any]] = ()) -> StageGraph:
-    """The stage graph of ``plan``; see `derive`."""
-    return derive(plan, boundaries).graph
-
-
 def derive(plan: PlanNode, boundaries: Iterable[Mapping[str, Any]] = ()) -> PlanGraph:
     """Split ``plan`` into stages, parents first, the result stage last.
 

@@ -67,15 +67,6 @@ def prefixes(problem: Problem, weights: Weights, order: Order = "end") -> Iterat
         yield Candidate(inside, gain, ttl, max(0.0, durable), max(0.0, charged), outputs)
 
 
-def best_prefix(
-    problem: Problem, weights: Weights, budget: float = INF, order: Order = "end"
-) -> Candidate | None:
-    """The most valuable prefix that fits the budget; None when no cut is worth more than none."""
-    fitting = (c for c in prefixes(problem, weights, order) if c.durable_bytes <= budget)
-    best = max(fitting, key=lambda c: c.value, default=None)
-    return best if best is not None and best.value > 0 else None
-
-
 def best_nested_prefixes(problem: Problem, weights: Weights, max_cuts: int) -> tuple[int, ...]:
     """The best chain of at most ``max_cuts`` prefixes by end time, storage unlimited.
 

@@ -9,7 +9,7 @@ that grow from day to day do not leave the last value behind.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -168,13 +168,6 @@ def keys(query: Query, stage: Stage) -> tuple[str, ...]:
     """Under what a stage's run is remembered."""
     exact = stage_key(query, stage)
     return (exact, template_key(stage)) if stage.template else (exact,)
-
-
-def build_history(runs: Iterable[tuple[Query, str | None, float]]) -> History:
-    history = History()
-    for query, shape, duration_ms in runs:
-        history.add(query, shape, duration_ms)
-    return history
 
 
 def _null(value: float) -> float | None:

@@ -9,7 +9,7 @@ import pytest
 
 from phoebe_spark.features import features
 from phoebe_spark.plan import exchanges, parse_plan, partitions, shape, template
-from phoebe_spark.plan_graph import derive, stage_graph
+from phoebe_spark.plan_graph import derive
 
 Info = dict[str, Any]
 
@@ -155,7 +155,7 @@ def test_reused_exchange_is_a_second_reader() -> None:
     again = node("ReusedExchange [a#9], Exchange hashpartitioning(a#7, 32), [plan_id=1]", once)
     plan = parse_plan(node("Union", node("ShuffleQueryStage 3", again), once))
     assert [e.boundary_id for e in exchanges(plan)] == ["e0"]
-    graph = stage_graph(plan)
+    graph = derive(plan).graph
     assert [(s.stage_id, s.parents) for s in graph.stages] == [(0, ()), (1, (0,))]
 
 
@@ -182,7 +182,7 @@ def test_graph_splits_at_broadcasts_and_subqueries() -> None:
         node("Filter (a#1 > Subquery subquery#1, [id=#5])", scan("l", "a"), subquery),
         build,
     )
-    graph = stage_graph(parse_plan(exchange("a", join, plan_id=9, acc=9)))
+    graph = derive(parse_plan(exchange("a", join, plan_id=9, acc=9))).graph
     carriers = [s.boundary.carrier if s.boundary else None for s in graph.stages]
     assert carriers == ["broadcast", "broadcast", "shuffle"]
     assert graph.stages[2].parents == (0, 1)

@@ -171,24 +171,22 @@ def _fall_back(
     two good models may get wrong where the baseline, wrong in the same way twice, gets it right.
     """
 
-    def judge() -> float:
+    def judge(seen: bool) -> float:
         found = [e.prediction() for e in past]
-        parts = (quality(runs, found, figure) for figure in MEASURED["schedule"])
-        return float(np.mean([q.median_ln_q for q in parts if q is not None]))
+        parts = (quality(runs, found, figure, seen) for figure in MEASURED["schedule"])
+        return float(np.mean([q.median_ln_q for q in parts if q is not None] or [0.0]))
 
-    best = judge()
     for figure in reversed(GROUPS["schedule"]):
         for kind in (0, 1):
             before = chosen[figure]
             plain = options[figure][kind][1]
             if before[kind].head.weight == 0.0:
                 continue
+            seen = kind == 0  # each head is judged where it speaks
+            best = judge(seen)
             chosen[figure] = (plain, before[1]) if kind == 0 else (before[0], plain)
             _fill_in(figure, sides[figure], chosen[figure], past, blank)
-            now = judge()
-            if now <= best:
-                best = now
-            else:
+            if judge(seen) > best:
                 chosen[figure] = before
                 _fill_in(figure, sides[figure], before, past, blank)
 
