@@ -103,7 +103,11 @@ def test_tpch_and_deep_tpcds_are_stable_over_replans(session: Probe) -> None:
     Joins that turned out empty are out of play: they change what the exchange above really holds.
     """
     refused, seen, unstable = [], 0, {}
-    with Setting(session, spark__sql__adaptive__optimizer__excludedRules=EMPTY_RELATION):
+    with Setting(
+        session,
+        spark__sql__adaptive__optimizer__excludedRules=EMPTY_RELATION,
+        spark__sql__autoBroadcastJoinThreshold="1MB",
+    ):
         for suite, names in (("tpch", tpc.TPCH_QUERIES), ("tpcds", STABLE_TPCDS)):
             session.tables(suite, 0.01)  # type: ignore[arg-type]
             for name in names:

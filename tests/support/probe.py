@@ -115,7 +115,7 @@ def probe(scratch: Path, **conf: str) -> Iterator[Probe]:
     _shut_down()
     settings = {
         "spark.master": "local[2]",
-        "spark.driver.memory": "1g",
+        "spark.driver.memory": "2g",
         "spark.driver.extraClassPath": str(plugin_jar()),
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",

@@ -1,0 +1,86 @@
+"""Fingerprints over Delta tables: the snapshot's data files and deletion vectors are the input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.support.places import BUILD
+from tests.support.probe import PACKAGE, Probe, probe
+
+DELTA = f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}"
+
+
+@pytest.fixture(scope="module")
+def session(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Probe]:
+    # Ivy trusts ~/.m2, where a Maven build leaves descriptors without jars: a home of its own.
+    home = BUILD / "ivy-home"
+    home.mkdir(parents=True, exist_ok=True)
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("SPARK_SUBMIT_OPTS", f"-Duser.home={home}")
+    request.addfinalizer(monkeypatch.undo)
+    with probe(
+        tmp_path_factory.mktemp("fingerprint-delta"),
+        spark__jars__packages=DELTA,
+        spark__sql__extensions=f"io.delta.sql.DeltaSparkSessionExtension,{PACKAGE}.FingerprintProbe",
+        spark__sql__catalog__spark_catalog="org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    ) as p:
+        yield p
+
+
+def fingerprint(session: Probe, path: Path, **options: str) -> str:
+    """Of a count by key, which has one exchange; anew from the table's present state."""
+    df = session.spark.read.options(**options).format("delta").load(str(path))
+    (exchange,) = session.exchanges(df.where("v >= 0").groupBy("k").count())
+    assert exchange.code is None, exchange
+    return exchange.hash or ""
+
+
+def test_each_change_of_the_table_counts(session: Probe, tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    rows = session.spark.range(1000).selectExpr("id % 10 AS k", "id AS v").coalesce(1)
+    rows.write.format("delta").option("delta.enableDeletionVectors", "true").save(str(path))
+    table = f"delta.`{path}`"
+
+    first = fingerprint(session, path)
+    assert fingerprint(session, path) == first
+
+    session.spark.sql(f"DELETE FROM {table} WHERE v = 17")
+    assert list(path.glob("deletion_vector*")), "the delete rewrote files: nothing is tested"
+    deleted = fingerprint(session, path)
+    assert deleted != first
+
+    session.spark.sql(f"DELETE FROM {table} WHERE v = 18")
+    again = fingerprint(session, path)
+    assert again not in (first, deleted)
+
+    session.spark.sql(f"INSERT INTO {table} VALUES (1, 5000)")
+    assert fingerprint(session, path) not in (first, deleted, again)
+
+    # The old snapshots are still what they were.
+    assert fingerprint(session, path, versionAsOf="0") == first
+    assert fingerprint(session, path, versionAsOf="1") == deleted
+
+
+def test_it_is_stable_over_replans(session: Probe, tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    rows = session.spark.range(1000).selectExpr("id % 10 AS k", "id AS v", "id % 3 AS p")
+    rows.write.format("delta").partitionBy("p").save(str(path))
+    table = f"delta.`{path}`"
+    passes = session.run(
+        f"SELECT /*+ MERGE(b) */ a.k, count(*) FROM {table} a JOIN"
+        f" (SELECT k, max(v) m FROM {table} WHERE p = 1 GROUP BY k) b ON a.v = b.m GROUP BY a.k"
+    )
+    # Delta reads its own log through queries of its own; ours is the one with a merge join.
+    by_exchange: dict[str, set[str | None]] = {}
+    for p in passes:
+        if any("m#" in e.identity for e in p.exchanges):
+            for e in p.exchanges:
+                by_exchange.setdefault(e.identity, set()).add(e.hash)
+    assert len(by_exchange) >= 3
+    assert all(len(h) == 1 and None not in h for h in by_exchange.values()), by_exchange
