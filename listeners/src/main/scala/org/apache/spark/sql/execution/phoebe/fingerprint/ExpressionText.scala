@@ -223,9 +223,19 @@ private[fingerprint] object ExpressionText {
 
   /** From a plan's columns to their canonical names. */
   final case class Env(names: Map[ExprId, String]) {
-    def apply(a: Attribute): String = names.getOrElse(a.exprId, Refused.attribute(a.name, "a plan"))
+    def apply(a: Attribute): String = {
+      val name = names.getOrElse(a.exprId, Refused.attribute(a.name, "a plan"))
+      if (isUnstable(name)) Refused.metadataColumn(name.drop(unstable.length))
+      name
+    }
     def get(a: Attribute): Option[String] = names.get(a.exprId)
   }
+
+  private val unstable = "!"
+
+  /** The name of a column that must not be read: refused where it is used, not where it exists. */
+  def unstableName(column: String): String = unstable + column
+  def isUnstable(name: String): Boolean = name.startsWith(unstable)
 
   private final case class Scope(env: Env, variables: Map[ExprId, Int], inWindow: Boolean) {
 

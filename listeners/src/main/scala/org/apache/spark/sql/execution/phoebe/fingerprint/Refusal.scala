@@ -63,6 +63,14 @@ private[fingerprint] object Refused {
     s"Source $name: $why."
   )
 
+  def metadataColumn(name: String): Nothing = refuse(
+    metadataColumnCode,
+    Map("column" -> name),
+    s"Metadata column $name depends on how files are split."
+  )
+
+  val metadataColumnCode = "file_metadata_column"
+
   def refuse(code: String, args: Map[String, Any], message: String): Nothing =
     throw new Refused(Refusal(code, args, message))
 }

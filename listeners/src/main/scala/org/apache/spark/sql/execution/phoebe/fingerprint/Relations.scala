@@ -157,12 +157,23 @@ private[fingerprint] final class Relations {
   }
 
   /** Projection gives names, and leaves the rows as they are. */
-  private def project(list: Seq[NamedExpression], below: Relation): Relation =
-    below.copy(env = Env(list.map(e => e.exprId -> text.name(e, below.env)).toMap))
+  private def project(list: Seq[NamedExpression], below: Relation): Relation = {
+    // Delta packs all of a file's metadata into a struct, of which it then reads one field.
+    def name(e: NamedExpression): String =
+      try text.name(e, below.env)
+      catch {
+        case r: Refused if r.refusal.code == Refused.metadataColumnCode =>
+          ExpressionText.unstableName(e.name)
+      }
+    below.copy(env = Env(list.map(e => e.exprId -> name(e)).toMap))
+  }
 
   private def join(j: BaseJoinExec, left: Relation, right: Relation): Relation = {
-    val l = left.env.names.map { case (id, name) => id -> Digest.of("left", name) }
-    val r = right.env.names.map { case (id, name) => id -> Digest.of("right", name) }
+    def qualified(side: String, env: Env) = env.names.map { case (id, name) =>
+      id -> (if (ExpressionText.isUnstable(name)) name else Digest.of(side, name))
+    }
+    val l = qualified("left", left.env)
+    val r = qualified("right", right.env)
     val keys = j.leftKeys.zip(j.rightKeys).map { case (a, b) =>
       text.text(a, left.env) + "=" + text.text(b, right.env)
     }

@@ -107,16 +107,12 @@ private[fingerprint] object Sources {
   private def column(required: StructType, scan: String, a: Attribute): String = {
     a match {
       case FileSourceConstantMetadataAttribute(_) if blockColumns(a.name) =>
-        Refused.refuse(
-          "file_metadata_column",
-          Map("column" -> a.name),
-          s"Metadata column ${a.name} depends on how files are split."
-        )
+        ExpressionText.unstableName(a.name)
       case _ =>
+        // The field's own description carries what a type does not: variant paths, default values.
+        val field = required.fields.find(_.name == a.name).map(fieldText).getOrElse("")
+        Digest.of("column", scan, a.name, typeText(a.dataType), field)
     }
-    // The field's own description carries what a type does not: variant paths, default values.
-    val field = required.fields.find(_.name == a.name).map(fieldText).getOrElse("")
-    Digest.of("column", scan, a.name, typeText(a.dataType), field)
   }
 
   def rows(scan: LocalTableScanExec): Relation = {
