@@ -268,9 +268,14 @@ def test_joins_count(session: Probe, join: str, on: str) -> None:
     ("a", "b"),
     [
         pytest.param(
-            "SELECT a.v, count(*) FROM fact a JOIN fact b ON a.k = b.p GROUP BY a.v",
-            "SELECT b.v, count(*) FROM fact a JOIN fact b ON a.k = b.p GROUP BY b.v",
+            "SELECT a.v, count(*) FROM fact a JOIN fact b ON a.k = b.k AND a.v < b.v GROUP BY a.v",
+            "SELECT b.v, count(*) FROM fact a JOIN fact b ON a.k = b.k AND a.v < b.v GROUP BY b.v",
             id="side of a self-join",
+        ),
+        pytest.param(
+            "SELECT f.n, count(*) FROM fact f LEFT JOIN dim d ON f.k = d.dk GROUP BY f.n",
+            "SELECT f.n, count(*) FROM fact f LEFT ANTI JOIN dim d ON f.k = d.dk GROUP BY f.n",
+            id="join type alone",
         ),
         pytest.param(
             "SELECT /*+ REPARTITION(4) */ c, count(*) d FROM (SELECT k, count(*) c FROM fact"
