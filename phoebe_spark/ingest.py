@@ -6,8 +6,9 @@ progress, is read again when it has grown.
 
 An application may be known from several sources. A live run and its spool know what the plugin
 decided, an event log does not; an event log may know the whole run where they lost events. So an
-event log never takes away what a boundary's row says, and a source that knows less of the run than
-is there adds its boundaries and checkpoints, and nothing else.
+event log never takes away what a boundary's row says, and a spool that knows less of the run than
+the event log that was read before adds its boundaries and checkpoints, and nothing else. A live run
+and its spool are two parts of one: they add up.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def _ingest_one(
             totals.skipped += 1
             return
         poorer = (
-            current["source"] != source.kind
+            (current["source"], source.kind) == ("eventlog", "spool")
             and ending is not None
             and (ending.complete, ending.events_dropped == 0)
             < (current["complete"], current["events_dropped"] == 0)

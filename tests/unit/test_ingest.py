@@ -9,6 +9,7 @@ import pytest
 import zstandard
 
 from phoebe_spark.eventlog import EventReader, find_logs
+from phoebe_spark.harvest import Harvest
 from phoebe_spark.ingest import IngestProgress, ingest
 from phoebe_spark.plan import exchanges, parse_plan
 from phoebe_spark.tables import Tables
@@ -164,6 +165,24 @@ def test_a_log_and_a_lossy_spool_settle_whichever_comes_first(
     assert status_ == ("finished", True, "apply")
     assert (complete, decided) == (30, boundaries)
     assert 0 < tied <= boundaries
+
+
+def test_a_spool_goes_on_where_a_live_run_was_cut(tmp_path: Path, lines: list[bytes]) -> None:
+    """The companion died: what it stored and what was spooled then are parts of one run."""
+    said = spool_lines(lines)
+    half = len(said) // 2
+    harvest = Harvest(source="live")
+    tables = Tables(tmp_path)
+    tables.append([row for line in said[:half] for row in harvest.consume(orjson.loads(line))])
+    before = {row["execution_id"] for row in tables.read("executions").to_pylist()}
+    spool = tmp_path / "local-1.ndjson"
+    spool.write_bytes(b"\n".join([spool_lines(lines, continued=True)[0], *said[half:]]) + b"\n")
+    assert ingest([spool], tmp_path).applications == 1
+    after = {row["execution_id"] for row in tables.read("executions").to_pylist()}
+    assert before < after
+    assert len(after) == 30
+    assert status(tmp_path) == [("finished", False)]
+    assert ingest([spool], tmp_path).skipped == 1
 
 
 def test_a_file_cut_off_in_the_middle_of_a_log_is_a_loss(
