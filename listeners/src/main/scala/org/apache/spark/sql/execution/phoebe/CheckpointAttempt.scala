@@ -10,6 +10,7 @@ import org.apache.spark.internal.Logging
 import org.apache.spark.io.CompressionCodec
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.util.Utils
 
 /**
  * One attempt to turn a shuffle into a checkpoint: its directory, its commit, and what follows the
@@ -55,15 +56,13 @@ private[phoebe] final class CheckpointAttempt(
       case Left(reason) =>
         logWarning(s"phoebe: checkpoint abandoned, the query goes on: $reason")
         discard()
-        runtime.tell(exchange, "abandoned", directory, "reason" -> reason)
+        tell("abandoned", "reason" -> reason.toJson)
         0L
       case Right(manifest) =>
-        runtime.committed(exchange, directory)
+        runtime.committed(dependency.shuffleId, directory)
         val copyMs = reports.value.values.asScala.map(_.copyNs).sum / 1000000
-        runtime.tell(
-          exchange,
+        tell(
           "committed",
-          directory,
           "bytes" -> manifest.bytes,
           "rows" -> manifest.rows,
           "map_count" -> manifest.numMaps,
@@ -71,13 +70,16 @@ private[phoebe] final class CheckpointAttempt(
           "copy_ms" -> copyMs
         )
         val freed = ShuffleFreeing.own(dependency, statuses) + ShuffleFreeing.upstream(exchange)
-        runtime.tell(exchange, "freed", directory, "freed_bytes" -> freed)
+        tell("freed", "freed_bytes" -> freed)
         logInfo(
           s"phoebe: checkpoint of ${manifest.bytes} bytes committed to $directory, $freed bytes freed"
         )
         freed
     }
   }
+
+  private def tell(event: String, fields: (String, Any)*): Unit =
+    runtime.tell(exchange.executionId, exchange.fingerprint, event, Some(directory), fields: _*)
 
   /** Removes whatever this attempt wrote. */
   def discard(): Unit = runtime.store.remove(directory)
@@ -98,7 +100,16 @@ private[phoebe] final class CheckpointAttempt(
       statuses.toSeq.map(status => Option(status).flatMap(s => Option(reports.value.get(s.mapId))))
     val lost = statuses.count(_ == null)
     val failure = winners.flatten.find(_.error != null)
-    if (statuses.length != numMaps || lost > 0) {
+    val blocks = numMaps.toLong * dependency.partitioner.numPartitions
+    if (blocks > CheckpointAttempt.MaxBlocks) {
+      Left(
+        Reason(
+          "too_many_blocks",
+          s"$numMaps map outputs of ${dependency.partitioner.numPartitions} partitions: too fine",
+          Map("blocks" -> blocks)
+        )
+      )
+    } else if (statuses.length != numMaps || lost > 0) {
       Left(Reason(
         "map_output_lost",
         s"$lost of $numMaps map outputs were lost before the commit",
@@ -141,6 +152,8 @@ private[phoebe] final class CheckpointAttempt(
           sparkVersion = SPARK_VERSION,
           pluginVersion = PhoebeRuntime.pluginVersion,
           createdAtMs = System.currentTimeMillis(),
+          host = Utils.localHostName(),
+          pid = ProcessHandle.current().pid(),
           codec = CheckpointAttempt.codec(sc.conf),
           numMaps = numMaps,
           numPartitions = dependency.partitioner.numPartitions,
@@ -157,6 +170,9 @@ private[phoebe] final class CheckpointAttempt(
 private[phoebe] object CheckpointAttempt {
   import org.apache.spark.SparkConf
   import org.apache.spark.internal.config.SHUFFLE_COMPRESS
+
+  /** A manifest holds a byte for each block (map output times partition), on the driver. */
+  val MaxBlocks: Long = 16L << 20
 
   /** How the stored bytes are compressed: they are read back with this application's codec. */
   def codec(conf: SparkConf): String =

@@ -145,7 +145,9 @@ case class CheckpointExchangeExec(
       )
       // The same dependency with another write processor. The first one's shuffle id goes unused
       // and is forgotten with it.
-      val dependency = new ShuffleDependency[Int, InternalRow, InternalRow](
+      val blocks = plain.rdd.getNumPartitions.toLong * plain.partitioner.numPartitions
+      val dependency = if (blocks > CheckpointAttempt.MaxBlocks) plain
+      else new ShuffleDependency[Int, InternalRow, InternalRow](
         plain.rdd,
         plain.partitioner,
         plain.serializer,
@@ -178,25 +180,25 @@ case class CheckpointExchangeExec(
       futureAction.set(Some(action))
       val properties = sparkContext.getLocalProperties
       action.transform { result =>
-        result match {
-          case scala.util.Success(_) =>
-            Guard.run("commit") {
-              val freed = attempt.commit(shuffleDependency, reports)
-              if (freed > 0) {
-                metrics(CheckpointMetrics.FreedBytes).set(freed)
-                SQLMetrics.postDriverMetricUpdates(
-                  sparkContext,
-                  properties.getProperty(SQLExecution.EXECUTION_ID_KEY),
-                  Seq(metrics(CheckpointMetrics.FreedBytes))
-                )
-              }
-            }
-          case scala.util.Failure(_) => Guard.run("abandon")(attempt.discard())
-        }
-        reports.reset()
+        // Whatever happens in here, fatal errors too, the query must hear that its stage is done.
+        try afterMapStage(result.isSuccess, properties.getProperty(SQLExecution.EXECUTION_ID_KEY))
+        catch { case e: Throwable => logError("phoebe: failed after a map stage", e) }
         result
       }(runtime.pool)
     }
+
+  private def afterMapStage(succeeded: Boolean, executionId: String): Unit = {
+    if (!succeeded) Guard.run("abandon")(attempt.discard())
+    else Guard.run("commit") {
+      val freed = attempt.commit(shuffleDependency, reports)
+      if (freed > 0) {
+        val metric = metrics(CheckpointMetrics.FreedBytes)
+        metric.set(freed)
+        SQLMetrics.postDriverMetricUpdates(sparkContext, executionId, Seq(metric))
+      }
+    }
+    reports.reset()
+  }
 
   override def numMappers: Int = shuffleDependency.rdd.getNumPartitions
 

@@ -1,9 +1,10 @@
 package org.apache.spark.sql.execution.phoebe
 
 import java.util.concurrent.atomic.AtomicBoolean
-import java.util.concurrent.{ConcurrentHashMap, CompletableFuture, TimeUnit}
+import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, TimeoutException, TimeUnit}
 
-import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
+import scala.concurrent.{Await, ExecutionContext, ExecutionContextExecutorService, Future}
+import scala.concurrent.duration._
 import scala.jdk.CollectionConverters._
 
 import org.apache.hadoop.fs.Path
@@ -27,7 +28,14 @@ private[phoebe] object Verdict {
 /** The verdicts of one SQL execution, over all its fragments (main plan and subqueries). */
 private[phoebe] final class ExecutionState {
   val verdicts = new ConcurrentHashMap[String, Verdict]()
-  val committed: java.util.Set[String] = ConcurrentHashMap.newKeySet[String]()
+
+  /** Fingerprints whose checkpoints were committed or abandoned, with a word on it. */
+  val settled: java.util.Set[String] = ConcurrentHashMap.newKeySet[String]()
+
+  /** What was to be written and never got as far: adaptive execution dropped or changed it. */
+  def unsettled: Seq[String] = verdicts.asScala.collect {
+    case (fingerprint, _: Verdict.Write) if !settled.contains(fingerprint) => fingerprint
+  }.toSeq
 
   /** Whether any exchange of a re-plan can need replacing. */
   def replaces: Boolean = verdicts.values.asScala.exists {
@@ -42,6 +50,8 @@ private[phoebe] final class ExecutionState {
  */
 private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
     with Logging {
+  import CheckpointRuntime.InputLook
+
   private val sc = phoebe.sparkContext
   val store =
     new CheckpointStore(phoebe.settings.checkpointDir, sc.hadoopConfiguration, sc.sparkUser)
@@ -56,6 +66,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   private val executions = new ConcurrentHashMap[Long, ExecutionState]()
   private val written = ConcurrentHashMap.newKeySet[Path]()
+  private val stored = ConcurrentHashMap.newKeySet[Int]()
   private val restoredDirectories = ConcurrentHashMap.newKeySet[Path]()
   private val mayWait = new AtomicBoolean(true)
   @volatile private var failures = 0
@@ -84,23 +95,30 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
 
-  def isCommitted(executionId: Long, fingerprint: String): Boolean =
-    Option(executions.get(executionId)).exists(_.committed.contains(fingerprint))
+  /** Whether this application's shuffle has its outputs in the store. */
+  def isInStore(shuffleId: Int): Boolean = stored.contains(shuffleId)
 
-  def committed(exchange: CheckpointExchangeExec, directory: Path): Unit = {
+  def committed(shuffleId: Int, directory: Path): Unit = {
     written.add(directory)
-    Option(executions.get(exchange.executionId)).foreach(_.committed.add(exchange.fingerprint))
+    stored.add(shuffleId)
   }
 
   lazy val restorer = new Restorer(this)
 
-  def restored(exchange: RestoredExchangeExec, checkpoint: CommittedCheckpoint): Unit = {
+  /** A restored boundary is about to be read (not merely planned, as by EXPLAIN). */
+  def restored(
+      exchange: RestoredExchangeExec,
+      shuffleId: Int,
+      checkpoint: CommittedCheckpoint
+  ): Unit = {
+    stored.add(shuffleId)
     restoredDirectories.add(checkpoint.directory)
     val manifest = checkpoint.manifest
     tell(
-      exchange,
+      exchange.executionId,
+      exchange.fingerprint,
       "restored",
-      checkpoint.directory,
+      Some(checkpoint.directory),
       "bytes" -> manifest.bytes,
       "rows" -> manifest.rows,
       "map_count" -> manifest.numMaps,
@@ -112,57 +130,81 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     )
   }
 
-  /** Looks at the planned inputs again, right before a commit. */
+  /** Looks at the planned inputs again, right before a commit; a store of inputs that takes long to
+   *  answer costs the checkpoint, not the query. */
   def inputsUnchanged(executionId: Long, fingerprint: String): Either[Reason, Unit] =
     Option(executions.get(executionId)).map(_.verdicts.get(fingerprint)) match {
-      case Some(Verdict.Write(_, inputsUnchanged)) if inputsUnchanged() => Right(())
-      case Some(_: Verdict.Write) =>
-        Left(Reason("input_changed", "an input file changed between planning and commit"))
+      case Some(Verdict.Write(_, inputsUnchanged)) =>
+        val look = Future(inputsUnchanged())(pool)
+        try {
+          if (Await.result(look, InputLook)) Right(())
+          else Left(Reason("input_changed", "an input file changed between planning and commit"))
+        } catch {
+          case _: TimeoutException =>
+            Left(Reason("input_look_timeout", s"listing the inputs again took over $InputLook"))
+        }
       case _ => Left(Reason("execution_over", "the execution ended before the commit"))
     }
 
   /** Sends a `checkpoint` message (docs/protocol.md). */
   def tell(
-      exchange: PhoebeExchange,
+      executionId: Long,
+      fingerprint: String,
       event: String,
-      directory: Path,
+      directory: Option[Path],
       fields: (String, Any)*
   ): Unit = {
+    Option(executions.get(executionId)).foreach(_.settled.add(fingerprint))
     phoebe.count(s"checkpoints.$event")
-    val given = Map[String, Any](
+    val known = Map[String, Any](
       "type" -> "checkpoint",
-      "execution_id" -> exchange.executionId,
-      "fingerprint" -> exchange.fingerprint,
+      "execution_id" -> executionId,
+      "fingerprint" -> fingerprint,
       "event" -> event,
-      "path" -> PhoebeSettings.plain(directory),
+      "path" -> directory.map(PhoebeSettings.plain),
       "time" -> System.currentTimeMillis()
     ) ++ fields
     phoebe.companion.send(CheckpointRuntime.fields.map(name =>
-      name -> given.getOrElse(name, null)
+      name -> known.getOrElse(name, null)
     ): _*)
   }
 
   override def onOtherEvent(event: SparkListenerEvent): Unit = event match {
     case end: SparkListenerSQLExecutionEnd =>
       if (end.errorMessage.exists(_.nonEmpty)) failures += 1
+      Option(executions.get(end.executionId)).toSeq.flatMap(_.unsettled).foreach { fingerprint =>
+        tell(
+          end.executionId,
+          fingerprint,
+          "abandoned",
+          None,
+          "reason" -> CheckpointRuntime.NotRun.toJson
+        )
+      }
       executions.remove(end.executionId)
     case _ =>
   }
 
   /**
    * The application ends. Where it ended well nobody will resume it: what it wrote and what it
-   * restored is removed, unless it is to be kept. A stop in the JVM's shutdown (an exit with an
+   * restored is removed, unless it is to be kept or another application may still need it. A stop in the JVM's shutdown (an exit with an
    * error, a signal), or any failed query, keeps everything for the next submission.
    */
   def close(): Unit = {
     val well = failures == 0 && !ShutdownHookManager.inShutdown()
-    if (well && phoebe.settings.removeWhenDone)
-      (written.asScala ++ restoredDirectories.asScala).foreach(store.remove)
+    if (well && phoebe.settings.removeWhenDone) {
+      (written.asScala ++ restoredDirectories.asScala).foreach(store.release(_, sc.applicationId))
+    }
     pool.shutdown()
   }
 }
 
 private[phoebe] object CheckpointRuntime {
+  private val InputLook = 10.seconds
+  private val NotRun = Reason(
+    "not_run",
+    "the boundary did not run as planned: adaptive execution dropped or changed it, or the query ended"
+  )
   private val fields = Seq(
     "type",
     "execution_id",

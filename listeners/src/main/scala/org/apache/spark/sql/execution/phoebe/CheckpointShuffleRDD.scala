@@ -1,5 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
+import java.util.concurrent.ExecutionException
+
 import scala.util.control.NonFatal
 
 import com.google.common.cache.{Cache, CacheBuilder, Weigher}
@@ -186,7 +188,11 @@ private[phoebe] final class StoreShuffleReader(
     )
   }
 
-  /** Everything but the task's own end becomes a fetch failure of this one map output. */
+  /**
+   * What cannot be read becomes a fetch failure of this one map output, and Spark recomputes it. A
+   * restored one cannot be recomputed: there only damage is final, anything else is left to Spark's
+   * ordinary task retries.
+   */
   private def failing[T](
       location: BlockManagerId,
       block: ShuffleBlockId,
@@ -197,14 +203,15 @@ private[phoebe] final class StoreShuffleReader(
     case NonFatal(e) =>
       context.killTaskIfInterrupted()
       val cause = e match {
-        case wrapped: java.util.concurrent.ExecutionException if wrapped.getCause != null =>
-          wrapped.getCause
+        case wrapped: ExecutionException if wrapped.getCause != null => wrapped.getCause
         case other => other
+      }
+      if (source.restored) {
+        if (!CheckpointStore.isDamage(cause)) throw cause
+        CheckpointStore.writeTombstone(directory, source.conf.value.value, cause.toString)
       }
       val message =
         s"phoebe: map output $mapIndex of the checkpoint ${source.directory} cannot be read: $cause"
-      if (source.restored)
-        CheckpointStore.writeTombstone(directory, source.conf.value.value, cause.toString)
       throw new FetchFailedException(
         location,
         block.shuffleId,

@@ -1,6 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.io.{FileNotFoundException, IOException}
+import java.io.{EOFException, FileNotFoundException, InterruptedIOException, IOException}
+import java.nio.channels.ClosedByInterruptException
 import java.nio.charset.StandardCharsets.UTF_8
 import java.util.UUID
 
@@ -17,6 +18,7 @@ import org.apache.hadoop.fs.{
 import org.apache.hadoop.fs.permission.FsPermission
 
 import org.apache.spark.internal.Logging
+import org.apache.spark.util.Utils
 
 /**
  * The checkpoint store's layout on any Hadoop file system:
@@ -26,6 +28,7 @@ import org.apache.spark.internal.Logging
  *                             m<map index>-<map id>.index   lengths and checksums (MapFileIndex)
  *                             manifest.json                 written last: the commit
  *                             tombstone.json                damage was found: never restored again
+ *                             reader-<application>.json     that application restored it
  * }}}
  *
  * Every writer has a directory of its own (the uuid), so drivers that write the same fingerprint at
@@ -107,7 +110,10 @@ private[phoebe] object CheckpointStore extends Logging {
   /**
    * Reads every byte of one map task's files and holds it against the index.
    *
-   * @return what is wrong, if anything
+   * @return
+   *   what is damaged, if anything
+   * @throws java.io.IOException
+   *   if the store cannot be read, which says nothing about the checkpoint
    */
   def verify(directory: Path, conf: Configuration, map: MapFile, dataBytes: Long): Option[String] =
     try {
@@ -130,8 +136,13 @@ private[phoebe] object CheckpointStore extends Logging {
     } catch {
       case e: DamagedFileException => Some(e.getMessage)
       case e: FileNotFoundException => Some(s"a file is missing: ${e.getMessage}")
-      case e: IOException => Some(s"cannot be read: $e")
     }
+
+  /** What means that the bytes are gone or wrong, as against a store that cannot be reached now. */
+  def isDamage(e: Throwable): Boolean = e match {
+    case _: DamagedFileException | _: FileNotFoundException => true
+    case _ => false
+  }
 }
 
 /** Which files a map task's copy consists of; `indexCrc` as the manifest has it, if known. */
@@ -222,15 +233,62 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration,
     }
   }
 
-  /** Removes an attempt or a checkpoint, manifest first so that no reader finds half of one. */
-  def remove(directory: Path): Unit =
-    try {
-      val store = fs
+  /**
+   * Says that an application reads a checkpoint, so that nobody else removes it.
+   *
+   * @return
+   *   false if it was removed meanwhile
+   */
+  def pin(checkpoint: CommittedCheckpoint, appId: String): Boolean = {
+    val store = fs
+    val path = new Path(checkpoint.directory, readerName(appId))
+    if (!store.exists(path)) {
+      val who = Json.line("host" -> Utils.localHostName(), "pid" -> ProcessHandle.current().pid())
+      writeWhole(store, path, who.getBytes(UTF_8))
+    }
+    store.exists(new Path(checkpoint.directory, ManifestName))
+  }
+
+  /**
+   * Removes a checkpoint that this application wrote or restored, unless another one may still need
+   * it: its writer (which has freed its local files) or any reader that is not known to be dead. The
+   * manifest goes first, so whoever pins it from then on sees that it is gone.
+   */
+  def release(directory: Path, appId: String): Unit = quietly(directory) {
+    val store = fs
+    store.delete(new Path(directory, readerName(appId)), false)
+    val manifest =
+      Manifest.decode(readWhole(store, new Path(directory, ManifestName)), s"$directory")
+    val writerNeedsIt = manifest.appId != appId && !isDead(manifest.host, manifest.pid)
+    if (!writerNeedsIt && !hasReaders(directory)) {
       store.delete(new Path(directory, ManifestName), false)
-      store.delete(directory, true)
-      val parent = directory.getParent
-      if (store.exists(parent) && store.listStatus(parent).isEmpty) store.delete(parent, false)
-    } catch {
+      if (!hasReaders(directory)) remove(directory)
+    }
+  }
+
+  private def hasReaders(directory: Path): Boolean =
+    Option(fs.globStatus(new Path(directory, readerName("*")))).toSeq.flatten.exists { status =>
+      val who = Json.read(new String(readWhole(fs, status.getPath), UTF_8))
+      !isDead(who.path("host").asText, who.path("pid").asLong)
+    }
+
+  /** Only a process of this machine can be known to be dead. */
+  private def isDead(host: String, pid: Long): Boolean =
+    host == Utils.localHostName() && !ProcessHandle.of(pid).map[Boolean](_.isAlive).orElse(false)
+
+  private def readerName(appId: String): String = s"reader-$appId.json"
+
+  /** Removes an attempt and whatever is in it. */
+  def remove(directory: Path): Unit = quietly(directory) {
+    val store = fs
+    store.delete(directory, true)
+    val parent = directory.getParent
+    if (store.exists(parent) && store.listStatus(parent).isEmpty) store.delete(parent, false)
+  }
+
+  private def quietly(directory: Path)(body: => Unit): Unit =
+    try body
+    catch {
       case _: FileNotFoundException =>
       case NonFatal(e) => logWarning(s"phoebe: could not remove $directory: $e")
     }
@@ -250,15 +308,9 @@ private[phoebe] final class MapFileReader(fs: FileSystem, path: Path, index: Map
   private def load(reduceId: Int, chunk: Int): Int = {
     val start = chunk.toLong * index.chunkBytes
     val size = math.min(index.chunkBytes.toLong, index.lengths(reduceId) - start).toInt
-    if (in == null) in = fs.open(path, 1 << 16)
     if (buffer == null || buffer.length < size) buffer = new Array[Byte](size)
+    fetch(index.offsets(reduceId) + start, size)
     val position = index.offsets(reduceId) + start
-    if (in.getPos != position) in.seek(position)
-    try in.readFully(buffer, 0, size)
-    catch {
-      case e: java.io.EOFException =>
-        throw new DamagedFileException(s"$path: ends before byte ${position + size}")
-    }
     if (MapFileIndex.crcOf(buffer, size) != index.crcs(index.firstChunks(reduceId) + chunk)) {
       throw new DamagedFileException(
         s"$path: checksum mismatch in bytes $position to ${position + size}"
@@ -266,6 +318,23 @@ private[phoebe] final class MapFileReader(fs: FileSystem, path: Path, index: Map
     }
     size
   }
+
+  /** Reads bytes into the buffer; a store that stumbles is asked again, a missing byte is damage. */
+  private def fetch(position: Long, size: Int, attempt: Int = 1): Unit =
+    try {
+      if (in == null) in = fs.open(path, 1 << 16)
+      if (in.getPos != position) in.seek(position)
+      in.readFully(buffer, 0, size)
+    } catch {
+      case _: EOFException =>
+        throw new DamagedFileException(s"$path: ends before byte ${position + size}")
+      case e: FileNotFoundException => throw e
+      case e @ (_: InterruptedIOException | _: ClosedByInterruptException) => throw e
+      case _: IOException if attempt < MapFileReader.Attempts =>
+        close()
+        Thread.sleep(MapFileReader.PauseMs * attempt)
+        fetch(position, size, attempt + 1)
+    }
 
   /** Verifies a segment without handing it out. */
   def skim(reduceId: Int): Unit =
@@ -314,4 +383,9 @@ private[phoebe] final class MapFileReader(fs: FileSystem, path: Path, index: Map
     in.close()
     in = null
   }
+}
+
+private[phoebe] object MapFileReader {
+  private val Attempts = 3
+  private val PauseMs = 200L
 }

@@ -100,7 +100,13 @@ private[phoebe] final class CheckpointWriteProcessor(
         try {
           val out =
             CheckpointStore.create(fs, new Path(path, CheckpointStore.dataName(mapIndex, mapId)))
-          try MapFileIndex.copy(in, lengths, out)
+          try
+            MapFileIndex.copy(
+              in,
+              lengths,
+              out,
+              beforeChunk = () => context.killTaskIfInterrupted()
+            )
           finally out.close()
         } finally in.close()
       }

@@ -164,8 +164,10 @@ final class Companion private[phoebe] (
         case Outbox.Event(event) =>
           Guard("serialise", Option.empty[String])(
             Option(JsonProtocol.sparkEventToJsonString(event, jsonOptions))
-          )
-            .foreach(line(_, isHeader(event)))
+          ) match {
+            case Some(text) => line(text, isHeader(event))
+            case None => outbox.lost()
+          }
         case Outbox.End =>
           reportDropped(now = true)
           line(Json.line("type" -> "end", "time" -> System.currentTimeMillis()))

@@ -139,7 +139,9 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     val vanished = new IdentityHashMap[SparkPlan, java.lang.Boolean]
     if (mode == Mode.Apply) {
       boundaries.zip(prints).foreach {
-        case (b, Right(print)) if known.contains(print.hash) && !vanished.containsKey(b.exchange) =>
+        case (b, Right(print))
+            if known.contains(print.hash) && !vanished.containsKey(b.exchange) &&
+              mayRestore(state.verdicts.get(print.hash)) =>
           val admitted =
             restores.contains(print.hash) || (restorer.map(_.admit(known(print.hash))) match {
               case Some(Right(_)) => true
@@ -162,7 +164,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
         print.toOption.get.hash
       )
     }
-    val advised = advise(plan, id, settings, boundaries, prints, restores.keySet.toSet, open)
+    val restorable = if (mode == Mode.Apply) restores.keySet.toSet else known.keySet
+    val advised = advise(plan, id, settings, boundaries, prints, restorable, open)
     // The first fragment's word holds: an exchange of a subquery that was planned already cannot
     // be changed, and two kinds of exchange over the same data would not be reused.
     open.groupBy(_._2.toOption.get.hash).foreach { case (hash, same) =>
@@ -192,13 +195,19 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     result
   }
 
+  /** What an earlier fragment of this execution planned to compute is computed here too. */
+  private def mayRestore(earlier: Verdict): Boolean = earlier match {
+    case null | _: Verdict.Restore => true
+    case _ => false
+  }
+
   private def advise(
       plan: SparkPlan,
       id: Long,
       settings: PhoebeSettings,
       boundaries: Seq[PlannedBoundary],
       prints: Seq[Either[Refusal, Fingerprint]],
-      restores: Set[String],
+      restorable: Set[String],
       open: Seq[(PlannedBoundary, Either[Refusal, Fingerprint])]
   ): Advised = {
     if (open.isEmpty) Advised(Map.empty, NothingOpen, None)
@@ -216,7 +225,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
               b.exchange.outputPartitioning.numPartitions,
               b.catalystBytes,
               b.catalystRows,
-              print.toOption.exists(p => restores(p.hash))
+              print.toOption.exists(p => restorable(p.hash))
             )
           }
           phoebe.companion.ask(id, slots, settings.minDurationMs, info, requests) match {
@@ -304,11 +313,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
         case Right(f) =>
           state.verdicts.get(f.hash) match {
             case Verdict.Write(reason, _) => "checkpoint" -> reason
-            case Verdict.Restore(reason, checkpoint) =>
-              node.collect { case restored: RestoredExchangeExec => restored }.foreach { restored =>
-                CheckpointRuntime.start(phoebe).restored(restored, checkpoint)
-              }
-              "restore" -> reason
+            case Verdict.Restore(reason, _) => "restore" -> reason
             case Verdict.Skip(reason) => "skip" -> reason
             case null => "skip" -> advised.otherwise
           }

@@ -31,7 +31,16 @@ private[phoebe] final case class ManifestMap(
     Base64.getDecoder.decode(sizes).map(MapStatus.decompressSize)
 }
 
-/** What a committed checkpoint holds; written last, by one atomic step: no manifest, no checkpoint. */
+/**
+ * What a committed checkpoint holds; written last, by one atomic step: no manifest, no checkpoint.
+ *
+ * On disk it is one JSON object whose first key holds the CRC32C, in hex, of all that follows it:
+ * sizes and row counts steer readers and adaptive execution, so a changed digit would lose rows
+ * without a word.
+ *
+ * @param host
+ *   where the writing driver ran, with its `pid`: who may still be using the files
+ */
 private[phoebe] final case class Manifest(
     format: Int,
     fingerprint: String,
@@ -43,6 +52,8 @@ private[phoebe] final case class Manifest(
     sparkVersion: String,
     pluginVersion: String,
     createdAtMs: Long,
+    host: String,
+    pid: Long,
     codec: String,
     numMaps: Int,
     numPartitions: Int,
@@ -54,6 +65,7 @@ private[phoebe] final case class Manifest(
 
 private[phoebe] object Manifest {
   val Format = 1
+  private val HeadLength = 21
 
   /** Snake-case JSON for manifests; unknown keys are let pass so that later formats can add some. */
   private val mapper = JsonMapper
@@ -65,11 +77,21 @@ private[phoebe] object Manifest {
     .enable(DeserializationFeature.FAIL_ON_MISSING_CREATOR_PROPERTIES)
     .build()
 
-  def encode(manifest: Manifest): Array[Byte] =
-    mapper.writerWithDefaultPrettyPrinter().writeValueAsString(manifest).getBytes(UTF_8)
+  def encode(manifest: Manifest): Array[Byte] = {
+    val rest = mapper.writeValueAsString(manifest).drop(1).getBytes(UTF_8)
+    head(rest) ++ rest
+  }
 
-  /** @throws DamagedFileException if the JSON is not a whole manifest of a known format */
+  /** `{"crc32c":"...",`: opens the object that `rest` goes on with. */
+  private def head(rest: Array[Byte]): Array[Byte] =
+    f"""{"crc32c":"${MapFileIndex.crcOf(rest, rest.length)}%08x",""".getBytes(UTF_8)
+
+  /** @throws DamagedFileException if it is not, byte for byte, a whole manifest of a known format */
   def decode(bytes: Array[Byte], what: => String): Manifest = {
+    val rest = bytes.drop(HeadLength)
+    if (!bytes.take(HeadLength).sameElements(head(rest))) {
+      throw new DamagedFileException(s"$what: its checksum does not match")
+    }
     val manifest =
       try mapper.readValue(bytes, classOf[Manifest])
       catch {

@@ -103,7 +103,8 @@ private[phoebe] object MapFileIndex {
       in: InputStream,
       lengths: Array[Long],
       out: java.io.OutputStream,
-      chunkBytes: Int = DefaultChunkBytes
+      chunkBytes: Int = DefaultChunkBytes,
+      beforeChunk: () => Unit = () => ()
   ): MapFileIndex = {
     val data = new DataInputStream(in)
     val buffer = new Array[Byte](math.min(
@@ -114,6 +115,7 @@ private[phoebe] object MapFileIndex {
     lengths.foreach { segment =>
       var left = segment
       while (left > 0) {
+        beforeChunk()
         val size = math.min(left, buffer.length.toLong).toInt
         data.readFully(buffer, 0, size)
         crcs += crcOf(buffer, size)

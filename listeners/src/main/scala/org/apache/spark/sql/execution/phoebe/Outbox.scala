@@ -20,6 +20,9 @@ final private[phoebe] class Outbox(capacity: Int) {
 
   def dropped: Long = droppedCount.get()
 
+  /** An event that was taken could not be handed on. */
+  def lost(): Unit = droppedCount.incrementAndGet()
+
   def isEmpty: Boolean = queue.isEmpty
 
   def event(event: SparkListenerEvent): Unit =

@@ -75,13 +75,15 @@ final class PhoebeRuntime private[phoebe] (
 
   private[phoebe] def shutdown(): Unit = {
     PhoebeRuntime.current.compareAndSet(this, null)
+    if (harvesting) {
+      Guard.run("drain")(drain(sparkContext.listenerBus))
+    }
     slot.get() match {
       case checkpoints: CheckpointRuntime =>
         Guard.run("close the checkpoint store")(checkpoints.close())
       case _ =>
     }
     if (harvesting) {
-      Guard.run("drain")(drain(sparkContext.listenerBus))
       companion.close(PhoebeRuntime.CloseMs)
     }
   }

@@ -76,6 +76,7 @@ case class RestoredExchangeExec(
         MapStatus(StoreLocation(dependency.shuffleId, map.mapIndex), map.blockSizes, map.mapId)
       )
     }
+    runtime.restored(this, dependency.shuffleId, checkpoint)
     metrics("numPartitions").set(manifest.numPartitions)
     metrics("dataSize").set(manifest.dataSizeBytes)
     metrics(SQLShuffleWriteMetricsReporter.SHUFFLE_RECORDS_WRITTEN).set(manifest.rows)

@@ -2,6 +2,8 @@ package org.apache.spark.sql.execution.phoebe
 
 import java.util.concurrent.ConcurrentHashMap
 
+import scala.util.control.NonFatal
+
 import org.apache.hadoop.conf.Configuration
 
 import org.apache.spark.{SPARK_VERSION, SparkContext}
@@ -27,7 +29,17 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
     if (verified.contains(key)) Right(())
     else if (refused.containsKey(key)) Left(refused.get(key))
     else {
-      val answer = compatible(checkpoint.manifest).flatMap(_ => whole(checkpoint))
+      val answer =
+        try {
+          for {
+            _ <- compatible(checkpoint.manifest)
+            _ <- pinned(checkpoint)
+            _ <- whole(checkpoint)
+          } yield ()
+        } catch {
+          case e @ (NonFatal(_) | _: LinkageError) =>
+            Left(Reason("check_failed", s"the checkpoint $key could not be checked: $e"))
+        }
       answer match {
         case Right(_) => verified.add(key)
         case Left(reason) =>
@@ -52,6 +64,10 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
       ))
     } else Right(())
   }
+
+  private def pinned(checkpoint: CommittedCheckpoint): Either[Reason, Unit] =
+    if (runtime.store.pin(checkpoint, sc.applicationId)) Right(())
+    else Left(Reason("checkpoint_gone", s"the checkpoint ${checkpoint.directory} was removed"))
 
   private def whole(checkpoint: CommittedCheckpoint): Either[Reason, Unit] = {
     val directory = checkpoint.directory

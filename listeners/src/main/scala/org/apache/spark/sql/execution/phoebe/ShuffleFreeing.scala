@@ -63,19 +63,20 @@ private[phoebe] object ShuffleFreeing extends Logging {
    */
   def upstream(exchange: CheckpointExchangeExec): Long =
     Option(SQLExecution.getQueryExecution(exchange.executionId)).fold(0L) { query =>
-      val outside = new Walk(stop = isCommitted(_, exchange))
+      val outside = new Walk(exchange)
       outside.from(query.executedPlan)
-      if (!outside.stopped(exchange.fingerprint)) {
+      if (!outside.metFreeing) {
         // The boundary is not (or no longer) part of the running plan: then nothing is known.
         logDebug(
           s"phoebe: ${exchange.fingerprint} is not in the running plan, nothing upstream is freed"
         )
         0L
       } else {
-        val inside = new Walk(stop = isCommitted(_, exchange))
+        val inside = new Walk(exchange)
         exchange.children.foreach(inside.from)
         val freeable = inside.materialized.filterNot { case (id, canonical) =>
-          outside.materialized.contains(id) || outside.pending(canonical)
+          exchange.runtime.isInStore(id) || outside.materialized.contains(id) ||
+          outside.pending(canonical)
         }
         freeable.keys.toSeq.map { id =>
           val size = tracker.shuffleStatuses.get(id).fold(0L) { status =>
@@ -83,22 +84,16 @@ private[phoebe] object ShuffleFreeing extends Logging {
               if (s.contains(null)) 0L else bytes(s, inside.partitions(id))
             )
           }
+          val maps = tracker.shuffleStatuses.get(id).map(_.mapStatuses.length)
           remove(id)
+          // A job that was submitted before may still ask: it finds the outputs missing, and
+          // recomputes them, where an unknown shuffle would fail it.
+          maps.filterNot(_ => tracker.containsShuffle(id)).foreach { n =>
+            tracker.registerShuffle(id, n, inside.partitions(id))
+          }
           size
         }.sum
       }
-    }
-
-  /** A boundary whose output is in the store: below it nobody reads for its sake any more. */
-  private def isCommitted(plan: ShuffleExchangeLike, freeing: CheckpointExchangeExec): Boolean =
-    plan match {
-      case restored: RestoredExchangeExec => restored.executionId == freeing.executionId
-      case other: CheckpointExchangeExec =>
-        other.fingerprint == freeing.fingerprint || other.runtime.isCommitted(
-          other.executionId,
-          other.fingerprint
-        )
-      case _ => false
     }
 
   private def bytes(statuses: Array[MapStatus], partitions: Int): Long =
@@ -107,34 +102,35 @@ private[phoebe] object ShuffleFreeing extends Logging {
   private def remove(shuffleId: Int): Unit =
     SparkEnv.get.blockManager.master.removeShuffle(shuffleId, blocking = true)
 
-  /** Collects the shuffles that a plan reads, looking through stages, reuse, subqueries and caches. */
-  private final class Walk(stop: ShuffleExchangeLike => Boolean) {
+  /**
+   * Collects the shuffles that a plan reads, looking through stages, reuse, subqueries and caches. It
+   * stops at boundaries whose output is in the store (`freeing`, earlier ones of this application,
+   * restored ones): below them nobody reads for their sake any more.
+   */
+  private final class Walk(freeing: CheckpointExchangeExec) {
     val materialized = mutable.Map.empty[Int, SparkPlan]
     val partitions = mutable.Map.empty[Int, Int]
     val pending = mutable.Set.empty[SparkPlan]
-    val stopped = mutable.Set.empty[String]
+    var metFreeing = false
     private val seen = Collections.newSetFromMap(new IdentityHashMap[SparkPlan, java.lang.Boolean])
 
     def from(plan: SparkPlan): Unit = if (seen.add(plan)) {
       plan match {
-        case stage: ShuffleQueryStageExec if stop(stage.shuffle) => note(stage.shuffle)
+        case stage: ShuffleQueryStageExec if stage.shuffle eq freeing => metFreeing = true
+        case stage: ShuffleQueryStageExec if stage.isMaterialized =>
+          val id = stage.shuffle.shuffleId
+          materialized(id) = stage._canonicalized
+          partitions(id) = stage.shuffle.numPartitions
+          if (!freeing.runtime.isInStore(id)) from(stage.plan)
         case stage: ShuffleQueryStageExec =>
-          if (stage.isMaterialized) {
-            materialized(stage.shuffle.shuffleId) = stage._canonicalized
-            partitions(stage.shuffle.shuffleId) = stage.shuffle.numPartitions
-          } else pending += stage._canonicalized
+          pending += stage._canonicalized
           from(stage.plan)
-        case exchange: ShuffleExchangeLike if stop(exchange) => note(exchange)
+        case exchange if exchange eq freeing => metFreeing = true
         case exchange: ShuffleExchangeLike =>
           pending += exchange.canonicalized
           below(exchange)
         case other => below(other)
       }
-    }
-
-    private def note(exchange: ShuffleExchangeLike): Unit = exchange match {
-      case ours: PhoebeExchange => stopped += ours.fingerprint
-      case _ =>
     }
 
     private def below(plan: SparkPlan): Unit = plan match {

@@ -6,15 +6,17 @@ import org.apache.spark.storage.BlockManagerId
  * The place in Spark's map output tracker that means "in the checkpoint store".
  *
  * A block manager id that no executor ever has, so losing executors and hosts never unregisters it.
- * Each map output has one of its own: when a fetch failure is reported, Spark takes everything at
- * that executor (and, with an external shuffle service, at that host) for lost; so damage to one
- * file costs one map output.
+ * Each shuffle has two, half of its map outputs at each. On a fetch failure Spark takes everything at
+ * that executor (and, with an external shuffle service, at that host) for lost: with one location of
+ * its own each damaged map output would cost a stage attempt, and Spark gives up after four; so two
+ * failures recompute all that there is, and one spares half.
  */
 private[phoebe] object StoreLocation {
   private val Prefix = "phoebe-store-"
+  private val PerShuffle = 2
 
   def apply(shuffleId: Int, mapIndex: Int): BlockManagerId = {
-    val name = s"$Prefix$shuffleId-$mapIndex"
+    val name = s"$Prefix$shuffleId-${mapIndex % PerShuffle}"
     BlockManagerId(name, name, 1)
   }
 

@@ -1,6 +1,5 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.nio.charset.StandardCharsets.UTF_8
 import java.nio.file.Files
 
 import org.apache.hadoop.conf.Configuration
@@ -23,6 +22,8 @@ class ManifestSuite extends AnyFunSuite {
       sparkVersion = "4.2.0",
       pluginVersion = "0.1.0",
       createdAtMs = createdAtMs,
+      host = "elsewhere",
+      pid = 1,
       codec = "lz4",
       numMaps = 2,
       numPartitions = 3,
@@ -55,19 +56,20 @@ class ManifestSuite extends AnyFunSuite {
     assert(again.maps.head.blockSizes.toSeq.map(_ > 0) == Seq(false, true, true))
   }
 
-  test("what is not a whole manifest is refused") {
-    val text = new String(Manifest.encode(manifest("f")), UTF_8)
-    val damaged = Seq(
-      "",
-      text.take(text.length / 2),
-      text.replace("\"format\" : 1", "\"format\" : 99"),
-      text.replace("\"bytes\" : 30", "\"bytes\" : 31"),
-      text.replace("\"num_maps\" : 2", "\"num_maps\" : 3"),
-      text.replace("\"codec\" : \"lz4\",", "")
-    )
-    assert(!damaged.contains(text))
-    damaged.foreach { bytes =>
-      intercept[DamagedFileException](Manifest.decode(bytes.getBytes(UTF_8), "m"))
+  test("any changed byte, and any manifest that does not add up, is refused") {
+    val whole = Manifest.encode(manifest("f"))
+    whole.indices.foreach { i =>
+      val changed = whole.clone()
+      changed(i) = (changed(i) ^ 1).toByte
+      intercept[DamagedFileException](Manifest.decode(changed, s"byte $i"))
+      intercept[DamagedFileException](Manifest.decode(whole.take(i), s"$i bytes"))
+    }
+    Seq(
+      manifest("f").copy(format = 99),
+      manifest("f").copy(bytes = 31),
+      manifest("f").copy(numMaps = 3)
+    ).foreach { wrong =>
+      intercept[DamagedFileException](Manifest.decode(Manifest.encode(wrong), "m"))
     }
   }
 
@@ -94,6 +96,41 @@ class ManifestSuite extends AnyFunSuite {
     val stray = here.newAttempt("d")
     here.commit(stray, manifest("another"))
     assert(here.readIndex().isEmpty)
+  }
+
+  test("a checkpoint goes when nobody needs it, and stays while its writer or a reader may") {
+    val here = store()
+    val fs = CheckpointStore.fileSystem(here.root, conf)
+    val local = org.apache.spark.util.Utils.localHostName()
+    val deadPid = {
+      val process = new ProcessBuilder("true").start()
+      process.waitFor()
+      process.pid()
+    }
+    def left(directory: Path): Boolean =
+      fs.exists(new Path(directory, CheckpointStore.ManifestName))
+    val ofTheDead = manifest("a").copy(appId = "app-0", host = local, pid = deadPid)
+    val ofTheLiving = ofTheDead.copy(pid = ProcessHandle.current().pid())
+    val ofAnotherHost = ofTheDead.copy(host = "elsewhere")
+
+    val mine = commit(here, manifest("a"))
+    here.release(mine, "app-1")
+    assert(!fs.exists(mine))
+
+    Seq(ofTheLiving, ofAnotherHost).foreach { kept =>
+      val directory = commit(here, kept)
+      here.release(directory, "app-1")
+      assert(left(directory))
+    }
+
+    val restored = commit(here, ofTheDead)
+    assert(here.pin(CommittedCheckpoint(restored, ofTheDead), "app-1"))
+    assert(here.pin(CommittedCheckpoint(restored, ofTheDead), "app-2"))
+    here.release(restored, "app-1")
+    assert(left(restored), "app-2 reads it and lives")
+    here.release(restored, "app-2")
+    assert(!fs.exists(restored))
+    assert(!here.pin(CommittedCheckpoint(restored, ofTheDead), "app-3"), "it is gone")
   }
 
   test("two attempts at one fingerprint are both whole") {
