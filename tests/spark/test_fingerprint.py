@@ -285,7 +285,7 @@ def test_joins_count(session: Probe, join: str, on: str) -> None:
             id="count of counts",
         ),
         pytest.param(
-            "SELECT k, row_number() OVER (PARTITION BY v ORDER BY x) r FROM fact DISTRIBUTE BY k",
+            "SELECT k, dense_rank() OVER (PARTITION BY v ORDER BY x) r FROM fact DISTRIBUTE BY k",
             "SELECT k, rank() OVER (PARTITION BY v ORDER BY x) r FROM fact DISTRIBUTE BY k",
             id="window function",
         ),
@@ -315,11 +315,6 @@ def test_joins_count(session: Probe, join: str, on: str) -> None:
             "SELECT e, count(*) FROM (SELECT explode(sequence(0, v)) e FROM fact) GROUP BY e",
             "SELECT e, count(*) FROM (SELECT explode(sequence(1, v + 1)) e FROM fact) GROUP BY e",
             id="generator",
-        ),
-        pytest.param(
-            "SELECT /*+ REPARTITION(4) */ k FROM (SELECT k FROM fact ORDER BY x LIMIT 5)",
-            "SELECT /*+ REPARTITION(4) */ k FROM (SELECT k FROM fact ORDER BY x DESC LIMIT 5)",
-            id="ordered limit",
         ),
         pytest.param(
             "SELECT transform(array(v, k), (a, b) -> a - b) t FROM fact DISTRIBUTE BY k",
@@ -444,6 +439,15 @@ def test_reader_options_count(session: Probe, tmp_path: Path) -> None:
         ("order_sensitive_aggregate", lambda _, t: t.groupBy("k").agg(f.collect_list("v"))),
         ("order_sensitive_aggregate", lambda _, t: t.groupBy("k").agg(f.first("v"))),
         ("limit_without_order", lambda _, t: t.limit(3)),
+        ("limit_with_ties", lambda _, t: t.orderBy("v").limit(3)),
+        (
+            "order_sensitive_aggregate",
+            lambda _, t: t.selectExpr("k", "row_number() OVER (PARTITION BY k ORDER BY v) AS r"),
+        ),
+        (
+            "order_sensitive_aggregate",
+            lambda _, t: t.selectExpr("k", "lag(v) OVER (PARTITION BY k ORDER BY v) AS r"),
+        ),
         ("observed_metrics", lambda _, t: t.observe(Observation(), f.count(f.lit(1)).alias("n"))),
         (
             "rdd_source",

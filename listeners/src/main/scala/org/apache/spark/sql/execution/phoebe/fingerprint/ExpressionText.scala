@@ -43,7 +43,7 @@ private[fingerprint] final class ExpressionText(
       Refused.nondeterministic(culprit.getOrElse(e).prettyName)
     }
     val out = new StringBuilder
-    expression(e, new Scope(env, Map.empty, inWindow = false), out)
+    expression(e, new Scope(env, Map.empty), out)
     out.toString
   }
 
@@ -103,7 +103,6 @@ private[fingerprint] final class ExpressionText(
       expression(value, scope, out)
       list.map(rendered(_, scope)).distinct.sorted.foreach(out.append(',').append(_))
       out.append(')')
-    case w: WindowExpression => product(w, scope.copy(inWindow = true), out)
     case a: AggregateExpression =>
       // Aggregates appear inside expressions only as window functions.
       if (a.mode != Complete) Refused.expression(s"aggregate in mode ${a.mode}")
@@ -114,9 +113,7 @@ private[fingerprint] final class ExpressionText(
     case s: StaticInvoke if !isSparkSql(s.staticObject.getName) =>
       Refused.udf(s.staticObject.getName)
     case i: Invoke if !isSparkEvaluator(i) => Refused.udf(i.prettyName)
-    case f: AggregateFunction if orderSensitive(f.getClass.getName) =>
-      if (scope.inWindow && orderedByWindow(f.getClass.getName)) product(f, scope, out)
-      else Refused.orderSensitive(f.prettyName)
+    case f if orderSensitive(f.getClass.getName) => Refused.orderSensitive(f.prettyName)
     case _: UserDefinedExpression => Refused.udf(e.prettyName)
     case _ => product(e, scope, out)
   }
@@ -151,7 +148,7 @@ private[fingerprint] final class ExpressionText(
 
   private def product(e: Expression, scope: Scope, out: StringBuilder): Unit = {
     val name = e.getClass.getName
-    if (!AllowList.expressions(name) && !orderedByWindow(name)) Refused.expression(name)
+    if (!AllowList.expressions(name)) Refused.expression(name)
     elements(name, e, scope, out)
   }
 
@@ -237,7 +234,7 @@ private[fingerprint] object ExpressionText {
   def unstableName(column: String): String = unstable + column
   def isUnstable(name: String): Boolean = name.startsWith(unstable)
 
-  private final case class Scope(env: Env, variables: Map[ExprId, Int], inWindow: Boolean) {
+  private final case class Scope(env: Env, variables: Map[ExprId, Int]) {
 
     /** Variables are numbered by nesting, so that their ids do not count. */
     def bind(ids: Seq[ExprId]): Scope =
@@ -246,13 +243,17 @@ private[fingerprint] object ExpressionText {
       })
   }
   private object Scope {
-    val empty: Scope = Scope(Env(Map.empty), Map.empty, inWindow = false)
+    val empty: Scope = Scope(Env(Map.empty), Map.empty)
   }
 
-  private val aggregates = "org.apache.spark.sql.catalyst.expressions.aggregate."
+  private val expressions = "org.apache.spark.sql.catalyst.expressions."
 
-  /** Results depend on the order in which rows arrive (ties included). */
-  private val orderSensitive: Set[String] = Seq(
+  /**
+   * Results depend on the order in which rows arrive: where a window's or an aggregate's order leaves
+   * ties, two runs differ. Restoring such a result beside a branch that is computed again over the same
+   * rows would mix two runs in one query.
+   */
+  private val orderSensitive: Set[String] = (Seq(
     "First",
     "Last",
     "CollectList",
@@ -265,10 +266,8 @@ private[fingerprint] object ExpressionText {
     "Mode",
     "PandasMode",
     "HistogramNumeric"
-  ).map(aggregates + _).toSet
-
-  /** Of these, the ones that a window's own order decides. */
-  private val orderedByWindow: Set[String] = Set(aggregates + "First", aggregates + "Last")
+  ).map("aggregate." + _) ++ Seq("RowNumber", "NTile", "Lag", "Lead", "NthValue"))
+    .map(expressions + _).toSet
 
   def isSparkSql(className: String): Boolean =
     className.startsWith("org.apache.spark.sql.catalyst.") ||

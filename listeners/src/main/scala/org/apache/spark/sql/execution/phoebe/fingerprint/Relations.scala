@@ -119,13 +119,12 @@ private[fingerprint] final class Relations {
         .add(text.text(w.rankLikeFunction, below.env))
         .add(w.limit.toLong).add(w.mode.toString).hex()
       below.copy(hash = hash)
-    case t: TakeOrderedAndProjectExec => withSubqueries(t.expressions) {
-        val below = apply(t.child)
-        val order = t.sortOrder.map(text.text(_, below.env))
-        val hash = new Digest("top").add(below.hash)
-          .add(t.limit.toLong).add(t.offset.toLong).addAll(order).hex()
-        project(t.projectList, below.copy(hash = hash))
-      }
+    case _: TakeOrderedAndProjectExec =>
+      Refused.refuse(
+        "limit_with_ties",
+        Map("operator" -> plan.nodeName),
+        "Rows that tie at an ordered limit may be other ones on another run."
+      )
     case _ => Refused.operator(plan.getClass.getName)
   }
 
