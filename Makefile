@@ -10,6 +10,8 @@ JAR    := phoebe_spark/jars/phoebe-spark_2.13-0.1.0.jar
 MVN    := mvn -q -B -f listeners/pom.xml
 SF     ?= 1
 NAME   ?= all
+# Two test files at a time: most of a small application's time is its JVM starting on one core.
+TWO    := -n 2 --dist loadfile --durations=8
 say     = @printf '\033[1m== %s\033[0m\n' "$(1)"
 
 export SPARK_LOCAL_IP ?= 127.0.0.1
@@ -53,7 +55,7 @@ format: $(STAMPS)/venv ## formats Python and Scala
 
 unit: setup ## tests that never start Spark
 	$(call say,unit tests)
-	@$(BIN)/python -m pytest -q tests/unit
+	@$(BIN)/python -m pytest -q $(TWO) tests/unit
 
 scala: setup ## the JVM side's own tests
 	$(call say,scala tests)
@@ -61,11 +63,11 @@ scala: setup ## the JVM side's own tests
 
 spark: setup ## tests on a real Spark
 	$(call say,spark tests)
-	@$(BIN)/python -m pytest -q tests/spark
+	@$(BIN)/python -m pytest -q $(TWO) tests/spark
 
 faults: setup ## tests that kill things
 	$(call say,fault tests)
-	@$(BIN)/python -m pytest -q tests/faults
+	@$(BIN)/python -m pytest -q $(TWO) tests/faults
 
 test: setup lint unit scala spark faults ## everything; what .ci/run calls
 	$(call say,all passed)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.places import BUILD
+from tests.support.places import ivy_home
 from tests.support.probe import PACKAGE, Probe, probe
 
 DELTA = f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}"
@@ -18,11 +18,8 @@ DELTA = f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}"
 def session(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Probe]:
-    # Ivy trusts ~/.m2, where a Maven build leaves descriptors without jars: a home of its own.
-    home = BUILD / "ivy-home"
-    home.mkdir(parents=True, exist_ok=True)
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("SPARK_SUBMIT_OPTS", f"-Duser.home={home}")
+    monkeypatch.setenv("SPARK_SUBMIT_OPTS", f"-Duser.home={ivy_home()}")
     with probe(
         tmp_path_factory.mktemp("fingerprint-delta"),
         spark__jars__packages=DELTA,

@@ -13,7 +13,7 @@ import pytest
 
 from phoebe_spark.records import ApplicationRecord, StageRecord
 from phoebe_spark.tables import RECORDS, Tables
-from tests.support.places import BUILD, spark_environment
+from tests.support.places import ivy_home, spark_environment
 
 LOG = Path(__file__).parents[1] / "data" / "eventlogs" / "01-tpch-sf0.1-p8.zstd"
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -77,11 +77,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 def test_spark_reads_and_appends(tables: Tables, tmp_path: Path) -> None:
     script = tmp_path / "delta_side.py"
     script.write_text(_SPARK_SIDE)
-    # Ivy trusts ~/.m2, where a Maven build leaves artifacts' descriptors without their jars, and
-    # then fails to "download" them: it gets a home of its own.
-    home = BUILD / "ivy-home"
-    home.mkdir(parents=True, exist_ok=True)
-    environment = {**spark_environment(), "SPARK_SUBMIT_OPTS": f"-Duser.home={home}"}
+    environment = {**spark_environment(), "SPARK_SUBMIT_OPTS": f"-Duser.home={ivy_home()}"}
     done = subprocess.run(
         [sys.executable, str(script), tables.home, str(tmp_path)],
         capture_output=True,

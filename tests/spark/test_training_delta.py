@@ -12,7 +12,7 @@ from phoebe_training.data import COLUMNS, read_frames
 from phoebe_spark.ingest import ingest
 from phoebe_spark.predict.bundle import current_version
 from phoebe_spark.tables import Tables
-from tests.support.places import BUILD, ROOT, spark_environment, spark_home
+from tests.support.places import ROOT, ivy_home, spark_environment, spark_home
 from tests.unit.training.test_pipeline import day
 
 LOG = Path(__file__).parents[1] / "data" / "eventlogs" / "01-tpch-sf0.1-p8.zstd"
@@ -41,10 +41,6 @@ spark.stop()
 
 
 def run(command: list[str], work: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    # Ivy trusts ~/.m2, where a Maven build leaves artifacts' descriptors without their jars, and
-    # then fails to "download" them: it gets a home of its own.
-    home = BUILD / "ivy-home"
-    home.mkdir(parents=True, exist_ok=True)
     # Few tasks for few rows: Delta reads a table's log with fifty tasks, a window shuffles to 200.
     small = (
         "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=2"
@@ -55,7 +51,7 @@ def run(command: list[str], work: Path, **environment: str) -> subprocess.Comple
         text=True,
         env={
             **spark_environment(),
-            "SPARK_SUBMIT_OPTS": f"-Duser.home={home}",
+            "SPARK_SUBMIT_OPTS": f"-Duser.home={ivy_home()}",
             "PYSPARK_SUBMIT_ARGS": f"{small} pyspark-shell",
             **environment,
         },

@@ -45,3 +45,15 @@ def spark_environment() -> dict[str, str]:
         PYTHONUNBUFFERED="1",
     )
     return environment
+
+
+def ivy_home() -> Path:
+    """A home for Ivy, one per test process, which downloads Delta's jars for Spark.
+
+    Of its own, because Ivy trusts ``~/.m2``, where a Maven build leaves artifacts' descriptors
+    without their jars, and then fails to "download" them; one per process, because two Ivys must
+    not fill one cache at once.
+    """
+    home = BUILD / "ivy-home" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+    home.mkdir(parents=True, exist_ok=True)
+    return home
