@@ -124,6 +124,7 @@ private[phoebe] final class StoreShuffleReader(
   private val serializer = dependency.serializer.newInstance()
   private val wrap = SparkEnv.get.serializerManager
   private var open: MapFileReader = _
+  private var openMapId = -1L
   context.addTaskCompletionListener[Unit](_ => close())
 
   private def close(): Unit = if (open != null) {
@@ -132,9 +133,25 @@ private[phoebe] final class StoreShuffleReader(
     open = null
   }
 
-  def read(blocks: Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])])
-      : Iterator[InternalRow] = {
-    val rows = blocks.iterator.flatMap { case (location, ids) => readMap(location, ids) }
+  /** The file of a map output; the blocks of one come one after the other. */
+  private def fileOf(mapIndex: Int, mapId: Long, index: MapFileIndex): MapFileReader = {
+    if (open == null || openMapId != mapId) {
+      close()
+      val path = new Path(directory, CheckpointStore.dataName(mapIndex, mapId))
+      open = new MapFileReader(fs, path, index)
+      openMapId = mapId
+    }
+    open
+  }
+
+  def read(
+      blocks: Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])]
+  ): Iterator[InternalRow] = {
+    val rows = blocks.iterator.flatMap { case (location, ids) =>
+      ids.iterator.flatMap { case (id, _, mapIndex) =>
+        readBlock(location, id.asInstanceOf[ShuffleBlockId], mapIndex)
+      }
+    }
     new InterruptibleIterator(
       context,
       CompletionIterator[InternalRow, Iterator[InternalRow]](
@@ -144,39 +161,28 @@ private[phoebe] final class StoreShuffleReader(
     )
   }
 
-  private def readMap(
+  private def readBlock(
       location: BlockManagerId,
-      ids: collection.Seq[(BlockId, Long, Int)]
+      block: ShuffleBlockId,
+      mapIndex: Int
   ): Iterator[InternalRow] = {
-    close()
-    ids.iterator.flatMap {
-      case (block: ShuffleBlockId, _, mapIndex) =>
-        def guarded[T](body: => T): T =
-          try body
-          catch failing(location, block, mapIndex)
-        val (length, pairs) = guarded {
-          val index = indexOf(mapIndex, block.mapId)
-          if (open == null) {
-            open = new MapFileReader(
-              fs,
-              new Path(directory, CheckpointStore.dataName(mapIndex, block.mapId)),
-              index
-            )
-          }
-          val stream = wrap.wrapStream(block, open.segment(block.reduceId))
-          (index.lengths(block.reduceId), serializer.deserializeStream(stream).asKeyValueIterator)
-        }
-        metrics.incRemoteBlocksFetched(1)
-        metrics.incRemoteBytesRead(length)
-        new Iterator[InternalRow] {
-          override def hasNext: Boolean = guarded(pairs.hasNext)
-          override def next(): InternalRow = guarded {
-            metrics.incRecordsRead(1)
-            pairs.next()._2.asInstanceOf[InternalRow]
-          }
-        }
-      case (other, _, _) =>
-        throw new IllegalStateException(s"unexpected block $other in a checkpoint")
+    def guarded[T](body: => T): T =
+      try body
+      catch failing(location, block, mapIndex)
+    val (length, pairs) = guarded {
+      val index = indexOf(mapIndex, block.mapId)
+      val segment = fileOf(mapIndex, block.mapId, index).segment(block.reduceId)
+      val stream = wrap.wrapStream(block, segment)
+      (index.lengths(block.reduceId), serializer.deserializeStream(stream).asKeyValueIterator)
+    }
+    metrics.incRemoteBlocksFetched(1)
+    metrics.incRemoteBytesRead(length)
+    new Iterator[InternalRow] {
+      override def hasNext: Boolean = guarded(pairs.hasNext)
+      override def next(): InternalRow = guarded {
+        metrics.incRecordsRead(1)
+        pairs.next()._2.asInstanceOf[InternalRow]
+      }
     }
   }
 
