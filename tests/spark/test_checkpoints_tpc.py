@@ -69,7 +69,7 @@ def _pair(base: Path, force: str) -> Iterator[Ran]:
         yield _run(base / f"run{number}", base / "home", names, conf)
 
 
-@pytest.fixture(scope="module", params=["all", MIDDLE])
+@pytest.fixture(scope="module", params=["all", pytest.param(MIDDLE, marks=pytest.mark.nightly)])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Ran]:
     """The application that wrote the checkpoints and the one that restored them."""
     return list(_pair(tmp_path_factory.mktemp(request.param), request.param))
