@@ -130,8 +130,10 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     )
   }
 
-  /** Looks at the planned inputs again, right before a commit; a store of inputs that takes long to
-   *  answer costs the checkpoint, not the query. */
+  /**
+   * Looks at the planned inputs again, right before a commit; a store of inputs that takes long to
+   * answer costs the checkpoint, not the query.
+   */
   def inputsUnchanged(executionId: Long, fingerprint: String): Either[Reason, Unit] =
     Option(executions.get(executionId)).map(_.verdicts.get(fingerprint)) match {
       case Some(Verdict.Write(_, inputsUnchanged)) =>
@@ -187,8 +189,9 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   /**
    * The application ends. Where it ended well nobody will resume it: what it wrote and what it
-   * restored is removed, unless it is to be kept or another application may still need it. A stop in the JVM's shutdown (an exit with an
-   * error, a signal), or any failed query, keeps everything for the next submission.
+   * restored is removed, unless it is to be kept or another application may still need it. A stop in
+   * the JVM's shutdown (an exit with an error, a signal), or any failed query, keeps everything for
+   * the next submission.
    */
   def close(): Unit = {
     val well = failures == 0 && !ShutdownHookManager.inShutdown()

@@ -131,7 +131,6 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     val prints = boundaries.map(b => fingerprinter(b.exchange))
     val known =
       if (prints.exists(_.isRight)) runtime.known() else Map.empty[String, CommittedCheckpoint]
-    val restorer = phoebe.guard("restore", Option.empty[Restorer])(Some(runtime.restorer))
 
     // Downstream first (pre-order): what lies upstream of a restored boundary needs no look.
     val restores = mutable.Map.empty[String, Verdict.Restore]
@@ -143,12 +142,11 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
             if known.contains(print.hash) && !vanished.containsKey(b.exchange) &&
               mayRestore(state.verdicts.get(print.hash)) =>
           val admitted =
-            restores.contains(print.hash) || (restorer.map(_.admit(known(print.hash))) match {
-              case Some(Right(_)) => true
-              case Some(Left(reason)) =>
+            restores.contains(print.hash) || (runtime.restorer.admit(known(print.hash)) match {
+              case Right(_) => true
+              case Left(reason) =>
                 damaged(print.hash) = reason
                 false
-              case None => false
             })
           if (admitted) {
             restores(print.hash) =
