@@ -11,18 +11,18 @@ import argparse
 import json
 import math
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import twelve
 from benchmarks.demo import days, show, truth
 from benchmarks.demo.job import Job, Submission
 from phoebe_spark.predict.bundle import read_bundle
 from tests.support import home as homes
 from tests.support.compare import compare_results
-from tests.support.places import BUILD, ROOT, spark_environment
+from tests.support.places import BUILD
 
 OBSERVED_DAYS: tuple[float, ...] = (0.2, 0.6, 0.4, 0.8)
 """Sizes of the observed days, as fractions of the scale factor. Never 1.0: equal sizes are equal
@@ -33,15 +33,7 @@ STEPS = len(OBSERVED_DAYS) + 7
 
 def train(home: Path, log: Path) -> dict[str, Any]:
     """Trains and promotes; returns the bundle's metadata. Raises when training fails."""
-    with log.open("wb") as out:
-        subprocess.run(
-            [sys.executable, "-m", "phoebe_training", "--home", str(home)],
-            check=True,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=spark_environment(),
-            cwd=ROOT,
-        )
+    twelve.train(home, log)
     return read_bundle(home).metadata
 
 
