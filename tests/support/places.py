@@ -33,6 +33,17 @@ def plugin_jar() -> Path:
     return max(jars, key=lambda jar: jar.stat().st_mtime)
 
 
+def testing_jar() -> Path:
+    """The jar with ``phoebe.testing`` (a slow file system that counts requests), for ``--jars``.
+
+    Raises ``MissingJarError`` with what to do.
+    """
+    jars = list((ROOT / "listeners" / "target").glob("phoebe-spark_2.13-*-tests.jar"))
+    if not jars:
+        raise MissingJarError("the jar for tests is not built: run `make -B jar`")
+    return max(jars, key=lambda jar: jar.stat().st_mtime)
+
+
 def spark_environment() -> dict[str, str]:
     """The environment for Spark's scripts: this interpreter, this source tree, loopback only."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SPARK_")}
