@@ -17,11 +17,12 @@ from phoebe_spark.features import features
 from phoebe_spark.graph import StageGraph
 from phoebe_spark.optimize import Decision, OptimizerSettings, choose
 from phoebe_spark.optimize.problem import is_shuffle
-from phoebe_spark.plan import body, parse_plan, template
+from phoebe_spark.plan import body, parse_plan
 from phoebe_spark.plan_graph import PlanGraph, derive
 from phoebe_spark.predict.errors import BundleError
 from phoebe_spark.predict.query import Query
 from phoebe_spark.reasons import Reason
+from phoebe_spark.templates import template
 
 if TYPE_CHECKING:
     from phoebe_spark.predict.predictor import Prediction, Predictor

@@ -17,17 +17,15 @@ from typing import Any
 
 from phoebe_spark.graph import Boundary, Carrier, Stage, StageGraph
 from phoebe_spark.plan import (
-    Digests,
-    Exchange,
     PlanNode,
     body,
     exchange_identity,
-    exchanges,
     is_broadcast,
     is_shuffle,
     is_subquery,
     is_wrapper,
 )
+from phoebe_spark.templates import Digests, Exchange, exchanges
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,10 @@ from phoebe_spark.harvest._values import (
     time_ms,
     timestamp,
 )
-from phoebe_spark.plan import Exchange, exchanges, parse_plan
+from phoebe_spark.plan import parse_plan
 from phoebe_spark.plan_graph import derive
 from phoebe_spark.records import Record
+from phoebe_spark.templates import Exchange, exchanges
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 _PATIENCE = 5_000  # events after which an ended execution no longer waits for its stages

@@ -13,9 +13,10 @@ from phoebe_spark.features import features
 from phoebe_spark.harvest._state import ExecutionState, StageState
 from phoebe_spark.harvest._ties import StageTie, Ties
 from phoebe_spark.harvest._values import JsonObject, integer, number, obj, text, timestamp
-from phoebe_spark.plan import Exchange, body, shape, template
+from phoebe_spark.plan import body
 from phoebe_spark.plan_graph import PlanGraph
 from phoebe_spark.records import BoundaryRecord, CheckpointRecord, ExecutionRecord, StageRecord
+from phoebe_spark.templates import Exchange, shape, template
 
 
 class Identity(TypedDict):

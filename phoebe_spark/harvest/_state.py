@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from phoebe_spark.harvest._values import JsonObject, count, integer, items, obj, text, time_ms
-from phoebe_spark.plan import Digests, PlanNode, exchange_nodes
+from phoebe_spark.plan import PlanNode, exchange_nodes
+from phoebe_spark.templates import Digests
 
 COPY_TIME_METRIC = "checkpoint copy time"
 COPY_BYTES_METRIC = "checkpoint bytes copied"

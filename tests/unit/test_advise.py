@@ -16,10 +16,11 @@ from phoebe_training.fit import FitSettings
 from phoebe_spark.advise import Advisor, load_advisor, optimizer_settings
 from phoebe_spark.ingest import ingest
 from phoebe_spark.optimize import OptimizerSettings
-from phoebe_spark.plan import exchanges, parse_plan
+from phoebe_spark.plan import parse_plan
 from phoebe_spark.predict.bundle import bundle_root, current_version
 from phoebe_spark.predict.history import History
 from phoebe_spark.predict.predictor import baseline_predictor
+from phoebe_spark.templates import exchanges
 
 LOGS = Path(__file__).parents[1] / "data" / "eventlogs"
 EASY = {"min_duration_ms": 0, "objective": "temp", "budget_fraction": 0.5}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from phoebe_spark.eventlog import EventReader, find_logs
 from phoebe_spark.harvest import Harvest
 from phoebe_spark.harvest._rows import error_class, harmless, job_name
-from phoebe_spark.plan import exchanges, parse_plan
+from phoebe_spark.plan import parse_plan
 from phoebe_spark.records import (
     ApplicationRecord,
     BoundaryRecord,
@@ -27,6 +27,7 @@ from phoebe_spark.records import (
     Record,
     StageRecord,
 )
+from phoebe_spark.templates import exchanges
 
 LOGS = Path(__file__).parents[1] / "data" / "eventlogs"
 TPCH, TPCDS = "11-tpch-sf1-p32", "12-tpcds-sf1-p32"

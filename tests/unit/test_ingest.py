@@ -11,8 +11,9 @@ import zstandard
 from phoebe_spark.eventlog import EventReader, find_logs
 from phoebe_spark.harvest import Harvest
 from phoebe_spark.ingest import IngestProgress, ingest
-from phoebe_spark.plan import exchanges, parse_plan
+from phoebe_spark.plan import parse_plan
 from phoebe_spark.tables import Tables
+from phoebe_spark.templates import exchanges
 
 LOGS = Path(__file__).parents[1] / "data" / "eventlogs"
 TPCH = LOGS / "01-tpch-sf0.1-p8.zstd"

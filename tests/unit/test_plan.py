@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from phoebe_spark.features import features
-from phoebe_spark.plan import exchanges, parse_plan, partitions, shape, template
+from phoebe_spark.plan import parse_plan, partitions
 from phoebe_spark.plan_graph import derive
+from phoebe_spark.templates import exchanges, shape, template
 
 Info = dict[str, Any]
 
