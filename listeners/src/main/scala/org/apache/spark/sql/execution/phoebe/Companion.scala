@@ -15,11 +15,10 @@ import scala.util.control.NonFatal
 import com.fasterxml.jackson.databind.JsonNode
 import org.apache.hadoop.conf.Configuration
 
-import org.apache.spark.{SPARK_VERSION, SparkConf}
+import org.apache.spark.SPARK_VERSION
 import org.apache.spark.internal.Logging
 import org.apache.spark.scheduler._
 import org.apache.spark.sql.execution.SparkPlanInfo
-import org.apache.spark.util.{JsonProtocol, JsonProtocolOptions}
 
 /**
  * The driver's end of the pipe to the companion (docs/protocol.md).
@@ -32,13 +31,11 @@ import org.apache.spark.util.{JsonProtocol, JsonProtocolOptions}
  */
 final class Companion private[phoebe] (
     settings: PhoebeSettings,
-    sparkConf: SparkConf,
     hadoop: Configuration
 ) extends Logging {
   import Companion._
 
   private[phoebe] val outbox = new Outbox(settings.queueCapacity)
-  private val jsonOptions = new JsonProtocolOptions(sparkConf)
   private val requestIds = new AtomicLong()
   private val pending = new ConcurrentHashMap[Long, CompletableFuture[Advice]]()
   private val finished = new CountDownLatch(1)
@@ -54,6 +51,7 @@ final class Companion private[phoebe] (
   @volatile private var model: Option[String] = None
 
   // The writer thread's own.
+  private val eventLines = new EventLines
   private val header = mutable.ArrayBuffer.empty[String]
   private val backlog = mutable.ArrayBuffer.empty[String]
   private var backlogBytes = 0L
@@ -163,7 +161,7 @@ final class Companion private[phoebe] (
           if (outbox.isEmpty || text.startsWith(AdvisePrefix)) flush()
         case Outbox.Event(event) =>
           Guard("serialise", Option.empty[String])(
-            Option(JsonProtocol.sparkEventToJsonString(event, jsonOptions))
+            Some(eventLines(event))
           ) match {
             case Some(text) => line(text, isHeader(event))
             case None => outbox.lost()

@@ -8,10 +8,11 @@ import org.apache.spark.sql.execution.ui._
 
 /**
  * Puts the events that harvest reads into the outbox, on the bus's thread, and does nothing else
- * there: no serialising, no waiting.
+ * there: no serialising, no waiting. What is long and not read (plan texts) is let go at once, so
+ * that events which wait stay small.
  *
- * What harvest does not need (task starts, block updates, heartbeats, plan texts, most properties)
- * is left out. Our own jobs, and queries of a session with `spark.phoebe.mode=off`, are left out too.
+ * Task starts, block updates, heartbeats and the like are left out. Our own jobs, and queries of a
+ * session with `spark.phoebe.mode=off`, are left out too.
  */
 final private[phoebe] class HarvestListener(outbox: Outbox) extends SparkListener {
   import HarvestListener._
@@ -27,13 +28,11 @@ final private[phoebe] class HarvestListener(outbox: Outbox) extends SparkListene
 
   override def onJobStart(e: SparkListenerJobStart): Unit = Guard.run("listener") {
     if (isMuted(e.properties)) e.stageIds.foreach(mutedStages.add(_))
-    else outbox.event(e.copy(properties = slim(e.properties)))
+    else outbox.event(e)
   }
 
   override def onStageSubmitted(e: SparkListenerStageSubmitted): Unit = Guard.run("listener") {
-    if (!mutedStages.contains(e.stageInfo.stageId)) {
-      outbox.event(e.copy(properties = slim(e.properties)))
-    }
+    if (!mutedStages.contains(e.stageInfo.stageId)) outbox.event(e)
   }
 
   override def onStageCompleted(e: SparkListenerStageCompleted): Unit = Guard.run("listener") {
@@ -59,7 +58,8 @@ final private[phoebe] class HarvestListener(outbox: Outbox) extends SparkListene
           outbox.event(u.copy(physicalPlanDescription = ""))
         }
       case end: SparkListenerSQLExecutionEnd =>
-        if (!mutedExecutions.contains(end.executionId)) outbox.event(end)
+        // A copy, because the event holds the query with all of its plans.
+        if (!mutedExecutions.contains(end.executionId)) outbox.event(end.copy())
       case _ =>
     }
   }
@@ -71,27 +71,9 @@ final private[phoebe] class HarvestListener(outbox: Outbox) extends SparkListene
     properties.getProperty(PhoebeRuntime.InternalProperty) == "true" ||
     (execution != null && mutedExecutions.contains(execution.toLong))
   }
-
-  /** The properties of a job hold the whole configuration: harvest needs these few. */
-  private def slim(properties: Properties): Properties = {
-    val kept = new Properties
-    if (properties != null) {
-      JobProperties.foreach(k => Option(properties.getProperty(k)).foreach(kept.setProperty(k, _)))
-    }
-    kept
-  }
 }
 
 private[phoebe] object HarvestListener {
-  private val JobProperties = Seq(
-    SQLExecution.EXECUTION_ID_KEY,
-    SQLExecution.EXECUTION_ROOT_ID_KEY,
-    "sql.streaming.queryId",
-    "streaming.sql.batchId",
-    "spark.scheduler.pool",
-    PhoebeRuntime.InternalProperty
-  )
-
   private val Remembered = 10000
 
   /** A set that forgets its oldest members: long-lived applications must not grow. */

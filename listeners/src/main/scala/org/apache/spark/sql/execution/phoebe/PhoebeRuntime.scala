@@ -25,7 +25,7 @@ final class PhoebeRuntime private[phoebe] (
     val limitReason: Option[Reason]
 ) extends Logging {
   val companion: Companion =
-    new Companion(settings, sparkContext.conf, sparkContext.hadoopConfiguration)
+    new Companion(settings, sparkContext.hadoopConfiguration)
 
   private val counters = new ConcurrentHashMap[String, LongAdder]()
   private val complained = ConcurrentHashMap.newKeySet[String]()
