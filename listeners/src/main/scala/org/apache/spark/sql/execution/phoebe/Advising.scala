@@ -49,7 +49,10 @@ private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
               print.toOption.exists(p => restorable(p.hash))
             )
           }
-          phoebe.companion.ask(id, slots, settings.minDurationMs, info, requests) match {
+          val began = System.nanoTime()
+          val answer = phoebe.companion.ask(id, slots, settings.minDurationMs, info, requests)
+          phoebe.planning.advice(id, System.nanoTime() - began)
+          answer match {
             case Left(reason) => Advised(Map.empty, reason, None)
             case Right(advice) =>
               val choices =

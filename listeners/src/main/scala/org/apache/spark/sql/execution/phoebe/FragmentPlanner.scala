@@ -65,6 +65,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       settings: PhoebeSettings
   ): SparkPlan = {
     val boundaries = PlannedBoundary.of(plan)
+    phoebe.planning.boundaries(id, boundaries.size)
     val unknownGround = LeftAlone.application
     if (boundaries.isEmpty) plan
     else if (mode == Mode.Observe || unknownGround.isDefined) {

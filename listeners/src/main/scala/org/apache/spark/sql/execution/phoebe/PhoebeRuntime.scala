@@ -30,6 +30,8 @@ final class PhoebeRuntime private[phoebe] (
   private val counters = new ConcurrentHashMap[String, LongAdder]()
   private val complained = ConcurrentHashMap.newKeySet[String]()
 
+  private[phoebe] val planning = new PlanningTimes
+
   /** For what the planner hook keeps for the whole application (its store handle and index). */
   val slot = new AtomicReference[AnyRef]()
 
@@ -117,6 +119,7 @@ object PhoebeRuntime {
       "companion" -> (if (r.harvesting) r.companion.state else "off"),
       "model_version" -> r.companion.modelVersion,
       "long_shapes" -> r.companion.longShapes.size,
+      "planning" -> r.planning.summary,
       "events_dropped" -> r.companion.outbox.dropped,
       "counts" -> r.counts
     )

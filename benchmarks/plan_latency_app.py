@@ -1,0 +1,107 @@
+"""The application behind the bench ``plan_latency``: ``plan_latency_app.py SPEC.json``.
+
+Runs each case's query over and over, by turns with the plugin applied and switched off, and writes
+one JSON line a run: case, mode, seconds, and what the hook says that it cost.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import phoebe_spark
+from pyspark.sql import DataFrame, SparkSession
+
+TABLES = 12
+BRANCHES = 27
+STEPS = 17
+
+
+def branch(number: int, spark_table: str) -> str:
+    """Two tables joined and aggregated: three shuffles."""
+    a, b = f"t{number % TABLES}", f"t{(number + 5) % TABLES}"
+    return (
+        f"select x.g, sum(y.v) as s, count(*) as n, max(x.v + y.v) as m "
+        f"from {spark_table or a} x join {b} y on x.k = y.k "
+        f"where x.v > {number} and y.v < {1000 - number} group by x.g"
+    )
+
+
+def chain() -> str:
+    """Joins one upon the other, each on another key: two shuffles a step."""
+    text = "select k, g, v from t0"
+    for step in range(STEPS):
+        left, right = ("k", "v") if step % 2 else ("v", "k")
+        text = (
+            f"select c.{left} as k, c.g, t.v from ({text}) c "
+            f"join t{step % TABLES} t on c.{left} = t.{right} where t.v <> {step}"
+        )
+    return text
+
+
+def wide(table: str = "") -> str:
+    """The 100-exchange query; ``table`` stands on the left side of every other branch."""
+    branches = [branch(i, table if i % 2 else "") for i in range(BRANCHES)]
+    many = " union all ".join(branches)
+    return (
+        f"select g, sum(s) as s, sum(n) as n, max(m) as m from ({many} union all "
+        f"select g, sum(v) as s, count(*) as n, max(k) as m from ({chain()}) group by g) "
+        "group by g order by g"
+    )
+
+
+def short() -> str:
+    return "select g, sum(v) as s from t0 group by g"
+
+
+def finish(frame: DataFrame) -> None:
+    frame.write.format("noop").mode("overwrite").save()
+
+
+def main(path: Path) -> int:
+    spec = json.loads(path.read_text())
+    spark = SparkSession.builder.appName("plan-latency").getOrCreate()
+    for name, place in spec["tables"].items():
+        spark.read.parquet(place).createOrReplaceTempView(name)
+    texts = {
+        "wide": wide(),
+        "files": wide("(select k, g, v from files where p = (select max(k) from t1)) "),
+        "short": short(),
+    }
+    began = time.monotonic()
+
+    def run(case: dict[str, object], mode: str) -> dict[str, object]:
+        spark.conf.set("spark.phoebe.mode", mode)
+        for key, value in dict(case["conf"]).items():  # type: ignore[call-overload]
+            spark.conf.set(key, value)
+        frame = spark.sql(texts[str(case["text"])])
+        started = time.perf_counter()
+        finish(frame)
+        seconds = time.perf_counter() - started
+        status = phoebe_spark.status(spark)["planning"]["last"]
+        for key in case["conf"]:  # type: ignore[attr-defined]
+            spark.conf.unset(key)
+        return {"seconds": seconds, "hook": status if mode != "off" else None}
+
+    with Path(spec["results"]).open("a", buffering=1) as results:
+        for case in spec["cases"]:
+            stop = began + case["until_s"]
+            pairs: Iterable[int] = range(-case["warm_up"], case["pairs"])
+            for pair in pairs:
+                if pair > 3 and time.monotonic() > stop:
+                    break
+                order = ("apply", "off") if pair % 2 else ("off", "apply")
+                for mode in order:
+                    if mode == "off" and not case["paired"]:
+                        continue
+                    line = {"case": case["name"], "pair": pair, "mode": mode}
+                    results.write(json.dumps({**line, **run(case, mode)}) + "\n")
+    spark.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
