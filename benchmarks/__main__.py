@@ -14,7 +14,13 @@ import sys
 from benchmarks.frame import Options, fresh, report
 from tests.support.places import BUILD, ROOT, spark_environment
 
-NAMES: tuple[str, ...] = ("observe_overhead", "checkpoint_cost", "temp_storage", "restart")
+NAMES: tuple[str, ...] = (
+    "observe_overhead",
+    "checkpoint_cost",
+    "temp_storage",
+    "restart",
+    "plan_latency",
+)
 
 
 def main() -> int:

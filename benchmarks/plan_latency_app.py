@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import phoebe_spark
 from pyspark.sql import DataFrame, SparkSession
+
+import phoebe_spark
 
 TABLES = 12
 BRANCHES = 27
