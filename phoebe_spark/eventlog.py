@@ -13,7 +13,7 @@ import gzip
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
@@ -30,6 +30,7 @@ _SNAPPY_MAGIC = b"\x82SNAPPY\x00"
 _GZIP_MAGIC = b"\x1f\x8b"
 _READ_BYTES = 1 << 20
 _LARGEST_BLOCK = 1 << 30
+_LONGEST_LINE = 1 << 29  # longer than any string of a JVM that an event is written from
 
 
 class UnreadableLogError(Exception):
@@ -95,23 +96,30 @@ def _rolled(directory: Path) -> list[Path]:
     ]
 
 
+Decode = Callable[[bytes], Any]
+"""Makes a JSON value of a line, or None of one that nobody reads; raises
+``orjson.JSONDecodeError``."""
+
+
 class EventReader:
     """Iterates over the decoded lines of one log, in bounded memory.
+
+    ``decode`` may pass over lines that nobody reads (`phoebe_spark.harvest.decode`).
 
     ``lines`` read, ``bad_lines`` that are not JSON objects (skipped), and ``gaps``, files before
     the last one that stop in the middle, count up as the iteration goes: what was lost was lost
     before the event that comes next. After the iteration: ``torn``, whether the log stops in the
-    middle of a line or of a compressed block. Raises
-    ``OSError`` where a file cannot be read and `UnreadableLogError` where the first line of all is
-    not JSON.
+    middle of a line or of a compressed block. Raises ``OSError`` where a file cannot be read and
+    `UnreadableLogError` where the first line of all is not JSON.
     """
 
-    def __init__(self, source: LogSource) -> None:
+    def __init__(self, source: LogSource, decode: Decode = orjson.loads) -> None:
         self.source = source
         self.lines = 0
         self.bad_lines = 0
         self.gaps = 0
         self.torn = False
+        self._decode = decode
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for path in self.source.files:
@@ -122,37 +130,39 @@ class EventReader:
                 yield from self._file(raw, path)
 
     def _file(self, raw: IO[bytes], path: Path) -> Iterator[dict[str, Any]]:
+        decode = self._decode
+        for line in self._lines(raw):
+            if not line or line.isspace():
+                continue
+            self.lines += 1
+            try:
+                value = decode(line)
+            except orjson.JSONDecodeError as error:
+                if self.lines == 1:
+                    raise UnreadableLogError(f"{path.name}: the first line is not JSON") from error
+                self.bad_lines += 1
+                continue
+            if isinstance(value, dict):
+                yield value
+            elif value is not None or line.strip() == b"null":
+                self.bad_lines += 1
+
+    def _lines(self, raw: IO[bytes]) -> Iterator[bytes]:
         rest = b""
         for chunk in self._whole_chunks(raw):
             lines = (rest + chunk).split(b"\n")
             rest = lines.pop()
-            for line in lines:
-                yield from self._decoded(line, path)
+            if len(rest) > _LONGEST_LINE:
+                raise UnreadableLogError("a line of it is longer than Spark can write")
+            yield from lines
         if rest.strip():
             # No newline at the end: whole if it parses, torn if not.
             try:
-                value = orjson.loads(rest)
+                orjson.loads(rest)
             except orjson.JSONDecodeError:
                 self.torn = True
             else:
-                self.lines += 1
-                if isinstance(value, dict):
-                    yield value
-
-    def _decoded(self, line: bytes, path: Path) -> Iterator[dict[str, Any]]:
-        if not line.strip():
-            return
-        self.lines += 1
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            if self.lines == 1:
-                raise UnreadableLogError(f"{path.name}: the first line is not JSON") from error
-            value = None
-        if isinstance(value, dict):
-            yield value
-        else:
-            self.bad_lines += 1
+                yield rest
 
     def _whole_chunks(self, raw: IO[bytes]) -> Iterator[bytes]:
         """Decompressed pieces up to where the file ends or is damaged."""

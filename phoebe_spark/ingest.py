@@ -24,7 +24,7 @@ from typing import Any
 from deltalake.exceptions import DeltaError
 
 from phoebe_spark.eventlog import EventReader, LogSource, UnreadableLogError, find_logs
-from phoebe_spark.harvest import Harvest
+from phoebe_spark.harvest import Harvest, decode
 from phoebe_spark.records import ApplicationRecord, BoundaryRecord, CheckpointRecord, Record
 from phoebe_spark.tables import Tables
 
@@ -190,7 +190,7 @@ def _write(tables: Tables, rows: list[Record], totals: _Totals) -> None:
 def _read(
     source: LogSource, harvest: Harvest, totals: _Totals, report: Callable[[int], None]
 ) -> Iterator[Record]:
-    reader = EventReader(source)
+    reader = EventReader(source, decode)
     lost = 0
 
     def missing() -> list[Record]:
@@ -199,13 +199,15 @@ def _read(
         known, lost = lost, reader.bad_lines + reader.gaps
         return harvest.lost(lost - known) if lost > known else []
 
+    said = 0
     for event in reader:
-        totals.events += 1
-        if totals.events % _PROGRESS_EVERY == 0:
-            report(reader.lines)
+        if reader.lines - said >= _PROGRESS_EVERY:
+            said = reader.lines
+            report(said)
         yield from missing()
         yield from harvest.consume(event)
     yield from missing()
+    totals.events += reader.lines
     totals.bad_lines += reader.bad_lines
     report(reader.lines)
     yield from harvest.close()
@@ -214,7 +216,7 @@ def _read(
 def _name(source: LogSource) -> tuple[str, str] | None:
     """Application id and attempt, from the log's first lines."""
     harvest = Harvest(source=source.kind)
-    for event in islice(EventReader(source), _EVENTS_TO_NAME):
+    for event in islice(EventReader(source, decode), _EVENTS_TO_NAME):
         harvest.consume(event)
         if harvest.app_id is not None:
             return harvest.app_id, harvest.app_attempt

@@ -102,6 +102,8 @@ class Intake:
 
 
 def _run(companion: Companion, intake: Intake) -> int:
+    from phoebe_spark.harvest import decode
+
     while True:
         if lost := intake.take_lost():
             companion.lost(lost)
@@ -113,11 +115,12 @@ def _run(companion: Companion, intake: Intake) -> int:
         if line is None:
             break
         try:
-            message = orjson.loads(line)
+            message = decode(line)
         except orjson.JSONDecodeError:
             companion.unreadable(line)
         else:
-            companion.take(message)
+            if message is not None:
+                companion.take(message)
         companion.tick()
     stored = companion.close()
     return 0 if stored else 1

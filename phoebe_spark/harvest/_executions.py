@@ -6,8 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
+import orjson
+
 from phoebe_spark.harvest import _rows as rows
 from phoebe_spark.harvest._application import ApplicationEvents
+from phoebe_spark.harvest._lines import PLAN_JSON
 from phoebe_spark.harvest._state import (
     ExecutionState,
     JobState,
@@ -30,6 +33,7 @@ from phoebe_spark.records import Record
 from phoebe_spark.templates import Exchange, exchanges
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
+_MOST_PLAN_BYTES = 24 << 20  # of plan versions that wait to be looked at, all executions together
 _PATIENCE = 5_000  # events after which an ended execution no longer waits for its stages
 
 
@@ -40,6 +44,7 @@ class ExecutionEvents(ApplicationEvents):
         super().__init__(source, clock)
         self._consumed = 0
         self._executions: dict[int, ExecutionState] = {}
+        self._plan_bytes = 0  # of plan versions that executions keep
         self._early: OrderedDict[int, ExecutionState] = OrderedDict()
         self._finished: OrderedDict[int, None] = OrderedDict()  # executions
         self._waiting: set[int] = set()  # ended executions whose stages are not done
@@ -103,9 +108,18 @@ class ExecutionEvents(ApplicationEvents):
 
     def _execution_update(self, event: JsonObject) -> Iterable[Record]:
         execution = self._find(integer(event.get("executionId")))
-        if execution is not None:
-            execution.see_plan(parse_plan(obj(event, "sparkPlanInfo")))
+        if execution is None:
+            return ()
+        plan = event.get(PLAN_JSON) or orjson.dumps(obj(event, "sparkPlanInfo"))
+        execution.keep_plan(plan)
+        self._plan_bytes += len(plan)
+        if self._plan_bytes > _MOST_PLAN_BYTES:
+            self._see_later_plans(execution)
         return ()
+
+    def _see_later_plans(self, execution: ExecutionState) -> None:
+        self._plan_bytes -= sum(map(len, execution.later))
+        execution.see_later_plans()
 
     def _execution_end(self, event: JsonObject) -> Iterable[Record]:
         execution_id = integer(event.get("executionId"))
@@ -144,6 +158,7 @@ class ExecutionEvents(ApplicationEvents):
         initial: tuple[Exchange, ...] = ()
         ties, plan = NO_TIES, None
         try:
+            self._see_later_plans(execution)
             if execution.initial is not None:
                 initial = exchanges(execution.initial)
             ties = tie(execution, initial, self._ran_rdd)

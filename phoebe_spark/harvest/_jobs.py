@@ -9,6 +9,7 @@ from datetime import datetime
 from phoebe_spark.harvest import _rows as rows
 from phoebe_spark.harvest._executions import ExecutionEvents
 from phoebe_spark.harvest._state import (
+    ExecutionState,
     JobState,
     StageState,
     first_rdd,
@@ -65,7 +66,10 @@ class JobEvents(ExecutionEvents):
         execution = self._execution(execution_id)
         if execution_id is not None and execution is None:
             return ()  # its execution is over: an event out of order
-        self._jobs[job_id] = JobState(job_id, execution_id, frozenset(stage_ids))
+        without_tasks = {i for info in infos if info.get("Number of Tasks") == 0
+                         and (i := integer(info.get("Stage ID"))) is not None}  # fmt: skip
+        working = frozenset(stage_ids - without_tasks)
+        self._jobs[job_id] = JobState(job_id, execution_id, frozenset(stage_ids), working)
         if execution is not None:
             execution.jobs.add(job_id)
         for stage_id in stage_ids:
@@ -92,7 +96,21 @@ class JobEvents(ExecutionEvents):
         if execution is not None:
             execution.jobs.discard(job.job_id)
             # A failed job alone does not fail an execution: AQE cancels what it no longer needs.
+            succeeded = obj(event, "Job Result").get("Result") == "JobSucceeded"
+            if succeeded and not self._all_known(job, execution):
+                execution.damaged = True
         return ()
+
+    def _all_known(self, job: JobState, execution: ExecutionState) -> bool:
+        """Whether each stage of a job that succeeded was seen to run, there or for an earlier job:
+        event logs do not say where Spark's bus dropped events."""
+        ran = {stage_id for stage_id, _ in execution.stages}
+        for stage_id in job.working - ran:
+            rdd_id = execution.skipped.get(stage_id)
+            if rdd_id is None or rdd_id not in self._ran_rdd:
+                return False
+            self._ran_rdd.move_to_end(rdd_id)
+        return True
 
     def _stage(self, info: JsonObject, properties: JsonObject) -> StageState | None:
         """The state of the stage attempt that ``info`` describes; None for our own stages."""

@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import orjson
+
+from phoebe_spark.harvest._lines import ACCUMULABLES_JSON, accumulator_ids
 from phoebe_spark.harvest._values import JsonObject, count, integer, items, obj, text, time_ms
-from phoebe_spark.plan import PlanNode, exchange_nodes
+from phoebe_spark.plan import PlanNode, exchange_nodes, parse_plan
 from phoebe_spark.templates import Digests
 
 COPY_TIME_METRIC = "checkpoint copy time"
 COPY_BYTES_METRIC = "checkpoint bytes copied"
 
 RESTORED_NODE = "RestoredCheckpoint"
+_RESTORED_JSON = f'"nodeName":"{RESTORED_NODE}'.encode()
 
 WRITE_METRICS = frozenset(
     {
@@ -24,6 +28,12 @@ WRITE_METRICS = frozenset(
     }
 )  # fmt: skip
 """An exchange's metrics that its writer updates; the others are its readers'."""
+
+
+_TELLING_TASKS = 100
+"""In an event log this many tasks of a stage are asked which accumulators they updated; a stage's
+completion lists them all. (The plugin lists each once, with whatever task updates it first.)"""
+_MOST_TASKS = 10_000_000  # of one stage; beyond it no log is believed
 
 
 @dataclass(slots=True)
@@ -64,6 +74,8 @@ class StageState:
     copy_ms: int = 0
     copied_bytes: int = 0
     accumulators: set[int] = field(default_factory=set)
+    seen_tasks: int = 0  # that succeeded at least once
+    seen_indexes: bytearray = field(default_factory=bytearray)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -72,18 +84,58 @@ class StageState:
 
     @property
     def saw_all_tasks(self) -> bool:
-        return self.completed and self.failure is None and self.succeeded >= self.task_count
+        return self.completed and self.failure is None and self.seen_tasks >= self.task_count
 
     def task_ended(self, event: JsonObject) -> None:
         """Add one ended task. Only successful tasks count for times and bytes."""
         info = obj(event, "Task Info")
         launched = time_ms(info, "Launch Time")
-        if launched is not None:
-            self.launched_ms = min(launched, self.launched_ms or launched)
-        reason = text(obj(event, "Task End Reason").get("Reason"))
-        self.writes_shuffle = text(event.get("Task Type")) == "ShuffleMapTask"
+        if launched is not None and (self.launched_ms is None or launched < self.launched_ms):
+            self.launched_ms = launched
+        reason = obj(event, "Task End Reason").get("Reason")
+        self.writes_shuffle = event.get("Task Type") == "ShuffleMapTask"
         copy_ms = copied = 0
-        for accumulable in items(info, "Accumulables"):
+        if "Accumulables" in info:
+            copy_ms, copied = self._accumulables(items(info, "Accumulables"))
+        elif self.succeeded + self.failed + self.killed < _TELLING_TASKS:
+            self.accumulators |= accumulator_ids(event.get(ACCUMULABLES_JSON, b""))
+        if info.get("Killed") is True or reason == "TaskKilled":
+            self.killed += 1
+            return
+        if reason != "Success" or info.get("Failed") is True:
+            self.failed += 1
+            return
+        self.succeeded += 1
+        self._see_task(integer(info.get("Index")) or 0)
+        metrics = obj(event, "Task Metrics").get
+        run_ms = count(metrics("Executor Run Time"))
+        copy_ms = min(copy_ms, run_ms)
+        self.task_times.append(run_ms - copy_ms)
+        self.copy_ms += copy_ms
+        self.copied_bytes += copied
+        self.cpu_ns += count(metrics("Executor CPU Time"))
+        self.gc_ms += count(metrics("JVM GC Time"))
+        self.spill_memory += count(metrics("Memory Bytes Spilled"))
+        self.spill_disk += count(metrics("Disk Bytes Spilled"))
+        self.peak_memory = max(self.peak_memory, count(metrics("Peak Execution Memory")))
+        if read := metrics("Shuffle Read Metrics"):
+            self.read_bytes += count(read.get("Remote Bytes Read"))
+            self.read_bytes += count(read.get("Local Bytes Read"))
+            self.read_rows += count(read.get("Total Records Read"))
+        if write := metrics("Shuffle Write Metrics"):
+            self.write_bytes += count(write.get("Shuffle Bytes Written"))
+            self.write_rows += count(write.get("Shuffle Records Written"))
+        if taken := metrics("Input Metrics"):
+            self.input_bytes += count(taken.get("Bytes Read"))
+            self.input_rows += count(taken.get("Records Read"))
+        if put := metrics("Output Metrics"):
+            self.output_bytes += count(put.get("Bytes Written"))
+            self.output_rows += count(put.get("Records Written"))
+
+    def _accumulables(self, accumulables: list[object]) -> tuple[int, int]:
+        """Add their ids; returns the time, milliseconds, and the bytes of checkpoint copies."""
+        copy_ms = copied = 0
+        for accumulable in accumulables:
             if not isinstance(accumulable, dict) or accumulable.get("Metadata") != "sql":
                 continue
             if (acc_id := integer(accumulable.get("ID"))) is not None:
@@ -93,36 +145,16 @@ class StageState:
                 copy_ms += count(accumulable.get("Update"))
             elif name == COPY_BYTES_METRIC:
                 copied += count(accumulable.get("Update"))
-        if info.get("Killed") is True or reason == "TaskKilled":
-            self.killed += 1
-            return
-        if reason != "Success" or info.get("Failed") is True:
-            self.failed += 1
-            return
-        self.succeeded += 1
-        metrics = obj(event, "Task Metrics")
-        run_ms = count(metrics.get("Executor Run Time"))
-        copy_ms = min(copy_ms, run_ms)
-        self.task_times.append(run_ms - copy_ms)
-        self.copy_ms += copy_ms
-        self.copied_bytes += copied
-        self.cpu_ns += count(metrics.get("Executor CPU Time"))
-        self.gc_ms += count(metrics.get("JVM GC Time"))
-        self.spill_memory += count(metrics.get("Memory Bytes Spilled"))
-        self.spill_disk += count(metrics.get("Disk Bytes Spilled"))
-        self.peak_memory = max(self.peak_memory, count(metrics.get("Peak Execution Memory")))
-        read, write = obj(metrics, "Shuffle Read Metrics"), obj(metrics, "Shuffle Write Metrics")
-        self.read_bytes += count(read.get("Remote Bytes Read")) + count(
-            read.get("Local Bytes Read")
-        )
-        self.read_rows += count(read.get("Total Records Read"))
-        self.write_bytes += count(write.get("Shuffle Bytes Written"))
-        self.write_rows += count(write.get("Shuffle Records Written"))
-        taken, put = obj(metrics, "Input Metrics"), obj(metrics, "Output Metrics")
-        self.input_bytes += count(taken.get("Bytes Read"))
-        self.input_rows += count(taken.get("Records Read"))
-        self.output_bytes += count(put.get("Bytes Written"))
-        self.output_rows += count(put.get("Records Written"))
+        return copy_ms, copied
+
+    def _see_task(self, index: int) -> None:
+        """Count each task once: it may succeed again after its output was lost."""
+        seen = self.seen_indexes
+        if index >= len(seen) and 0 <= index < _MOST_TASKS:
+            seen.extend(bytes(max(index + 1, self.task_count) - len(seen)))
+        if 0 <= index < len(seen) and not seen[index]:
+            seen[index] = 1
+            self.seen_tasks += 1
 
     def stage_info(self, info: JsonObject) -> None:
         """What a stage's start and end events both say of it."""
@@ -167,11 +199,17 @@ class JobState:
     job_id: int
     execution_id: int | None
     stage_ids: frozenset[int]
+    working: frozenset[int]  # those that have tasks: empty inputs make stages without any
 
 
 @dataclass(slots=True)
 class ExecutionState:
-    """One SQL execution. Plan versions other than the first and the last are kept as digests."""
+    """One SQL execution.
+
+    Adaptive execution tells of dozens of plan versions, most of which say nothing new. They are
+    kept as they came (`later`), until the execution is over or they take too much memory; then the
+    last is looked at, and those before it as far as something that ran is not explained.
+    """
 
     execution_id: int
     root_id: int | None = None
@@ -182,25 +220,49 @@ class ExecutionState:
     error: str | None = None
     initial: PlanNode | None = None
     latest: PlanNode | None = None
+    later: list[bytes] = field(default_factory=list)  # versions not looked at, in order, as JSON
     seen: dict[int, SeenExchange] = field(default_factory=dict)
     stages: dict[tuple[int, int], StageState] = field(default_factory=dict)
     jobs: set[int] = field(default_factory=set)  # running
     skipped: dict[int, int] = field(default_factory=dict)  # stage that did not run -> its RDD
     messages: list[JsonObject] = field(default_factory=list)  # `boundary` messages
     restored: bool = False
-    damaged: bool = False  # its plan could not be read
+    damaged: bool = False  # its plan could not be read, or a stage of it was not seen
     end_seen_at: int = 0  # count of events when its end came
 
     def see_plan(self, plan: PlanNode) -> None:
-        """Take in a version of the plan."""
+        """Take in a version of the plan that is newer than all that were seen."""
         self.latest = plan
         # Event logs have no messages of the plugin: the node that reads a checkpoint tells.
         self.restored = self.restored or any(node.kind == RESTORED_NODE for node in plan.walk())
+        self._see_exchanges(plan, set())
+
+    def keep_plan(self, plan: bytes) -> None:
+        """Take in a newer version of the plan, to be looked at later if at all."""
+        self.restored = self.restored or _RESTORED_JSON in plan
+        self.later.append(plan)
+
+    def see_later_plans(self) -> None:
+        """Look at the versions kept, from the last one back until all that ran is explained, and
+        drop them. Raises one of ``UNREADABLE`` for broken ones."""
+        kept, self.later = self.later, []
+        placed: set[int] = set()
+        for version in reversed(kept):
+            plan = parse_plan(orjson.loads(version))
+            if version is kept[-1]:
+                self.latest = plan
+            self._see_exchanges(plan, placed)
+            if self._all_explained():
+                break
+
+    def _see_exchanges(self, plan: PlanNode, placed: set[int]) -> None:
+        """Add the plan's exchanges to `seen`; those in ``placed`` are there from a newer plan."""
         digests = Digests()
         for node in exchange_nodes(plan):
             acc_id = node.shuffle_acc_id
-            if acc_id is None:
+            if acc_id is None or acc_id in placed:
                 continue
+            placed.add(acc_id)
             known = self.seen.get(acc_id)
             if known is not None:  # the same node as before, perhaps elsewhere in the plan
                 self.seen[acc_id] = replace(known, position=node.index)
@@ -212,6 +274,15 @@ class ExecutionState:
                 node.index,
                 frozenset(i for name, i in node.metrics.items() if name not in WRITE_METRICS),
             )
+
+    def _all_explained(self) -> bool:
+        """Whether every shuffle that was written, and every one that the plugin speaks of, is an
+        exchange that was seen."""
+        told = (integer(message.get("acc_id")) for message in self.messages)
+        return all(acc_id is None or acc_id < 0 or acc_id in self.seen for acc_id in told) and all(
+            not stage.writes_shuffle or not stage.accumulators.isdisjoint(self.seen)
+            for stage in self.stages.values()
+        )
 
     @property
     def settled(self) -> bool:

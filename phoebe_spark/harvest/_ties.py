@@ -118,7 +118,9 @@ def _match(
     found = {e.node.shuffle_acc_id: e.boundary_id for e in initial}
     matched: dict[int, str] = {acc: b for acc, b in found.items() if acc is not None}
     taken = {matched[acc] for acc in ran if acc in matched}
-    later = sorted((s for acc, s in seen.items() if acc not in matched), key=lambda s: s.position)
+    later = sorted(
+        (s for acc, s in seen.items() if acc not in matched), key=lambda s: (s.position, s.acc_id)
+    )
     # Those that ran choose first; a boundary is run by one of them.
     for key in ("reuse_key", "template"):
         for exchange in later:

@@ -51,6 +51,8 @@ def integer(value: object) -> int | None:
 
 def count(value: object) -> int:
     """A size, number or duration: absent and negative values are 0."""
+    if value.__class__ is int and 0 <= value <= _LARGEST:
+        return value
     found = integer(value)
     return max(0, found) if found is not None else 0
 

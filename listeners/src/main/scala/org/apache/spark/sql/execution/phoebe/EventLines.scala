@@ -53,6 +53,9 @@ final private[phoebe] class EventLines {
         named("SparkListenerJobEnd")
         g.writeNumberField("Job ID", e.jobId)
         g.writeNumberField("Completion Time", e.time)
+        g.writeObjectFieldStart("Job Result")
+        g.writeStringField("Result", Utils.getFormattedClassName(e.jobResult))
+        g.writeEndObject()
       case e: SparkListenerSQLExecutionStart =>
         named(s"${Sql}SQLExecutionStart")
         g.writeNumberField("executionId", e.executionId)
