@@ -20,6 +20,7 @@ NAMES: tuple[str, ...] = (
     "temp_storage",
     "restart",
     "plan_latency",
+    "ingest",
 )
 
 

@@ -30,7 +30,7 @@ from phoebe_spark.harvest._values import (
 from phoebe_spark.plan import parse_plan
 from phoebe_spark.plan_graph import derive
 from phoebe_spark.records import Record
-from phoebe_spark.templates import Exchange, exchanges
+from phoebe_spark.templates import Exchange
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 _MOST_PLAN_BYTES = 24 << 20  # of plan versions that wait to be looked at, all executions together
@@ -98,9 +98,7 @@ class ExecutionEvents(ApplicationEvents):
         execution.description = text(event.get("description"))
         execution.started_ms = time_ms(event, "time")
         self._saw_time(execution.started_ms)
-        plan = parse_plan(obj(event, "sparkPlanInfo"))
-        execution.initial = plan
-        execution.see_plan(plan)
+        execution.see_first_plan(parse_plan(obj(event, "sparkPlanInfo")))
         if self.source == "live" and self._application is not None:
             # So that a run whose driver vanishes with its machine is known to have begun.
             ending = rows.Ending(execution.started_ms, None, aborted=False, lossy=True)
@@ -159,8 +157,7 @@ class ExecutionEvents(ApplicationEvents):
         ties, plan = NO_TIES, None
         try:
             self._see_later_plans(execution)
-            if execution.initial is not None:
-                initial = exchanges(execution.initial)
+            initial = execution.boundaries
             ties = tie(execution, initial, self._ran_rdd)
             if execution.initial is not None:
                 plan = derive(execution.initial, rows.boundary_facts(execution, initial, ties))
@@ -208,14 +205,12 @@ class ExecutionEvents(ApplicationEvents):
 
 def _boundary_of(execution: ExecutionState, fingerprint: str) -> str | None:
     """The first boundary of the initial plan that the plugin named with this fingerprint."""
-    if execution.initial is None:
-        return None
     named = {
         integer(message.get("acc_id"))
         for message in execution.messages
         if message.get("fingerprint") == fingerprint
     }
-    for exchange in exchanges(execution.initial):
+    for exchange in execution.boundaries:
         if exchange.node.shuffle_acc_id in named:
             return exchange.boundary_id
     return None

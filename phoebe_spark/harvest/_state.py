@@ -12,8 +12,8 @@ import orjson
 
 from phoebe_spark.harvest._lines import ACCUMULABLES_JSON, accumulator_ids
 from phoebe_spark.harvest._values import JsonObject, count, integer, items, obj, text, time_ms
-from phoebe_spark.plan import PlanNode, exchange_nodes, parse_plan
-from phoebe_spark.templates import Digests
+from phoebe_spark.plan import SHUFFLE_WRITE_METRIC, PlanNode, exchange_nodes, parse_plan
+from phoebe_spark.templates import Digests, Exchange, exchanges
 
 COPY_TIME_METRIC = "checkpoint copy time"
 COPY_BYTES_METRIC = "checkpoint bytes copied"
@@ -30,7 +30,7 @@ WRITE_METRICS = frozenset(
 """An exchange's metrics that its writer updates; the others are its readers'."""
 
 
-_TELLING_TASKS = 100
+_TELLING_TASKS = 8
 """In an event log this many tasks of a stage are asked which accumulators they updated; a stage's
 completion lists them all. (The plugin lists each once, with whatever task updates it first.)"""
 _MOST_TASKS = 10_000_000  # of one stage; beyond it no log is believed
@@ -219,6 +219,7 @@ class ExecutionState:
     ended: bool = False
     error: str | None = None
     initial: PlanNode | None = None
+    boundaries: tuple[Exchange, ...] = ()  # exchanges of the first plan
     latest: PlanNode | None = None
     later: list[bytes] = field(default_factory=list)  # versions not looked at, in order, as JSON
     seen: dict[int, SeenExchange] = field(default_factory=dict)
@@ -230,12 +231,14 @@ class ExecutionState:
     damaged: bool = False  # its plan could not be read, or a stage of it was not seen
     end_seen_at: int = 0  # count of events when its end came
 
-    def see_plan(self, plan: PlanNode) -> None:
-        """Take in a version of the plan that is newer than all that were seen."""
-        self.latest = plan
+    def see_first_plan(self, plan: PlanNode) -> None:
+        """Take in the plan that the execution starts with."""
+        self.initial = self.latest = plan
         # Event logs have no messages of the plugin: the node that reads a checkpoint tells.
         self.restored = self.restored or any(node.kind == RESTORED_NODE for node in plan.walk())
-        self._see_exchanges(plan, set())
+        self.boundaries = exchanges(plan)
+        for exchange in self.boundaries:
+            self._see(exchange.node, exchange.template, exchange.reuse_key)
 
     def keep_plan(self, plan: bytes) -> None:
         """Take in a newer version of the plan, to be looked at later if at all."""
@@ -266,14 +269,15 @@ class ExecutionState:
             known = self.seen.get(acc_id)
             if known is not None:  # the same node as before, perhaps elsewhere in the plan
                 self.seen[acc_id] = replace(known, position=node.index)
-                continue
-            self.seen[acc_id] = SeenExchange(
-                acc_id,
-                digests.template(node),
-                digests.reuse_key(node),
-                node.index,
-                frozenset(i for name, i in node.metrics.items() if name not in WRITE_METRICS),
-            )
+            else:
+                self._see(node, digests.template(node), digests.reuse_key(node))
+
+    def _see(self, node: PlanNode, template: str, reuse_key: str) -> None:
+        metrics = node.metrics
+        acc_id = metrics.get(SHUFFLE_WRITE_METRIC)
+        if acc_id is not None:
+            readers = frozenset(i for name, i in metrics.items() if name not in WRITE_METRICS)
+            self.seen[acc_id] = SeenExchange(acc_id, template, reuse_key, node.index, readers)
 
     def _all_explained(self) -> bool:
         """Whether every shuffle that was written, and every one that the plugin speaks of, is an
