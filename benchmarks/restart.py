@@ -31,6 +31,7 @@ from benchmarks.twelve import Prepared, Query, conf, data_of, judge, prepare
 from tests.support import apps, queries
 from tests.support import home as homes
 from tests.support.compare import compare_results
+from tests.support.store import committed as committed_in
 
 Cuts = Literal["oracle", "advised"]
 Kill = Literal["late", "uniform"]
@@ -201,7 +202,7 @@ def _trial(
             if done or not app.running:
                 continue
             app.kill_driver()
-        committed = len(list(store.glob("*/*/manifest.json")))
+        committed = len(committed_in(store))
         submitted_at = time.time()
         resumed_s = _timed(folder / "resumed", prepared, listed, answers, store)
         app_id = homes.app_started_after(prepared.home, submitted_at)

@@ -1,9 +1,9 @@
 """The checkpoint store as a catalogue: reads manifests, writes nothing.
 
-Layout (written by the JVM side): ``<checkpoint.dir>/<fingerprint>/<uuid>/manifest.json`` and data
-files beside it. A directory without a manifest was never committed; one with ``tombstone.json`` is
-damaged and will not be restored again. Stores on other file systems than the local one are read
-through the driver's Hadoop file systems, not here.
+Layout (written by the JVM side, docs/checkpoints.md): ``catalog/<fingerprint>-<attempt>.manifest``
+is the commit, ``.damaged`` beside it a tombstone; the data is under ``data/<fingerprint>/<attempt>``,
+and was never committed if no manifest names it. Stores on other file systems than the local one are
+read through the driver's Hadoop file systems, not here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 
 import orjson
 
-MANIFEST = "manifest.json"
-TOMBSTONE = "tombstone.json"
+CATALOG = "catalog"
+DATA = "data"
+MANIFEST = ".manifest"
+TOMBSTONE = ".damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +49,33 @@ class Checkpoint:
 
 def checkpoints(store: Path) -> Iterator[Checkpoint]:
     """The checkpoints of a store on a local disk, in no order; none when it does not exist."""
-    if not store.is_dir():
-        return
-    for fingerprint in store.iterdir():
-        if fingerprint.is_dir() and not fingerprint.name.startswith("."):
-            for directory in fingerprint.iterdir():
-                if directory.is_dir() and not directory.name.startswith("."):
-                    yield read_checkpoint(directory)
+    catalog = store / CATALOG
+    committed = {m.name.removesuffix(MANIFEST) for m in catalog.glob(f"*{MANIFEST}")}
+    for stem in committed:
+        yield read_checkpoint(store, *stem.rsplit("-", 1))
+    for directory in (store / DATA).glob("*/*"):
+        if f"{directory.parent.name}-{directory.name}" not in committed:
+            yield Checkpoint(
+                str(directory), directory.parent.name, "uncommitted", problem="no manifest"
+            )
 
 
-def read_checkpoint(directory: Path) -> Checkpoint:
-    """One directory of the store; what is unreadable is told in ``problem``, never raised."""
-    path, fingerprint = str(directory), directory.parent.name
+def read_checkpoint(store: Path, fingerprint: str, attempt: str) -> Checkpoint:
+    """One checkpoint of the catalogue; what is unreadable is told in ``problem``, never raised."""
+    directory = store / DATA / fingerprint / attempt
+    stem = f"{fingerprint}-{attempt}"
     try:
-        manifest = orjson.loads((directory / MANIFEST).read_bytes())
+        manifest = orjson.loads((store / CATALOG / f"{stem}{MANIFEST}").read_bytes())
         if not isinstance(manifest, dict):
             raise ValueError("the manifest is not an object")
     except FileNotFoundError:
-        return Checkpoint(path, fingerprint, "uncommitted", problem="no manifest")
+        return Checkpoint(str(directory), fingerprint, "uncommitted", problem="no manifest")
     except (OSError, ValueError) as error:
-        return Checkpoint(path, fingerprint, "damaged", problem=f"manifest: {error}")
-    problem = _problem(directory, manifest)
+        return Checkpoint(str(directory), fingerprint, "damaged", problem=f"manifest: {error}")
+    problem = _problem(directory, store / CATALOG / f"{stem}{TOMBSTONE}", manifest)
     created = manifest.get("created_at_ms")
     return Checkpoint(
-        path,
+        str(directory),
         fingerprint,
         "committed" if problem is None else "damaged",
         **{
@@ -93,8 +98,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     )
 
 
-def _problem(directory: Path, manifest: dict[str, Any]) -> str | None:
-    tombstone = directory / TOMBSTONE
+def _problem(directory: Path, tombstone: Path, manifest: dict[str, Any]) -> str | None:
     if tombstone.exists():
         try:
             return str(orjson.loads(tombstone.read_bytes()).get("why") or "tombstone")
@@ -102,13 +106,11 @@ def _problem(directory: Path, manifest: dict[str, Any]) -> str | None:
             return "tombstone"
     if manifest.get("fingerprint") not in (None, directory.parent.name):
         return "the manifest names another fingerprint"
-    for entry in manifest.get("maps") or ():
-        name, length = entry.get("file"), entry.get("data_bytes")
-        if not name:
-            continue
+    for pack in manifest.get("packs") or ():
+        name, length = pack.get("file"), pack.get("bytes")
         try:
             found = (directory / name).stat().st_size
-        except OSError:
+        except (OSError, TypeError):
             return f"{name} is missing"
         if isinstance(length, int) and found != length:
             return f"{name} has {found} bytes, not {length}"

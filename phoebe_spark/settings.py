@@ -130,6 +130,14 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("failure", "always"),
     ),
     Setting(
+        "checkpoint.upload_threads",
+        "int",
+        2,
+        "Threads of an executor that upload map outputs to the checkpoint store, beside its tasks.",
+        minimum=1,
+        maximum=64,
+    ),
+    Setting(
         "python",
         "text",
         None,

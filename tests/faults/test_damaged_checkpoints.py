@@ -7,7 +7,6 @@ the next submission is right again.
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import apps, home, queries, tpc
+from tests.support import apps, home, queries, store, tpc
 from tests.support.compare import compare_results
 
 SQL = """
@@ -99,11 +98,12 @@ def _topmost(home_: Path, folder: Path, name: str) -> Path:
         if r["event"] == "committed" and r["execution_id"] in executions
     ]
     smallest = min(found, key=lambda r: r["bytes"])
-    return home_ / "checkpoints" / str(smallest["fingerprint"]) / Path(smallest["path"]).name
+    name = Path(smallest["path"]).name
+    return home_ / "checkpoints" / "data" / str(smallest["fingerprint"]) / name
 
 
 def _data_file(checkpoint: Path) -> Path:
-    return max(checkpoint.glob("*.data"), key=lambda f: f.stat().st_size)
+    return max(checkpoint.glob("*.pack"), key=lambda f: f.stat().st_size)
 
 
 def _truncate(checkpoint: Path) -> None:
@@ -118,8 +118,8 @@ def _flip(checkpoint: Path) -> None:
     file.write_bytes(content)
 
 
-def _lose_index(checkpoint: Path) -> None:
-    next(checkpoint.glob("*.index")).unlink()
+def _lose(checkpoint: Path) -> None:
+    _data_file(checkpoint).unlink()
 
 
 def _same(expected: Path, actual: Path, *names: str) -> None:
@@ -132,14 +132,14 @@ def test_damage_before_a_restore_is_computed_around(
     written: tuple[Path, Path], copied: Path, tmp_path: Path
 ) -> None:
     first, _ = written
-    harm: dict[str, Callable[[Path], None]] = {"q1": _truncate, "q2": _flip, "q3": _lose_index}
+    harm: dict[str, Callable[[Path], None]] = {"q1": _truncate, "q2": _flip, "q3": _lose}
     damaged = {name: _topmost(copied, first, name) for name in harm}
     for name, damage in harm.items():
         damage(damaged[name])
     again = _run([_item(most) for most in (1, 2, 3, 4)], tmp_path / "app", copied)
     _same(first, tmp_path / "app", "q1", "q2", "q3", "q4")
     for name, checkpoint in damaged.items():
-        assert (checkpoint / "tombstone.json").exists(), name
+        assert store.in_catalog(checkpoint, "damaged").exists(), name
         assert again.log.count(f"the checkpoint {checkpoint.as_uri().replace('///', '/')}") == 1
     # The boundary below the damaged one was still whole, and was restored in its stead.
     assert _events(copied, tmp_path / "app", "restored") == {"q1", "q2", "q3", "q4"}
@@ -160,7 +160,7 @@ def test_damage_after_the_first_reader_is_one_typed_failure(
     ran = queries.timings(tmp_path / "app")
     assert ran["q4"].error is None
     assert "DamagedCheckpointException" in str(ran["again"].error)
-    assert (checkpoint / "tombstone.json").exists()
+    assert store.in_catalog(checkpoint, "damaged").exists()
     _run([_item(4)], tmp_path / "next", copied)
     _same(first, tmp_path / "next", "q4")
 
@@ -177,10 +177,9 @@ def test_two_drivers_write_the_same_boundaries_at_once(
     for folder in folders:
         _same(written[0], folder, "q2")
         assert _events(home_, folder, "committed") | _events(home_, folder, "restored") == {"q2"}
-    for manifest in (home_ / "checkpoints").glob("*/*/manifest.json"):
-        whole = json.loads(manifest.read_text())
-        sizes = [(manifest.parent / m["file"], m["data_bytes"]) for m in whole["maps"]]
-        assert all(f.stat().st_size == size for f, size in sizes if size)
+    for manifest in store.committed(home_ / "checkpoints"):
+        for pack in store.read_manifest(manifest)["packs"]:
+            assert (store.data_of(manifest) / pack["file"]).stat().st_size == pack["bytes"]
     _run([_item(2)], tmp_path / "next", home_)
     _same(written[0], tmp_path / "next", "q2")
     assert _events(home_, tmp_path / "next", "restored") == {"q2"}
@@ -201,10 +200,10 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_store_costs_the_checkpoint_only(
     written: tuple[Path, Path], full_disk: Path, tmp_path: Path
 ) -> None:
-    store = {"spark__phoebe__checkpoint__dir": str(full_disk / "checkpoints")}
-    finished = _run([_item(3)], tmp_path / "app", tmp_path / "home", **store)
+    place = {"spark__phoebe__checkpoint__dir": str(full_disk / "checkpoints")}
+    finished = _run([_item(3)], tmp_path / "app", tmp_path / "home", **place)
     _same(written[0], tmp_path / "app", "q3")
     assert "No space left on device" in finished.log
     assert _events(tmp_path / "home", tmp_path / "app", "abandoned") == {"q3"}
-    left = list(full_disk.glob("checkpoints/*/*"))
-    assert all((attempt / "manifest.json").exists() for attempt in left), "half an attempt is left"
+    left = store.attempts(full_disk / "checkpoints")
+    assert all(store.in_catalog(a, "manifest").exists() for a in left), "half an attempt is left"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import eventlog, queries, tpc
+from tests.support import eventlog, queries, store, tpc
 from tests.support.apps import RunningApp
 from tests.support.cluster import standalone
 from tests.support.compare import compare_results
@@ -60,7 +60,7 @@ def _kill_after_upstream(folder: Path, plugin: bool) -> tuple[eventlog.AppRun, i
     ):
         _await_slow_stage(app)
         if plugin:
-            assert list((folder / "home" / "checkpoints").glob("*/*/manifest.json"))
+            store.wait_for_commits(folder / "home" / "checkpoints", 1)
         killed_ms = int(time.time() * 1000)
         assert cluster.workers[0].kill_executors()
         finished = app.wait(180).check()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support import apps, eventlog, home, queries, tpc
+from tests.support import apps, eventlog, home, queries, store, tpc
 from tests.support.compare import compare_results
 
 SQL = """
@@ -34,13 +34,13 @@ def _submit(folder: Path, home_: Path, gate: Path | None) -> apps.RunningApp:
 def test_a_killed_job_resumes_and_leaves_no_checkpoint_behind(tmp_path: Path) -> None:
     home_ = tmp_path / "home"
     gate = tmp_path / "gate"
-    store = home_ / "checkpoints"
     with _submit(tmp_path / "first", home_, gate) as app:
         app.wait_for(gate.with_name("gate.reached"))
+        # Two sides of a join, and the aggregate above it.
+        written = store.wait_for_commits(home_ / "checkpoints", 3)
         killed = app.kill_driver()
     assert killed.exit_code < 0
-    written = list(store.glob("*/*/manifest.json"))
-    assert len(written) == 3  # two sides of a join, and the aggregate above it
+    assert len(written) == 3
 
     gate.touch()
     with _submit(tmp_path / "second", home_, gate) as app:
@@ -58,4 +58,4 @@ def test_a_killed_job_resumes_and_leaves_no_checkpoint_behind(tmp_path: Path) ->
     assert statuses.pop(run.app_id) == "finished"
     assert set(statuses.values()) == {"aborted"}
     # It ended well, so what it restored is gone; what the killed run left upstream of that stays.
-    assert len(list(store.glob("*/*/manifest.json"))) == len(written) - 1
+    assert len(store.committed(home_ / "checkpoints")) == len(written) - 1

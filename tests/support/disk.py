@@ -1,7 +1,8 @@
 """Samples the bytes of shuffle files under executors' local directories while something runs.
 
 What is counted is what users see fill up: ``shuffle_*.data`` and ``.index`` files that are in
-place (not a task's scratch files), by their lengths, at short intervals.
+place (not a task's scratch files), by their lengths, at short intervals. A file with several names
+(an upload keeps one of its own) counts once, as long as any of them is there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
+_NAMES = ("shuffle_", "phoebe-upload-shuffle_")
 _MAX_DEPTH = 4  # <local dir>/spark-<uuid>/executor-<uuid>/blockmgr-<uuid>
 
 
@@ -34,7 +36,7 @@ def _block_directories(root: Path, depth: int = 0) -> Iterator[str]:
 
 def shuffle_bytes(roots: Iterable[Path]) -> int:
     """Bytes of the shuffle data and index files now under ``roots``."""
-    total = 0
+    files: dict[tuple[int, int], int] = {}
     for root in roots:
         for block_directory in _block_directories(root):
             for level in _entries(block_directory):
@@ -42,12 +44,13 @@ def shuffle_bytes(roots: Iterable[Path]) -> int:
                     continue
                 for file in _entries(level.path):
                     name = file.name
-                    if name.startswith("shuffle_") and name.endswith((".data", ".index")):
+                    if name.startswith(_NAMES) and name.endswith((".data", ".index")):
                         try:
-                            total += file.stat(follow_symlinks=False).st_size
+                            stat = os.stat(file.path, follow_symlinks=False)
                         except FileNotFoundError:
                             continue
-    return total
+                        files[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(files.values())
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:

@@ -9,16 +9,16 @@ import orjson
 from phoebe_spark.checkpoints import Checkpoint, checkpoints
 
 
-def write(store: Path, fingerprint: str, name: str, names: str | None = None) -> Path:
-    """A checkpoint of two map outputs, as the JVM side lays it out."""
-    directory = store / fingerprint / name
+def write(store: Path, fingerprint: str, attempt: str, names: str | None = None) -> Path:
+    """A checkpoint of two packs, as the JVM side lays it out; returns the data directory."""
+    directory = store / "data" / fingerprint / attempt
     directory.mkdir(parents=True)
-    maps = []
+    packs = []
     for index, size in enumerate((10, 20)):
-        (directory / f"map-{index}.data").write_bytes(b"x" * size)
-        maps.append({"map_index": index, "file": f"map-{index}.data", "data_bytes": size})
+        (directory / f"m{index}.pack").write_bytes(b"x" * size)
+        packs.append({"file": f"m{index}.pack", "bytes": size, "map_ids": [index]})
     manifest = {
-        "format": 1,
+        "format": 2,
         "fingerprint": names or fingerprint,
         "app_id": "app-1",
         "app_attempt": "",
@@ -32,10 +32,16 @@ def write(store: Path, fingerprint: str, name: str, names: str | None = None) ->
         "num_partitions": 8,
         "bytes": 30,
         "rows": 5,
-        "maps": maps,
+        "packs": packs,
     }
-    (directory / "manifest.json").write_bytes(orjson.dumps(manifest))
+    (store / "catalog").mkdir(exist_ok=True)
+    in_catalog(directory, "manifest").write_bytes(orjson.dumps(manifest))
     return directory
+
+
+def in_catalog(directory: Path, suffix: str) -> Path:
+    stem = f"{directory.parent.name}-{directory.name}"
+    return directory.parents[2] / "catalog" / f"{stem}.{suffix}"
 
 
 def only(store: Path) -> Checkpoint:
@@ -57,19 +63,19 @@ def test_a_committed_checkpoint_with_its_figures(tmp_path: Path) -> None:
 
 
 def test_no_manifest_is_not_committed(tmp_path: Path) -> None:
-    (write(tmp_path, "f1", "u1") / "manifest.json").unlink()
+    in_catalog(write(tmp_path, "f1", "u1"), "manifest").unlink()
     assert only(tmp_path).state == "uncommitted"
 
 
 def test_damage_is_seen_and_named(tmp_path: Path) -> None:
     directory = write(tmp_path, "f1", "u1")
-    (directory / "map-1.data").write_bytes(b"x" * 19)
-    assert only(tmp_path).problem == "map-1.data has 19 bytes, not 20"
-    (directory / "map-1.data").unlink()
-    assert only(tmp_path).problem == "map-1.data is missing"
-    (directory / "tombstone.json").write_bytes(orjson.dumps({"why": "checksum differs"}))
+    (directory / "m1.pack").write_bytes(b"x" * 19)
+    assert only(tmp_path).problem == "m1.pack has 19 bytes, not 20"
+    (directory / "m1.pack").unlink()
+    assert only(tmp_path).problem == "m1.pack is missing"
+    in_catalog(directory, "damaged").write_bytes(orjson.dumps({"why": "checksum differs"}))
     assert (only(tmp_path).state, only(tmp_path).problem) == ("damaged", "checksum differs")
-    (directory / "manifest.json").write_bytes(b"{")
+    in_catalog(directory, "manifest").write_bytes(b"{")
     assert only(tmp_path).state == "damaged"
 
 

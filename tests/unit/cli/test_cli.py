@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -173,13 +172,13 @@ def test_explain_in_an_empty_home(tmp_path: Path) -> None:
 
 def test_checkpoints_list_newest_first(tmp_path: Path) -> None:
     for number, fingerprint in enumerate(("f1", "f2")):
-        directory = tmp_path / "checkpoints" / fingerprint / "u"
-        directory.mkdir(parents=True)
-        manifest = {"fingerprint": fingerprint, "created_at_ms": number, "bytes": 1536, "maps": []}
-        (directory / "manifest.json").write_text(json.dumps(manifest))
+        catalog = tmp_path / "checkpoints" / "catalog"
+        catalog.mkdir(parents=True, exist_ok=True)
+        manifest = {"fingerprint": fingerprint, "created_at_ms": number, "bytes": 1536, "packs": []}
+        (catalog / f"{fingerprint}-u.manifest").write_text(json.dumps(manifest))
     rows = run_json("checkpoints", "list", "--home", str(tmp_path))
     assert [row["fingerprint"] for row in rows] == ["f2", "f1"]
-    shutil.rmtree(tmp_path / "checkpoints" / "f1")
+    (tmp_path / "checkpoints" / "catalog" / "f1-u.manifest").unlink()
     code, output = run("checkpoints", "list", "--home", str(tmp_path))
     assert code == 0
     assert "1.5 KiB" in output

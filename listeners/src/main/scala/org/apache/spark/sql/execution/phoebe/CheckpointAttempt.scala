@@ -1,50 +1,220 @@
 package org.apache.spark.sql.execution.phoebe
 
-import scala.jdk.CollectionConverters._
+import scala.collection.mutable
 import scala.util.control.NonFatal
 
-import org.apache.hadoop.fs.Path
-
-import org.apache.spark.{MapOutputTrackerMaster, SPARK_VERSION, ShuffleDependency, SparkEnv}
+import org.apache.spark.{MapOutputTrackerMaster, SparkEnv, SPARK_VERSION}
 import org.apache.spark.internal.Logging
+import org.apache.spark.internal.config.SPECULATION_ENABLED
 import org.apache.spark.io.CompressionCodec
+import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.scheduler.MapStatus
-import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.execution.SQLExecution
+import org.apache.spark.sql.execution.metric.SQLMetrics
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.store._
+import org.apache.spark.storage.BlockManagerId
 import org.apache.spark.util.Utils
 
 /**
- * One attempt to turn a shuffle into a checkpoint: its directory, its commit, and what follows the
- * commit (freeing). Runs on the driver, after the map stage and before its output is announced, so
- * nobody reads the shuffle while its locations change.
+ * One attempt to turn a shuffle into a checkpoint, on the driver: what executors have uploaded, the
+ * commit, and what follows it (readers go to the store, local files are freed).
+ *
+ * The query never waits for any of it. The map stage's outputs are announced as soon as they are
+ * there and read from local files; when the last of them has been uploaded too, the checkpoint is
+ * committed and the outputs' locations in the map output tracker are switched to the store. Tasks
+ * that began before keep their local files (each executor holds a lease for its readers); when the
+ * last lease has ended, the files are freed everywhere.
+ *
+ * {{{
+ * Writing -> Uploading -> Committing -> Committed -> Freed
+ *    \___________\____________\_______> Abandoned
+ * }}}
+ *
+ * @param inputsUnchanged
+ *   looks at the planned input files again, right before the commit
  */
 private[phoebe] final class CheckpointAttempt(
     exchange: CheckpointExchangeExec,
-    runtime: CheckpointRuntime
-) extends Logging {
+    runtime: CheckpointRuntime,
+    inputsUnchanged: () => Either[Reason, Unit]
+) extends CheckpointedShuffle
+    with Logging {
+  import CheckpointAttempt._
 
-  val directory: Path = runtime.store.newAttempt(exchange.fingerprint)
+  private val sc = runtime.phoebe.sparkContext
+  val place: CheckpointPlace = runtime.store.newAttempt(exchange.fingerprint)
+  override val executionId: Long = exchange.executionId
+  private val fingerprint = exchange.fingerprint
+  private val metrics = CheckpointMetrics.all.map(name => name -> exchange.metrics(name)).toMap
+
+  private var state: State = Writing
+  private var shuffleId = -1
+  private var numMaps = 0
+  private var numPartitions = 0
+
+  /** The plan's node, until what it reads has been freed: it holds on to the whole query. */
+  private var node: Option[CheckpointExchangeExec] = Some(exchange)
+
+  /** The outputs that the map stage ended with. */
+  private var ended: Array[MapStatus] = Array.empty
+  private val joined = mutable.Map.empty[String, RpcEndpointRef]
+  private val packs = mutable.Map.empty[String, Pack]
+  private val uploads = mutable.Map.empty[Long, (Pack, UploadedMap)]
+  private var copyNs = 0L
+  private var stored: Option[Stored] = None
+
+  /** Executors that may still read local files. */
+  private val undrained = mutable.Set.empty[String]
+  private var located: Map[BlockManagerId, Array[Long]] = Map.empty
+
+  /** The shuffle has its id: its tasks may report. */
+  def begin(shuffleId: Int, numMaps: Int, numPartitions: Int): Unit = synchronized {
+    this.shuffleId = shuffleId
+    this.numMaps = numMaps
+    this.numPartitions = numPartitions
+  }
+
+  override def isOver: Boolean = synchronized(state == Freed || state == Abandoned)
+  override def isStored: Boolean = synchronized(stored.isDefined)
+  override def isUploading: Boolean = synchronized(state == Uploading || state == Committing)
+  override def executors: Seq[RpcEndpointRef] = synchronized(joined.values.toSeq)
+
+  override def join(executorId: String, executor: RpcEndpointRef): ShuffleState = synchronized {
+    joined(executorId) = executor
+    state match {
+      case Writing | Uploading | Committing =>
+        CheckpointMessages.Uploading(place, stageIsOver = state != Writing)
+      case Committed | Freed => stored.get
+      case Abandoned => Ordinary
+    }
+  }
+
+  override def executorLost(executorId: String): Unit = {
+    synchronized(joined.remove(executorId))
+    drained(executorId)
+  }
+
+  override def uploaded(upload: Upload): Boolean = {
+    val welcome = synchronized {
+      val open = state == Writing || state == Uploading
+      if (open && upload.error == null) {
+        packs(upload.pack.file) = upload.pack
+        upload.maps.foreach(map => uploads(map.mapId) = upload.pack -> map)
+        copyNs += upload.copyNs
+      }
+      open
+    }
+    if (!welcome) false
+    else if (upload.error != null) {
+      abandon(Reason(
+        "copy_failed",
+        s"uploading map output ${upload.maps.head.mapIndex} failed: ${upload.error}",
+        Map("map_index" -> upload.maps.head.mapIndex)
+      ))
+      false
+    } else {
+      commitIfWhole()
+      true
+    }
+  }
+
+  /** The map stage is over, its outputs are announced. */
+  def stageIsOver(): Unit = {
+    val statuses = currentStatuses
+    val lost = statuses.count(_ == null) + math.max(0, numMaps - statuses.length)
+    if (lost == 0) {
+      val waiting = synchronized {
+        if (state == Writing) {
+          ended = statuses
+          state = Uploading
+        }
+        joined.values.toSeq
+      }
+      waiting.foreach(_.send(Flush(shuffleId)))
+      commitIfWhole()
+    } else {
+      abandon(Reason(
+        "map_output_lost",
+        s"$lost of $numMaps map outputs were lost before the commit",
+        Map("lost" -> lost)
+      ))
+    }
+  }
+
+  /** Gives the checkpoint up; the query goes on with an ordinary shuffle. */
+  override def abandon(reason: Reason): Unit = {
+    val mine = synchronized {
+      val open = state == Writing || state == Uploading || state == Committing
+      if (open) state = Abandoned
+      open
+    }
+    if (mine) {
+      logWarning(s"phoebe: checkpoint abandoned, the query goes on: $reason")
+      closeQuietly()
+      tell("abandoned", "reason" -> reason.toJson)
+    }
+  }
+
+  /** The map stage failed, and says so itself. */
+  def discard(): Unit =
+    if (
+      synchronized {
+        val open = state == Writing
+        if (open) state = Abandoned
+        open
+      }
+    ) closeQuietly()
+
+  private def closeQuietly(): Unit = {
+    synchronized { node = None }
+    executors.foreach(_.send(Close(shuffleId)))
+    runtime.store.remove(place)
+  }
+
+  private def currentStatuses: Array[MapStatus] = {
+    val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
+    tracker.shuffleStatuses.get(shuffleId).map(_.withMapStatuses(_.clone())).getOrElse(Array.empty)
+  }
 
   /**
-   * Commits if every winning map output was copied whole and the inputs are still those that were
-   * planned; frees local files then. Anything else abandons the checkpoint, not the query.
-   *
-   * @return bytes freed on local disks
+   * The outputs to commit, one for each map task: those that the stage ended with, or, where an
+   * executor was lost before it had uploaded one, what Spark computed in its stead. None yet if an
+   * upload is missing. The stage is determinate (others are not checkpointed), so either is right.
    */
-  def commit(
-      dependency: ShuffleDependency[Int, InternalRow, InternalRow],
-      reports: CopyReports
-  ): Long = {
-    val statuses = mapStatuses(dependency.shuffleId)
+  private def winners: Option[Array[MapStatus]] = synchronized {
+    if (state != Uploading) None
+    else if (ended.forall(status => uploads.contains(status.mapId))) Some(ended)
+    else {
+      val current = currentStatuses
+      val chosen = ended.indices.map { i =>
+        Seq(ended(i), if (i < current.length) current(i) else null)
+          .find(status => status != null && uploads.contains(status.mapId))
+      }
+      if (chosen.forall(_.isDefined)) Some(chosen.flatten.toArray) else None
+    }
+  }
+
+  private def commitIfWhole(): Unit = {
+    val chosen = synchronized {
+      val whole = winners
+      if (whole.isDefined) state = Committing
+      whole
+    }
+    chosen.foreach { statuses =>
+      // The store and the inputs' file system answer when they like: off the RPC threads.
+      runtime.pool.execute(() => Guard.run("commit")(commit(statuses)))
+    }
+  }
+
+  private def commit(statuses: Array[MapStatus]): Unit = {
     val committed =
-      try {
-        for {
-          manifest <- manifestOf(dependency, statuses, reports)
-          _ <- runtime.inputsUnchanged(exchange.executionId, exchange.fingerprint)
-        } yield {
-          runtime.store.commit(directory, manifest)
+      try inputsUnchanged().map { _ =>
+          val manifest = manifestOf(statuses)
+          runtime.store.commit(place, manifest)
           manifest
         }
-      } catch {
+      catch {
         case NonFatal(e) =>
           Left(Reason(
             "commit_failed",
@@ -53,117 +223,137 @@ private[phoebe] final class CheckpointAttempt(
           ))
       }
     committed match {
-      case Left(reason) =>
-        logWarning(s"phoebe: checkpoint abandoned, the query goes on: $reason")
-        discard()
-        tell("abandoned", "reason" -> reason.toJson)
-        0L
+      case Left(reason) => abandon(reason)
       case Right(manifest) =>
-        runtime.committed(dependency.shuffleId, directory)
-        val copyMs = reports.value.values.asScala.map(_.copyNs).sum / 1000000
-        tell(
-          "committed",
-          "bytes" -> manifest.bytes,
-          "rows" -> manifest.rows,
-          "map_count" -> manifest.numMaps,
-          "partitions" -> manifest.numPartitions,
-          "copy_ms" -> copyMs
-        )
-        val freed = ShuffleFreeing.own(dependency, statuses) + ShuffleFreeing.upstream(exchange)
-        tell("freed", "freed_bytes" -> freed)
-        logInfo(
-          s"phoebe: checkpoint of ${manifest.bytes} bytes committed to $directory, $freed bytes freed"
-        )
-        freed
+        runtime.committed(place)
+        if (switch(statuses, manifest)) {
+          tell(
+            "committed",
+            "bytes" -> manifest.bytes,
+            "rows" -> manifest.rows,
+            "map_count" -> manifest.numMaps,
+            "partitions" -> manifest.numPartitions,
+            "copy_ms" -> copyNs / 1000000
+          )
+          logInfo(s"phoebe: checkpoint of ${manifest.bytes} bytes committed to $place")
+          val unused = synchronized(packs.keySet.toSet) -- manifest.packs.map(_.file)
+          unused.foreach(runtime.store.removePack(place, _))
+          post(CheckpointMetrics.CopyTime -> copyNs / 1000000)
+          post(CheckpointMetrics.BytesCopied -> manifest.bytes)
+          freeUpstream()
+          freeIfDrained()
+        } else runtime.store.remove(place) // given up while the manifest was being written
     }
+  }
+
+  /** New readers go to the store from here on; false if the attempt was given up meanwhile. */
+  private def switch(statuses: Array[MapStatus], manifest: Manifest): Boolean = synchronized {
+    if (state != Committing) false
+    else {
+      located = statuses.groupBy(_.location).map { case (where, there) =>
+        where -> there.map(_.mapId)
+      }
+      val epoch = ShuffleFreeing.moveToStore(shuffleId, statuses)
+      val answer = Stored(place, manifest.packs.map(_.pack).toArray, epoch)
+      stored = Some(answer)
+      state = Committed
+      undrained ++= joined.keys
+      joined.values.foreach(_.send(Switch(shuffleId, answer)))
+      ended = Array.empty
+      uploads.clear()
+      true
+    }
+  }
+
+  override def drained(executorId: String): Unit = {
+    if (synchronized(undrained.remove(executorId))) freeIfDrained()
+  }
+
+  private def freeIfDrained(): Unit = {
+    val mine = synchronized {
+      val free = state == Committed && undrained.isEmpty
+      if (free) state = Freed
+      free
+    }
+    if (mine) runtime.pool.execute { () =>
+      Guard.run("free local files") {
+        val (where, who) = synchronized(located -> joined.toMap)
+        val freed = ShuffleFreeing.own(sc, shuffleId, where, who)
+        tellFreed(freed)
+        logInfo(s"phoebe: $freed bytes of local files freed, they are in $place")
+      }
+    }
+  }
+
+  private def freeUpstream(): Unit = {
+    synchronized(node).foreach { exchange =>
+      if (sc.conf.get(SPECULATION_ENABLED)) awaitDuplicates(exchange)
+      val freed = ShuffleFreeing.upstream(exchange)
+      if (freed > 0) tellFreed(freed)
+    }
+    synchronized { node = None }
+  }
+
+  /**
+   * Speculative duplicates of tasks that have won are being killed and still read upstream: files
+   * that vanish under them would look like a lost executor to Spark.
+   */
+  private def awaitDuplicates(exchange: CheckpointExchangeExec): Unit = {
+    val rdd = exchange.shuffleDependency.rdd.id
+    def running: Boolean =
+      sc.statusStore.stageList(null).exists(s => s.rddIds.contains(rdd) && s.numActiveTasks > 0)
+    val deadline = System.nanoTime() + DuplicatesNs
+    while (running && System.nanoTime() < deadline) Thread.sleep(50)
+  }
+
+  private var freedBytes = 0L
+
+  private def tellFreed(bytes: Long): Unit = {
+    val total = synchronized {
+      freedBytes += bytes
+      freedBytes
+    }
+    post(CheckpointMetrics.FreedBytes -> total)
+    tell("freed", "freed_bytes" -> bytes)
+  }
+
+  private def post(value: (String, Long)): Unit = {
+    val metric = metrics(value._1)
+    metric.set(value._2)
+    SQLMetrics.postDriverMetricUpdates(sc, executionId.toString, Seq(metric))
   }
 
   private def tell(event: String, fields: (String, Any)*): Unit =
-    runtime.tell(exchange.executionId, exchange.fingerprint, event, Some(directory), fields: _*)
+    runtime.tell(executionId, fingerprint, event, Some(place), fields: _*)
 
-  /** Removes whatever this attempt wrote. */
-  def discard(): Unit = runtime.store.remove(directory)
-
-  private def mapStatuses(shuffleId: Int): Array[MapStatus] = {
-    val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
-    tracker.shuffleStatuses.get(shuffleId).map(_.withMapStatuses(_.clone())).getOrElse(Array.empty)
-  }
-
-  /** The winners that the map output tracker names, each with its copy's report. */
-  private def manifestOf(
-      dependency: ShuffleDependency[Int, InternalRow, InternalRow],
-      statuses: Array[MapStatus],
-      reports: CopyReports
-  ): Either[Reason, Manifest] = {
-    val numMaps = dependency.rdd.getNumPartitions
-    val winners =
-      statuses.toSeq.map(status => Option(status).flatMap(s => Option(reports.value.get(s.mapId))))
-    val lost = statuses.count(_ == null)
-    val failure = winners.flatten.find(_.error != null)
-    val blocks = numMaps.toLong * dependency.partitioner.numPartitions
-    if (blocks > CheckpointAttempt.MaxBlocks) {
-      Left(
-        Reason(
-          "too_many_blocks",
-          s"$numMaps map outputs of ${dependency.partitioner.numPartitions} partitions: too fine",
-          Map("blocks" -> blocks)
-        )
-      )
-    } else if (statuses.length != numMaps || lost > 0) {
-      Left(Reason(
-        "map_output_lost",
-        s"$lost of $numMaps map outputs were lost before the commit",
-        Map("lost" -> lost)
-      ))
-    } else if (failure.isDefined) {
-      val what = failure.get
-      Left(Reason(
-        "copy_failed",
-        s"copying map output ${what.mapIndex} failed: ${what.error}",
-        Map("map_index" -> what.mapIndex)
-      ))
-    } else if (winners.exists(_.isEmpty)) {
-      Left(Reason(
-        "copy_missing",
-        s"${winners.count(_.isEmpty)} of $numMaps map outputs have no copy"
-      ))
-    } else {
-      val maps = winners.flatten.map { r =>
-        ManifestMap(
-          r.mapIndex,
-          r.mapId,
-          CheckpointStore.dataName(r.mapIndex, r.mapId),
-          r.dataBytes,
-          r.indexCrc,
-          r.rows,
-          r.sizes
-        )
-      }
-      val sc = exchange.session.sparkContext
-      Right(
-        Manifest(
-          format = Manifest.Format,
-          fingerprint = exchange.fingerprint,
-          appId = sc.applicationId,
-          appAttempt = sc.applicationAttemptId.getOrElse(""),
-          appName = sc.appName,
-          user = sc.sparkUser,
-          executionId = exchange.executionId,
-          sparkVersion = SPARK_VERSION,
-          pluginVersion = PhoebeRuntime.pluginVersion,
-          createdAtMs = System.currentTimeMillis(),
-          host = Utils.localHostName(),
-          pid = ProcessHandle.current().pid(),
-          codec = CheckpointAttempt.codec(sc.conf),
-          numMaps = numMaps,
-          numPartitions = dependency.partitioner.numPartitions,
-          bytes = maps.map(_.dataBytes).sum,
-          rows = maps.map(_.rows).sum,
-          dataSizeBytes = winners.flatten.map(_.dataSizeBytes).sum,
-          maps = maps
-        )
-      )
+  private def manifestOf(statuses: Array[MapStatus]): Manifest = {
+    val (held, maps) = synchronized {
+      val found = statuses.map(status => uploads(status.mapId))
+      (found.map(_._1).distinctBy(_.file), found.map(_._2))
     }
+    Manifest(
+      format = Manifest.Format,
+      fingerprint = fingerprint,
+      appId = sc.applicationId,
+      appAttempt = sc.applicationAttemptId.getOrElse(""),
+      appName = sc.appName,
+      user = sc.sparkUser,
+      executionId = executionId,
+      sparkVersion = SPARK_VERSION,
+      pluginVersion = PhoebeRuntime.pluginVersion,
+      createdAtMs = System.currentTimeMillis(),
+      host = Utils.localHostName(),
+      pid = ProcessHandle.current().pid(),
+      codec = codec(sc.conf),
+      numMaps = numMaps,
+      numPartitions = numPartitions,
+      bytes = maps.map(_.bytes).sum,
+      rows = maps.map(_.rows).sum,
+      dataSizeBytes = maps.map(_.dataSize).sum,
+      packs = held.map(ManifestPack.of).toSeq,
+      mapIds = statuses.map(_.mapId).toSeq,
+      statuses = Manifest.encodeStatuses(statuses.toSeq)
+    )
   }
 }
 
@@ -171,8 +361,15 @@ private[phoebe] object CheckpointAttempt {
   import org.apache.spark.SparkConf
   import org.apache.spark.internal.config.SHUFFLE_COMPRESS
 
-  /** A manifest holds a byte for each block (map output times partition), on the driver. */
-  val MaxBlocks: Long = 16L << 20
+  private val DuplicatesNs = 5L * 1000 * 1000 * 1000
+
+  sealed private trait State
+  private case object Writing extends State
+  private case object Uploading extends State
+  private case object Committing extends State
+  private case object Committed extends State
+  private case object Freed extends State
+  private case object Abandoned extends State
 
   /** How the stored bytes are compressed: they are read back with this application's codec. */
   def codec(conf: SparkConf): String =

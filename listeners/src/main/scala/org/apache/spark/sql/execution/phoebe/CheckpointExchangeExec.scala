@@ -3,7 +3,7 @@ package org.apache.spark.sql.execution.phoebe
 import scala.concurrent.Future
 
 import org.apache.spark.{MapOutputStatistics, ShuffleDependency}
-import org.apache.spark.rdd.{RDD, RDDOperationScope}
+import org.apache.spark.rdd.{DeterministicLevel, RDD, RDDOperationScope}
 import org.apache.spark.serializer.Serializer
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.plans.logical.Statistics
@@ -31,6 +31,7 @@ private[phoebe] object CheckpointMetrics {
   val CopyTime = "checkpoint copy time"
   val BytesCopied = "checkpoint bytes copied"
   val FreedBytes = "checkpoint freed bytes"
+  val all: Seq[String] = Seq(CopyTime, BytesCopied, FreedBytes)
 }
 
 /** What a shuffle exchange of ours shares with Spark's: name, metrics, metrics reporters. */
@@ -72,6 +73,7 @@ private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
       names.map(metrics)
     )
 
+  /** Where tasks find the store's part of this shuffle. */
   protected def source: CheckpointSource
 
   override def getShuffleRDD(partitionSpecs: Array[ShufflePartitionSpec]): RDD[InternalRow] =
@@ -82,8 +84,9 @@ private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
 }
 
 /**
- * A shuffle whose map output also becomes a durable checkpoint, and whose local files, with those
- * upstream that nothing else reads, are freed once it is committed.
+ * A shuffle whose map output also becomes a durable checkpoint, uploaded beside the query, and whose
+ * local files, with those upstream that nothing else reads, are freed once it is committed
+ * ([[CheckpointAttempt]]).
  *
  * Everything that adaptive execution sees (statistics, partitioning, metrics) is what
  * [[ShuffleExchangeExec]] shows. A checkpoint that cannot be written or committed leaves an
@@ -122,17 +125,12 @@ case class CheckpointExchangeExec(
 
   @transient lazy val inputRDD: RDD[InternalRow] = child.execute()
 
-  @transient private lazy val reports: CopyReports = {
-    val made = new CopyReports
-    sparkContext.register(made)
-    made
-  }
-
-  /** One attempt of this node at a checkpoint: its directory in the store, and its commit. */
-  @transient private lazy val attempt: CheckpointAttempt = new CheckpointAttempt(this, runtime)
+  /** One attempt of this node at a checkpoint: its place in the store, and its commit. */
+  @transient private lazy val attempt: CheckpointAttempt =
+    new CheckpointAttempt(this, runtime, runtime.inputsUnchanged(executionId, fingerprint))
 
   @transient override protected lazy val source: CheckpointSource =
-    CheckpointSource(attempt.directory.toString, runtime.hadoopConf, restored = false)
+    CheckpointSource(attempt.place, runtime.hadoopConf, restored = false)
 
   @transient override lazy val shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow] =
     RDDOperationScope.withScope(sparkContext, nodeName, false, true, rddScopeId) {
@@ -145,28 +143,28 @@ case class CheckpointExchangeExec(
       )
       // The same dependency with another write processor. The first one's shuffle id goes unused
       // and is forgotten with it.
-      val blocks = plain.rdd.getNumPartitions.toLong * plain.partitioner.numPartitions
-      val dependency = if (blocks > CheckpointAttempt.MaxBlocks) plain
-      else new ShuffleDependency[Int, InternalRow, InternalRow](
-        plain.rdd,
-        plain.partitioner,
-        plain.serializer,
-        plain.keyOrdering,
-        plain.aggregator,
-        plain.mapSideCombine,
-        new CheckpointWriteProcessor(
-          attempt.directory.toString,
-          runtime.hadoopConf,
-          writeMetrics,
-          longMetric("dataSize"),
-          longMetric(CheckpointMetrics.CopyTime),
-          longMetric(CheckpointMetrics.BytesCopied),
-          reports
-        ),
-        plain.rowBasedChecksums,
-        plain.checksumMismatchFullRetryEnabled,
-        plain.checksumMismatchQueryLevelRollbackEnabled
+      val dependency =
+        if (plain.rdd.outputDeterministicLevel == DeterministicLevel.INDETERMINATE) {
+          attempt.abandon(CheckpointExchangeExec.Indeterminate)
+          plain
+        } else new ShuffleDependency[Int, InternalRow, InternalRow](
+          plain.rdd,
+          plain.partitioner,
+          plain.serializer,
+          plain.keyOrdering,
+          plain.aggregator,
+          plain.mapSideCombine,
+          new CheckpointWriteProcessor(source, writeMetrics, longMetric("dataSize")),
+          plain.rowBasedChecksums,
+          plain.checksumMismatchFullRetryEnabled,
+          plain.checksumMismatchQueryLevelRollbackEnabled
+        )
+      attempt.begin(
+        dependency.shuffleId,
+        plain.rdd.getNumPartitions,
+        plain.partitioner.numPartitions
       )
+      runtime.shuffles.put(dependency.shuffleId, attempt)
       metrics("numPartitions").set(dependency.partitioner.numPartitions)
       postDriverMetric("numPartitions")
       dependency
@@ -176,29 +174,15 @@ case class CheckpointExchangeExec(
     if (inputRDD.getNumPartitions == 0) Future.successful(null)
     else {
       val action = sparkContext.submitMapStage(shuffleDependency)
-      // Cancelling cancels the map stage; what follows it is short.
       futureAction.set(Some(action))
-      val properties = sparkContext.getLocalProperties
-      action.transform { result =>
-        // Whatever happens in here, fatal errors too, the query must hear that its stage is done.
-        try afterMapStage(result.isSuccess, properties.getProperty(SQLExecution.EXECUTION_ID_KEY))
-        catch { case e: Throwable => logError("phoebe: failed after a map stage", e) }
-        result
+      // The outputs are announced at once; what becomes of the checkpoint is not waited for.
+      action.onComplete { result =>
+        Guard.run("after a map stage") {
+          if (result.isSuccess) attempt.stageIsOver() else attempt.discard()
+        }
       }(runtime.pool)
+      action
     }
-
-  private def afterMapStage(succeeded: Boolean, executionId: String): Unit = {
-    if (!succeeded) Guard.run("abandon")(attempt.discard())
-    else Guard.run("commit") {
-      val freed = attempt.commit(shuffleDependency, reports)
-      if (freed > 0) {
-        val metric = metrics(CheckpointMetrics.FreedBytes)
-        metric.set(freed)
-        SQLMetrics.postDriverMetricUpdates(sparkContext, executionId, Seq(metric))
-      }
-    }
-    reports.reset()
-  }
 
   override def numMappers: Int = shuffleDependency.rdd.getNumPartitions
 
@@ -210,4 +194,13 @@ case class CheckpointExchangeExec(
 
   override protected def withNewChildInternal(newChild: SparkPlan): CheckpointExchangeExec =
     copy(child = newChild)(runtime)
+}
+
+private[phoebe] object CheckpointExchangeExec {
+
+  /** A retry may give other rows, so Spark rolls back all that has read the first ones. */
+  private val Indeterminate = Reason(
+    "indeterminate",
+    "the rows of this boundary can differ from one attempt of its stage to the next"
+  )
 }

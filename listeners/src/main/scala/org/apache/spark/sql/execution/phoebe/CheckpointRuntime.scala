@@ -7,11 +7,12 @@ import scala.concurrent.{Await, ExecutionContext, ExecutionContextExecutorServic
 import scala.concurrent.duration._
 import scala.jdk.CollectionConverters._
 
-import org.apache.hadoop.fs.Path
-
+import org.apache.spark.SparkEnv
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
-import org.apache.spark.scheduler.{SparkListener, SparkListenerEvent}
+import org.apache.spark.scheduler.{SparkListener, SparkListenerEvent, SparkListenerExecutorRemoved}
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages.Stored
+import org.apache.spark.sql.execution.phoebe.store._
 import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd
 import org.apache.spark.util.{SerializableConfiguration, ShutdownHookManager, ThreadUtils}
 
@@ -21,11 +22,11 @@ import org.apache.spark.util.{SerializableConfiguration, ShutdownHookManager, Th
  */
 private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
     with Logging {
-  import CheckpointRuntime.InputLook
+  import CheckpointRuntime._
 
   private val sc = phoebe.sparkContext
-  val store =
-    new CheckpointStore(phoebe.settings.checkpointDir, sc.hadoopConfiguration, sc.sparkUser)
+  val store = new CheckpointStore(phoebe.settings.checkpointDir, sc.hadoopConfiguration)
+  val shuffles = new CheckpointedShuffles
 
   /** Commits and removals wait for executors and for the store; never on Spark's own threads. */
   val pool: ExecutionContextExecutorService = ExecutionContext.fromExecutorService(
@@ -36,16 +37,16 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     SerializableConfiguration.broadcast(sc, sc.hadoopConfiguration)
 
   private val executions = new ConcurrentHashMap[Long, ExecutionState]()
-  private val written = ConcurrentHashMap.newKeySet[Path]()
-  private val stored = ConcurrentHashMap.newKeySet[Int]()
-  private val restoredDirectories = ConcurrentHashMap.newKeySet[Path]()
+  private val written = ConcurrentHashMap.newKeySet[CheckpointPlace]()
+  private val restoredPlaces = ConcurrentHashMap.newKeySet[CheckpointPlace]()
+  private val clock = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-checkpoint-clock")
   private val mayWait = new AtomicBoolean(true)
   @volatile private var failures = 0
 
   /** What the store held when the application started, read once in the background. */
-  private val index = CompletableFuture.supplyAsync[Map[String, CommittedCheckpoint]](
+  private val index = CompletableFuture.supplyAsync[Map[String, Seq[CatalogEntry]]](
     () =>
-      Guard("read the store's index", Map.empty[String, CommittedCheckpoint]) {
+      Guard("read the store's index", Map.empty[String, Seq[CatalogEntry]]) {
         store.prepare()
         store.readIndex()
       },
@@ -57,22 +58,16 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
    * the advice timeout: the first query of a resumed job is the one that has most to restore. Once
    * that was in vain nobody waits again.
    */
-  def known(): Map[String, CommittedCheckpoint] =
+  def known(): Map[String, Seq[CatalogEntry]] =
     if (index.isDone || mayWait.compareAndSet(true, false)) {
-      Guard("wait for the store's index", Map.empty[String, CommittedCheckpoint]) {
+      Guard("wait for the store's index", Map.empty[String, Seq[CatalogEntry]]) {
         index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
       }
     } else Map.empty
 
   def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
 
-  /** Whether this application's shuffle has its outputs in the store. */
-  def isInStore(shuffleId: Int): Boolean = stored.contains(shuffleId)
-
-  def committed(shuffleId: Int, directory: Path): Unit = {
-    written.add(directory)
-    stored.add(shuffleId)
-  }
+  def committed(place: CheckpointPlace): Unit = written.add(place)
 
   lazy val restorer = new Restorer(this)
 
@@ -82,14 +77,18 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       shuffleId: Int,
       checkpoint: CommittedCheckpoint
   ): Unit = {
-    stored.add(shuffleId)
-    restoredDirectories.add(checkpoint.directory)
+    val packs = checkpoint.manifest.packs.map(_.pack).toArray
+    shuffles.put(
+      shuffleId,
+      new RestoredShuffle(exchange.executionId, Stored(checkpoint.place, packs, 0L))
+    )
+    restoredPlaces.add(checkpoint.place)
     val manifest = checkpoint.manifest
     tell(
       exchange.executionId,
       exchange.fingerprint,
       "restored",
-      Some(checkpoint.directory),
+      Some(checkpoint.place),
       "bytes" -> manifest.bytes,
       "rows" -> manifest.rows,
       "map_count" -> manifest.numMaps,
@@ -97,26 +96,27 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       "from_app_id" -> manifest.appId
     )
     logInfo(
-      s"phoebe: restores ${manifest.bytes} bytes that ${manifest.appId} left in ${checkpoint.directory}"
+      s"phoebe: restores ${manifest.bytes} bytes that ${manifest.appId} left in ${checkpoint.place}"
     )
   }
 
   /**
-   * Looks at the planned inputs again, right before a commit; a store of inputs that takes long to
-   * answer costs the checkpoint, not the query.
+   * Looks at the planned inputs again, right before a commit, which may come after the execution's
+   * end; a store of inputs that takes long to answer costs the checkpoint, not the query.
    */
-  def inputsUnchanged(executionId: Long, fingerprint: String): Either[Reason, Unit] =
+  def inputsUnchanged(executionId: Long, fingerprint: String): () => Either[Reason, Unit] =
     Option(executions.get(executionId)).map(_.verdicts.get(fingerprint)) match {
       case Some(Verdict.Write(_, inputsUnchanged)) =>
-        val look = Future(inputsUnchanged())(pool)
-        try {
-          if (Await.result(look, InputLook)) Right(())
-          else Left(Reason("input_changed", "an input file changed between planning and commit"))
-        } catch {
-          case _: TimeoutException =>
-            Left(Reason("input_look_timeout", s"listing the inputs again took over $InputLook"))
-        }
-      case _ => Left(Reason("execution_over", "the execution ended before the commit"))
+        () =>
+          val look = Future(inputsUnchanged())(pool)
+          try {
+            if (Await.result(look, InputLook)) Right(())
+            else Left(Reason("input_changed", "an input file changed between planning and commit"))
+          } catch {
+            case _: TimeoutException =>
+              Left(Reason("input_look_timeout", s"listing the inputs again took over $InputLook"))
+          }
+      case _ => () => Left(Reason("execution_over", "the execution ended before it ran"))
     }
 
   /** Sends a `checkpoint` message (docs/protocol.md). */
@@ -124,7 +124,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       executionId: Long,
       fingerprint: String,
       event: String,
-      directory: Option[Path],
+      place: Option[CheckpointPlace],
       fields: (String, Any)*
   ): Unit = {
     Option(executions.get(executionId)).foreach(_.settled.add(fingerprint))
@@ -134,7 +134,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       "execution_id" -> executionId,
       "fingerprint" -> fingerprint,
       "event" -> event,
-      "path" -> directory.map(PhoebeSettings.plain),
+      "path" -> place.map(p => PhoebeSettings.plain(p.directory)),
       "time" -> System.currentTimeMillis()
     ) ++ fields
     phoebe.companion.send(CheckpointRuntime.fields.map(name =>
@@ -155,7 +155,33 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
         )
       }
       executions.remove(end.executionId)
+      // Never on this thread: executors and the store are spoken to.
+      clock.execute(() => Guard.run("forget shuffles")(shuffles.sweep()))
+      if (shuffles.of(end.executionId).exists(!_.isOver)) {
+        clock.schedule(
+          (() => giveUpLate(end.executionId)): Runnable,
+          UploadGraceMs,
+          TimeUnit.MILLISECONDS
+        )
+      }
     case _ =>
+  }
+
+  /** What an execution left to be uploaded may still become a checkpoint, but not for ever. */
+  private def giveUpLate(executionId: Long): Unit =
+    shuffles.of(executionId).filterNot(_.isOver).foreach { shuffle =>
+      Guard.run("give up an upload")(shuffle.abandon(LateUpload))
+    }
+
+  override def onExecutorRemoved(removed: SparkListenerExecutorRemoved): Unit =
+    clock.execute { () =>
+      Guard.run("note a lost executor")(shuffles.all.foreach(_.executorLost(removed.executorId)))
+    }
+
+  /** What is still being uploaded is wanted by the next submission; no query waits any more. */
+  private def awaitUploads(): Unit = {
+    val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(CloseMs)
+    while (shuffles.all.exists(_.isUploading) && System.nanoTime() < deadline) Thread.sleep(20)
   }
 
   /**
@@ -166,8 +192,12 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
    */
   def close(): Unit = {
     val well = failures == 0 && !ShutdownHookManager.inShutdown()
-    if (well && phoebe.settings.removeWhenDone) {
-      (written.asScala ++ restoredDirectories.asScala).foreach(store.release(_, sc.applicationId))
+    val remove = well && phoebe.settings.removeWhenDone
+    if (!remove) awaitUploads()
+    clock.shutdownNow()
+    shuffles.all.foreach(_.abandon(ApplicationOver))
+    if (remove) {
+      (written.asScala ++ restoredPlaces.asScala).foreach(store.release(_, sc.applicationId))
     }
     pool.shutdown()
   }
@@ -175,6 +205,18 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
 private[phoebe] object CheckpointRuntime {
   private val InputLook = 10.seconds
+
+  /** How long uploads may go on after their execution has ended. */
+  private val UploadGraceMs = 60000L
+
+  /** How long an application's end may wait for uploads that the next one can use. */
+  private val CloseMs = 10000L
+  private val LateUpload = Reason(
+    "upload_late",
+    s"not uploaded within ${UploadGraceMs / 1000} s after the query's end"
+  )
+  private val ApplicationOver =
+    Reason("application_over", "the application ended before the checkpoint was whole")
   private val NotRun = Reason(
     "not_run",
     "the boundary did not run as planned: adaptive execution dropped or changed it, or the query ended"
@@ -204,6 +246,11 @@ private[phoebe] object CheckpointRuntime {
       case _ =>
         val made = new CheckpointRuntime(phoebe)
         phoebe.sparkContext.addSparkListener(made)
+        val rpcEnv = SparkEnv.get.rpcEnv
+        rpcEnv.setupEndpoint(
+          CheckpointEndpoint.Name,
+          new CheckpointEndpoint(rpcEnv, made.shuffles)
+        )
         phoebe.slot.set(made)
         made
     }

@@ -4,9 +4,6 @@ import java.util.concurrent.ExecutionException
 
 import scala.util.control.NonFatal
 
-import com.google.common.cache.{Cache, CacheBuilder, Weigher}
-import org.apache.hadoop.fs.Path
-
 import org.apache.spark.{
   InterruptibleIterator,
   Partition,
@@ -15,8 +12,8 @@ import org.apache.spark.{
   TaskContext,
   TaskKilledException
 }
-import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
+import org.apache.spark.rdd.RDD
 import org.apache.spark.shuffle.{BaseShuffleHandle, BlockStoreShuffleReader, FetchFailedException}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.execution.{
@@ -29,20 +26,10 @@ import org.apache.spark.sql.execution.{
   ShufflePartitionSpec
 }
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleReadMetricsReporter}
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages.Stored
+import org.apache.spark.sql.execution.phoebe.store._
 import org.apache.spark.storage.{BlockId, BlockManagerId, ShuffleBlockId}
-import org.apache.spark.util.{CompletionIterator, SerializableConfiguration}
-
-/**
- * Where a checkpoint's files are, for readers on executors.
- *
- * @param restored whether another application wrote it: then nothing upstream can recompute a
- *                 damaged output, and damage leaves a tombstone so that the next run does not meet it
- */
-private[phoebe] final case class CheckpointSource(
-    directory: String,
-    conf: Broadcast[SerializableConfiguration],
-    restored: Boolean
-)
+import org.apache.spark.util.CompletionIterator
 
 /**
  * Reads a shuffle whose map outputs may be in the checkpoint store.
@@ -74,6 +61,11 @@ private[phoebe] final class CheckpointShuffleRDD(
     super.getPreferredLocations(partition).filterNot(StoreLocation.isStoreHost)
 
   override def compute(split: Partition, context: TaskContext): Iterator[InternalRow] = {
+    val id = dependency.shuffleId
+    // Before the locations are looked up: what they name stays until this task ends.
+    val known = Guard("join a checkpoint", Option.empty[Stored]) {
+      ExecutorCheckpoints.get.reading(id, context)
+    }
     val (startMap, endMap, startReduce, endReduce) =
       split.asInstanceOf[ShuffledRowRDDPartition].spec match {
         case CoalescedPartitionSpec(start, end, _) => (0, Int.MaxValue, start, end)
@@ -83,19 +75,21 @@ private[phoebe] final class CheckpointShuffleRDD(
         case CoalescedMapperPartitionSpec(start, end, reducers) => (start, end, 0, reducers)
       }
     val blocks = SparkEnv.get.mapOutputTracker
-      .getMapSizesByExecutorId(dependency.shuffleId, startMap, endMap, startReduce, endReduce)
+      .getMapSizesByExecutorId(id, startMap, endMap, startReduce, endReduce)
       .toSeq
-    val (stored, elsewhere) = blocks.partition { case (location, _) =>
+    val (inStore, elsewhere) = blocks.partition { case (location, _) =>
       StoreLocation.matches(location)
     }
-    if (stored.isEmpty) super.compute(split, context)
+    if (inStore.isEmpty) super.compute(split, context)
     else {
       val metrics =
         new SQLShuffleReadMetricsReporter(
           context.taskMetrics().createTempShuffleReadMetrics(),
           readMetrics
         )
-      val fromStore = new StoreShuffleReader(dependency, source, context, metrics).read(stored)
+      val stored = known.orElse(ExecutorCheckpoints.get.stored(id))
+      val fromStore = new StoreShuffleReader(dependency, source, context, metrics)
+        .read(inStore, stored, startReduce, endReduce, endMap == Int.MaxValue)
       if (elsewhere.isEmpty) fromStore
       else {
         val fromExecutors = new BlockStoreShuffleReader(
@@ -110,135 +104,150 @@ private[phoebe] final class CheckpointShuffleRDD(
   }
 }
 
-/** Reads shuffle blocks out of a checkpoint, one map output after the other, within one task. */
+/** Reads shuffle blocks out of a checkpoint, one after the other, within one task. */
 private[phoebe] final class StoreShuffleReader(
     dependency: ShuffleDependency[Int, InternalRow, InternalRow],
     source: CheckpointSource,
     context: TaskContext,
     metrics: SQLShuffleReadMetricsReporter
 ) extends Logging {
-  import StoreShuffleReader.indexes
-
-  private val directory = new Path(source.directory)
-  private val fs = CheckpointStore.fileSystem(directory, source.conf.value.value)
   private val serializer = dependency.serializer.newInstance()
   private val wrap = SparkEnv.get.serializerManager
-  private var open: MapFileReader = _
-  private var openMapId = -1L
-  context.addTaskCompletionListener[Unit](_ => close())
 
-  private def close(): Unit = if (open != null) {
-    try open.close()
-    catch { case NonFatal(e) => logDebug(s"closing a checkpoint file failed: $e") }
-    open = null
-  }
-
-  /** The file of a map output; the blocks of one come one after the other. */
-  private def fileOf(mapIndex: Int, mapId: Long, index: MapFileIndex): MapFileReader = {
-    if (open == null || openMapId != mapId) {
-      close()
-      val path = new Path(directory, CheckpointStore.dataName(mapIndex, mapId))
-      open = new MapFileReader(fs, path, index)
-      openMapId = mapId
-    }
-    open
-  }
-
+  /**
+   * @param stored
+   *   where the packs are; None if the driver knows nothing of them, then Spark computes the blocks
+   */
   def read(
-      blocks: Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])]
+      blocks: Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])],
+      stored: Option[Stored],
+      startReduce: Int,
+      endReduce: Int,
+      allMaps: Boolean
   ): Iterator[InternalRow] = {
-    val rows = blocks.iterator.flatMap { case (location, ids) =>
-      ids.iterator.flatMap { case (id, _, mapIndex) =>
-        readBlock(location, id.asInstanceOf[ShuffleBlockId], mapIndex)
+    val places = blocks.iterator.flatMap { case (location, ids) =>
+      ids.iterator.map { case (id, _, mapIndex) =>
+        id.asInstanceOf[ShuffleBlockId].mapId -> (location, mapIndex)
+      }
+    }.toMap
+    val first = blocks.head._2.head._1.asInstanceOf[ShuffleBlockId]
+    var current = (first.mapId, first.reduceId)
+
+    def guarded[T](body: => T): T =
+      try body
+      catch {
+        case e: TaskKilledException => throw e
+        case e: FetchFailedException => throw e
+        case NonFatal(e) =>
+          context.killTaskIfInterrupted()
+          val (mapId, reduceId) = current
+          val (location, mapIndex) = places(mapId)
+          fail(e, location, mapId, mapIndex, reduceId)
+      }
+
+    val segments = guarded {
+      val table = stored.getOrElse(
+        throw new DamagedFileException(s"nothing is known of the checkpoint ${source.place}")
+      )
+      val reader = new PackReader(table.place.directory, source.conf.value.value)
+      context.addTaskCompletionListener[Unit](_ => closeQuietly(reader))
+      reader.read(wishes(table, blocks, startReduce, endReduce, allMaps))
+    }
+    val rows = new Iterator[Iterator[InternalRow]] {
+      override def hasNext: Boolean = guarded(segments.hasNext)
+      override def next(): Iterator[InternalRow] = guarded {
+        val segment = segments.next()
+        current = (segment.mapId, segment.partition)
+        metrics.incRemoteBlocksFetched(1)
+        metrics.incRemoteBytesRead(segment.bytes)
+        val block = ShuffleBlockId(dependency.shuffleId, segment.mapId, segment.partition)
+        val pairs =
+          serializer.deserializeStream(wrap.wrapStream(block, segment.stream)).asKeyValueIterator
+        new Iterator[InternalRow] {
+          override def hasNext: Boolean = guarded(pairs.hasNext)
+          override def next(): InternalRow = guarded {
+            metrics.incRecordsRead(1)
+            pairs.next()._2.asInstanceOf[InternalRow]
+          }
+        }
       }
     }
     new InterruptibleIterator(
       context,
       CompletionIterator[InternalRow, Iterator[InternalRow]](
-        rows,
+        rows.flatten,
         context.taskMetrics().mergeShuffleReadMetrics()
       )
     )
   }
 
-  private def readBlock(
-      location: BlockManagerId,
-      block: ShuffleBlockId,
-      mapIndex: Int
-  ): Iterator[InternalRow] = {
-    def guarded[T](body: => T): T =
-      try body
-      catch failing(location, block, mapIndex)
-    val (length, pairs) = guarded {
-      val index = indexOf(mapIndex, block.mapId)
-      val segment = fileOf(mapIndex, block.mapId, index).segment(block.reduceId)
-      val stream = wrap.wrapStream(block, segment)
-      (index.lengths(block.reduceId), serializer.deserializeStream(stream).asKeyValueIterator)
-    }
-    metrics.incRemoteBlocksFetched(1)
-    metrics.incRemoteBytesRead(length)
-    new Iterator[InternalRow] {
-      override def hasNext: Boolean = guarded(pairs.hasNext)
-      override def next(): InternalRow = guarded {
-        metrics.incRecordsRead(1)
-        pairs.next()._2.asInstanceOf[InternalRow]
+  private def wishes(
+      table: Stored,
+      blocks: Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])],
+      startReduce: Int,
+      endReduce: Int,
+      allMaps: Boolean
+  ): Seq[PackWish] = {
+    val counts = scala.collection.mutable.LongMap.empty[Int]
+    blocks.foreach(_._2.foreach { case (id, _, _) =>
+      val mapId = id.asInstanceOf[ShuffleBlockId].mapId
+      counts(mapId) = counts.getOrElse(mapId, 0) + 1
+    })
+    val found = table.packs.toSeq.flatMap { pack =>
+      val wanted = pack.mapIds.filter(counts.contains)
+      if (wanted.isEmpty) None
+      else {
+        val sequential = allMaps || wanted.length == pack.mapIds.length
+        Some(PackWish(
+          pack,
+          wanted.toSet,
+          startReduce,
+          endReduce,
+          wanted.map(counts).sum,
+          sequential
+        ))
       }
     }
+    if (found.map(_.mapIds.size).sum != counts.size) {
+      throw new DamagedFileException(s"map outputs are missing from the checkpoint ${table.place}")
+    }
+    found
   }
 
-  private def indexOf(mapIndex: Int, mapId: Long): MapFileIndex = {
-    val file = MapFile(mapIndex, mapId, None)
-    indexes.get(
-      s"${source.directory}/${CheckpointStore.indexName(mapIndex, mapId)}",
-      () => CheckpointStore.readIndex(fs, directory, file)
-    )
-  }
+  private def closeQuietly(reader: PackReader): Unit =
+    try reader.close()
+    catch { case NonFatal(e) => logDebug(s"closing a checkpoint file failed: $e") }
 
   /**
    * What cannot be read becomes a fetch failure of this one map output, and Spark recomputes it. A
    * restored one cannot be recomputed: there only damage is final, anything else is left to Spark's
    * ordinary task retries.
    */
-  private def failing[T](
+  private def fail(
+      e: Throwable,
       location: BlockManagerId,
-      block: ShuffleBlockId,
-      mapIndex: Int
-  ): PartialFunction[Throwable, T] = {
-    case e: TaskKilledException => throw e
-    case e: FetchFailedException => throw e
-    case NonFatal(e) =>
-      context.killTaskIfInterrupted()
-      val cause = e match {
-        case wrapped: ExecutionException if wrapped.getCause != null => wrapped.getCause
-        case other => other
-      }
-      if (source.restored) {
-        if (!CheckpointStore.isDamage(cause)) throw cause
-        CheckpointStore.writeTombstone(directory, source.conf.value.value, cause.toString)
-      }
-      val message =
-        s"phoebe: map output $mapIndex of the checkpoint ${source.directory} cannot be read: $cause"
-      throw new FetchFailedException(
-        location,
-        block.shuffleId,
-        block.mapId,
-        mapIndex,
-        block.reduceId,
-        message,
-        cause
-      )
+      mapId: Long,
+      mapIndex: Int,
+      reduceId: Int
+  ): Nothing = {
+    val cause = e match {
+      case wrapped: ExecutionException if wrapped.getCause != null => wrapped.getCause
+      case other => other
+    }
+    if (source.restored) {
+      if (!StoreFiles.isDamage(cause)) throw cause
+      StoreFiles.writeTombstone(source.place, source.conf.value.value, cause.toString)
+    }
+    val message =
+      s"phoebe: map output $mapIndex of the checkpoint ${source.place} cannot be read: $cause"
+    throw new FetchFailedException(
+      location,
+      dependency.shuffleId,
+      mapId,
+      mapIndex,
+      reduceId,
+      message,
+      cause
+    )
   }
-}
-
-private[phoebe] object StoreShuffleReader {
-  private val CacheBytes = 32L << 20
-
-  /** Indexes of map files that this executor has read lately, by path. */
-  private val indexes: Cache[String, MapFileIndex] = CacheBuilder
-    .newBuilder()
-    .maximumWeight(CacheBytes)
-    .weigher(new Weigher[String, MapFileIndex] {
-      override def weigh(path: String, index: MapFileIndex): Int = index.weight + path.length
-    })
-    .build()
 }

@@ -9,6 +9,7 @@ import org.apache.spark.sql.classic
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.adaptive.QueryStageExec
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
+import org.apache.spark.sql.execution.phoebe.store.{CatalogEntry, CommittedCheckpoint}
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Fingerprinter}
 
 /**
@@ -87,7 +88,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     val fingerprinter = newFingerprinter()
     val prints = boundaries.map(b => fingerprinter(b.exchange))
     val known =
-      if (prints.exists(_.isRight)) runtime.known() else Map.empty[String, CommittedCheckpoint]
+      if (prints.exists(_.isRight)) runtime.known() else Map.empty[String, Seq[CatalogEntry]]
 
     // Downstream first (pre-order): what lies upstream of a restored boundary needs no look.
     val restores = mutable.Map.empty[String, Verdict.Restore]
@@ -98,18 +99,15 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
         case (b, Right(print))
             if known.contains(print.hash) && !vanished.containsKey(b.exchange) &&
               mayRestore(state.verdicts.get(print.hash)) =>
-          val admitted =
-            restores.contains(print.hash) || (runtime.restorer.admit(known(print.hash)) match {
-              case Right(_) => true
-              case Left(reason) =>
-                damaged(print.hash) = reason
-                false
-            })
-          if (admitted) {
-            restores(print.hash) =
-              Verdict.Restore(restoredReason(known(print.hash)), known(print.hash))
-            b.exchange.child.foreach(vanished.put(_, true))
+          if (!restores.contains(print.hash)) {
+            runtime.restorer.admit(known(print.hash)) match {
+              case Right(checkpoint) =>
+                restores(print.hash) =
+                  Verdict.Restore(restoredReason(checkpoint), checkpoint)
+              case Left(reason) => damaged(print.hash) = reason
+            }
           }
+          if (restores.contains(print.hash)) b.exchange.child.foreach(vanished.put(_, true))
         case _ =>
       }
     }

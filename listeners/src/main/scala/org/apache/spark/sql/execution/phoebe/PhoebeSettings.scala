@@ -30,6 +30,7 @@ final class PhoebeSettings private (val values: Map[String, String]) {
   def python: String = values("python")
   def adviceTimeoutMs: Long = values("advice.timeout_ms").toLong
   def minDurationMs: Long = values("min_duration_ms").toLong
+  def uploadThreads: Int = values("checkpoint.upload_threads").toInt
   def queueCapacity: Int = values("harvest.queue_capacity").toInt
 
   /** What the test setting `force` names. */
@@ -150,6 +151,10 @@ object PhoebeSettings {
       new PhoebeSettings(defaults + python ++ set.map { case (d, v) => d.name -> v.trim })
     }
   }
+
+  /** For executors, which are started with the application's settings, good or bad. */
+  private[phoebe] def uploadThreads(conf: SparkConf): Int =
+    read(conf).map(_.uploadThreads).getOrElse(1)
 
   /** Keys under `spark.phoebe.` that no setting declares: most likely misspelt. */
   def unknownKeys(conf: SparkConf): Seq[String] = {

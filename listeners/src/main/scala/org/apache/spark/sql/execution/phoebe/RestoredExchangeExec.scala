@@ -14,7 +14,6 @@ import org.apache.spark.{
   TaskContext
 }
 import org.apache.spark.rdd.RDD
-import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.Attribute
 import org.apache.spark.sql.catalyst.plans.logical.Statistics
@@ -23,6 +22,7 @@ import org.apache.spark.sql.execution.{LeafExecNode, SparkPlan, UnsafeRowSeriali
 import org.apache.spark.sql.execution.exchange.ShuffleOrigin
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
 import org.apache.spark.sql.execution.phoebe.fingerprint.CarriesOriginal
+import org.apache.spark.sql.execution.phoebe.store.{CommittedCheckpoint, Manifest}
 
 /**
  * A shuffle that was written by an earlier application: its map outputs are in the checkpoint
@@ -51,17 +51,13 @@ case class RestoredExchangeExec(
   private def manifest: Manifest = checkpoint.manifest
 
   @transient override protected lazy val source: CheckpointSource =
-    CheckpointSource(
-      checkpoint.directory.toString,
-      runtime.hadoopConf,
-      restored = true
-    )
+    CheckpointSource(checkpoint.place, runtime.hadoopConf, restored = true)
 
   /** Registered with the map output tracker before anyone can ask for it: all its outputs are there. */
   @transient override lazy val shuffleDependency
       : ShuffleDependency[Int, InternalRow, InternalRow] = {
     val dependency = new ShuffleDependency[Int, InternalRow, InternalRow](
-      new RestoredMapOutputRDD(sparkContext, manifest.numMaps, checkpoint.directory.toString),
+      new RestoredMapOutputRDD(sparkContext, manifest.numMaps, checkpoint.place.toString),
       new PartitionIdPassthrough(manifest.numPartitions),
       new UnsafeRowSerializer(child.output.size, longMetric("dataSize"))
     )
@@ -69,12 +65,9 @@ case class RestoredExchangeExec(
     if (!tracker.containsShuffle(dependency.shuffleId)) {
       tracker.registerShuffle(dependency.shuffleId, manifest.numMaps, manifest.numPartitions)
     }
-    manifest.maps.foreach { map =>
-      tracker.registerMapOutput(
-        dependency.shuffleId,
-        map.mapIndex,
-        MapStatus(StoreLocation(dependency.shuffleId, map.mapIndex), map.blockSizes, map.mapId)
-      )
+    manifest.mapStatuses.zipWithIndex.foreach { case (status, i) =>
+      status.updateLocation(StoreLocation(dependency.shuffleId, i))
+      tracker.registerMapOutput(dependency.shuffleId, i, status)
     }
     runtime.restored(this, dependency.shuffleId, checkpoint)
     metrics("numPartitions").set(manifest.numPartitions)

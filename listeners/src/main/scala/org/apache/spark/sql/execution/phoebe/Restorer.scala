@@ -1,5 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
+import java.io.FileNotFoundException
 import java.util.concurrent.ConcurrentHashMap
 
 import scala.util.control.NonFatal
@@ -9,6 +10,7 @@ import org.apache.hadoop.conf.Configuration
 import org.apache.spark.{SPARK_VERSION, SparkContext}
 import org.apache.spark.internal.Logging
 import org.apache.spark.sql.execution.SQLExecution
+import org.apache.spark.sql.execution.phoebe.store._
 
 /**
  * Decides whether a committed checkpoint may stand in for a boundary: it was written by the same
@@ -20,35 +22,57 @@ import org.apache.spark.sql.execution.SQLExecution
  */
 private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging {
   private val sc: SparkContext = runtime.phoebe.sparkContext
-  private val verified = ConcurrentHashMap.newKeySet[String]()
-  private val refused = new ConcurrentHashMap[String, Reason]()
+  private val admitted = new ConcurrentHashMap[CheckpointPlace, CommittedCheckpoint]()
+  private val refused = new ConcurrentHashMap[CheckpointPlace, Reason]()
 
-  /** Right when `checkpoint` is whole; each checkpoint is read once in an application. */
-  def admit(checkpoint: CommittedCheckpoint): Either[Reason, Unit] = {
-    val key = checkpoint.directory.toString
-    if (verified.contains(key)) Right(())
-    else if (refused.containsKey(key)) Left(refused.get(key))
+  /**
+   * The first of a fingerprint's checkpoints, newest first, that is whole; Left says what is wrong
+   * with the newest. Each is read once in an application.
+   */
+  def admit(entries: Seq[CatalogEntry]): Either[Reason, CommittedCheckpoint] = {
+    val answers = entries.to(LazyList).map(admit)
+    answers.collectFirst { case right @ Right(_) => right }.getOrElse(answers.head)
+  }
+
+  private def admit(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] = {
+    val place = entry.place
+    if (admitted.containsKey(place)) Right(admitted.get(place))
+    else if (refused.containsKey(place)) Left(refused.get(place))
     else {
       val answer =
         try {
           for {
+            checkpoint <- read(entry)
             _ <- compatible(checkpoint.manifest)
-            _ <- pinned(checkpoint)
+            _ <- pinned(place)
             _ <- whole(checkpoint)
-          } yield ()
+          } yield checkpoint
         } catch {
           case e @ (NonFatal(_) | _: LinkageError) =>
-            Left(Reason("check_failed", s"the checkpoint $key could not be checked: $e"))
+            Left(Reason("check_failed", s"the checkpoint $place could not be checked: $e"))
         }
       answer match {
-        case Right(_) => verified.add(key)
+        case Right(checkpoint) => admitted.put(place, checkpoint)
         case Left(reason) =>
-          refused.put(key, reason)
+          refused.put(place, reason)
           logWarning(s"phoebe: not restored, the boundary is computed: $reason")
       }
       answer
     }
   }
+
+  private def read(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] =
+    try {
+      val checkpoint = runtime.store.readManifest(entry)
+      if (checkpoint.manifest.user == sc.sparkUser) Right(checkpoint)
+      else Left(Reason("other_user", "the checkpoint is another user's"))
+    } catch {
+      case _: FileNotFoundException =>
+        Left(Reason("checkpoint_gone", s"the checkpoint ${entry.place} was removed"))
+      case e: DamagedFileException =>
+        StoreFiles.writeTombstone(entry.place, sc.hadoopConfiguration, e.getMessage)
+        Left(damaged(entry.place, e.getMessage, 1))
+    }
 
   private def compatible(manifest: Manifest): Either[Reason, Unit] = {
     val codec = CheckpointAttempt.codec(sc.conf)
@@ -65,38 +89,55 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
     } else Right(())
   }
 
-  private def pinned(checkpoint: CommittedCheckpoint): Either[Reason, Unit] =
-    if (runtime.store.pin(checkpoint, sc.applicationId)) Right(())
-    else Left(Reason("checkpoint_gone", s"the checkpoint ${checkpoint.directory} was removed"))
+  private def pinned(place: CheckpointPlace): Either[Reason, Unit] =
+    if (runtime.store.pin(place, sc.applicationId)) Right(())
+    else Left(Reason("checkpoint_gone", s"the checkpoint $place was removed"))
 
   private def whole(checkpoint: CommittedCheckpoint): Either[Reason, Unit] = {
-    val directory = checkpoint.directory
-    val maps = checkpoint.manifest.maps.map(m =>
-      MapFile(m.mapIndex, m.mapId, Some(m.indexCrc)) -> m.dataBytes
-    )
+    val place = checkpoint.place
+    val packs = checkpoint.manifest.packs.map(_.pack)
     val conf = runtime.hadoopConf
-    val path = directory.toString
-    val slices = math.max(1, math.min(maps.size, 2 * sc.defaultParallelism))
+    val slices = math.max(1, math.min(packs.size, 2 * sc.defaultParallelism))
     val problems = CheckpointJobs.internally(sc) {
-      sc.parallelize(maps, slices)
-        .flatMap { case (map, bytes) =>
-          val local: Configuration = conf.value.value
-          CheckpointStore.verify(new org.apache.hadoop.fs.Path(path), local, map, bytes)
-        }
+      sc.parallelize(packs, slices)
+        .flatMap(pack => Restorer.verify(place, conf.value.value, pack))
         .collect()
     }
     problems.headOption match {
       case None => Right(())
       case Some(problem) =>
-        CheckpointStore.writeTombstone(directory, sc.hadoopConfiguration, problem)
-        Left(
-          Reason(
-            "checkpoint_damaged",
-            s"the checkpoint $path is damaged: $problem",
-            Map("path" -> path, "files" -> problems.length)
-          )
-        )
+        StoreFiles.writeTombstone(place, sc.hadoopConfiguration, problem)
+        Left(damaged(place, problem, problems.length))
     }
+  }
+
+  private def damaged(place: CheckpointPlace, problem: String, files: Int): Reason =
+    Reason(
+      "checkpoint_damaged",
+      s"the checkpoint $place is damaged: $problem",
+      Map("path" -> place.toString, "files" -> files)
+    )
+}
+
+private[phoebe] object Restorer {
+
+  /**
+   * Reads every byte of a pack.
+   *
+   * @return
+   *   what is damaged, if anything
+   * @throws java.io.IOException
+   *   if the store cannot be read, which says nothing about the checkpoint
+   */
+  def verify(place: CheckpointPlace, conf: Configuration, pack: Pack): Option[String] = {
+    val reader = new PackReader(place.directory, conf)
+    try {
+      reader.verify(pack)
+      None
+    } catch {
+      case e: DamagedFileException => Some(e.getMessage)
+      case e: FileNotFoundException => Some(s"a file is missing: ${e.getMessage}")
+    } finally reader.close()
   }
 }
 

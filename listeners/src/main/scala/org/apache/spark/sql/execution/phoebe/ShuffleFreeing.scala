@@ -3,11 +3,14 @@ package org.apache.spark.sql.execution.phoebe
 import java.util.{Collections, IdentityHashMap}
 
 import scala.collection.mutable
+import scala.concurrent.Await
+import scala.concurrent.duration._
 
-import org.apache.spark.{MapOutputTrackerMaster, ShuffleDependency, SparkEnv}
+import org.apache.spark.{MapOutputTrackerMaster, SparkContext, SparkEnv}
 import org.apache.spark.internal.Logging
+import org.apache.spark.network.shuffle.ExternalBlockStoreClient
+import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.scheduler.MapStatus
-import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.execution.{
   CommandResultExec,
   ReusedSubqueryExec,
@@ -21,39 +24,92 @@ import org.apache.spark.sql.execution.adaptive.{
 }
 import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
 import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeLike}
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages.Free
+import org.apache.spark.storage.BlockManagerId
 
-/** Removes shuffle files that a committed checkpoint has made superfluous, on every executor. */
+/** Moves a committed shuffle to the store, and removes the files that this has made superfluous. */
 private[phoebe] object ShuffleFreeing extends Logging {
+  private val FreeTimeout = 60.seconds
 
   private def tracker: MapOutputTrackerMaster =
     SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
 
   /**
-   * Removes a committed shuffle's local files and says that its outputs are in the store.
+   * Says in the map output tracker that a shuffle's outputs are in the store: those that it still
+   * has, and those that it has lost with an executor. What Spark has computed anew stays where it is.
    *
-   * `BlockManagerMaster.removeShuffle` also makes the driver forget the shuffle (in 4.2.0; its own
-   * block manager gets the message too): left so, Spark would run everything upstream again. Hence
-   * it is registered anew, whatever became of the removal: what was committed can be read.
+   * Only locations change: `BlockManagerMaster.removeShuffle` would make the driver forget the shuffle
+   * (SPARK-53898 is not in 4.2.0), and running jobs would compute everything upstream again.
    *
-   * @return bytes that the files had, as the map statuses estimate them
+   * @return
+   *   the tracker's epoch, from which on executors see the new locations
+   */
+  def moveToStore(shuffleId: Int, statuses: Array[MapStatus]): Long = {
+    tracker.shuffleStatuses.get(shuffleId).foreach { registered =>
+      val missing = registered.withMapStatuses { current =>
+        current.indices.filter { i =>
+          if (current(i) != null && current(i).mapId == statuses(i).mapId) {
+            current(i).updateLocation(StoreLocation(shuffleId, i))
+          }
+          current(i) == null
+        }
+      }
+      missing.foreach { i =>
+        statuses(i).updateLocation(StoreLocation(shuffleId, i))
+        tracker.registerMapOutput(shuffleId, i, statuses(i))
+      }
+      registered.invalidateSerializedMapOutputStatusCache()
+    }
+    tracker.incrementEpoch()
+    tracker.getEpoch
+  }
+
+  /**
+   * Removes the local files of a shuffle that has moved to the store, on the executors that have
+   * them, and through the external shuffle service where the executor is gone.
+   *
+   * @param located
+   *   map ids by where they were before
+   * @return
+   *   bytes removed from local disks, as far as executors say
    */
   def own(
-      dependency: ShuffleDependency[Int, InternalRow, InternalRow],
-      statuses: Array[MapStatus]
+      sc: SparkContext,
+      shuffleId: Int,
+      located: Map[BlockManagerId, Array[Long]],
+      executors: Map[String, RpcEndpointRef]
   ): Long = {
-    val id = dependency.shuffleId
-    val partitions = dependency.partitioner.numPartitions
-    try remove(id)
-    finally {
-      tracker.unregisterShuffle(id)
-      tracker.registerShuffle(id, statuses.length, partitions)
-      statuses.indices.foreach { i =>
-        statuses(i).updateLocation(StoreLocation(id, i))
-        tracker.registerMapOutput(id, i, statuses(i))
+    val answers = located.toSeq.flatMap { case (where, mapIds) =>
+      executors.get(where.executorId) match {
+        case Some(executor) => Some(executor.ask[Long](Free(shuffleId, mapIds)))
+        case None =>
+          removeFromService(shuffleId, where, mapIds)
+          None
       }
-      tracker.incrementEpoch() // executors forget the locations that they may have cached
     }
-    bytes(statuses, partitions)
+    val freed = answers.map { answer =>
+      Guard("free local files on an executor", 0L)(Await.result(answer, FreeTimeout))
+    }.sum
+    unpin(sc, shuffleId)
+    freed
+  }
+
+  /** With dynamic allocation an executor is kept for shuffle files: those are gone. */
+  private def unpin(sc: SparkContext, shuffleId: Int): Unit =
+    sc.executorAllocationManager.foreach(_.executorMonitor.shuffleCleaned(shuffleId))
+
+  private def removeFromService(
+      shuffleId: Int,
+      where: BlockManagerId,
+      mapIds: Array[Long]
+  ): Unit = SparkEnv.get.blockManager.blockStoreClient match {
+    case service: ExternalBlockStoreClient =>
+      val resolver = SparkEnv.get.shuffleManager.shuffleBlockResolver
+      val blocks = mapIds.flatMap(resolver.getBlocksForShuffle(shuffleId, _)).map(_.toString)
+      Guard.run("free local files of a lost executor") {
+        service.removeBlocks(where.host, where.port, where.executorId, blocks)
+      }
+    case _ => // gone with their executor
   }
 
   /**
@@ -75,7 +131,9 @@ private[phoebe] object ShuffleFreeing extends Logging {
         val inside = new Walk(exchange)
         exchange.children.foreach(inside.from)
         val freeable = inside.materialized.filterNot { case (id, canonical) =>
-          exchange.runtime.isInStore(id) || outside.materialized.contains(id) ||
+          exchange.runtime.shuffles.get(id).exists(_.isStored) || outside.materialized.contains(
+            id
+          ) ||
           outside.pending(canonical)
         }
         freeable.keys.toSeq.map { id =>
@@ -91,6 +149,7 @@ private[phoebe] object ShuffleFreeing extends Logging {
           maps.filterNot(_ => tracker.containsShuffle(id)).foreach { n =>
             tracker.registerShuffle(id, n, inside.partitions(id))
           }
+          unpin(exchange.runtime.phoebe.sparkContext, id)
           size
         }.sum
       }
@@ -121,7 +180,7 @@ private[phoebe] object ShuffleFreeing extends Logging {
           val id = stage.shuffle.shuffleId
           materialized(id) = stage._canonicalized
           partitions(id) = stage.shuffle.numPartitions
-          if (!freeing.runtime.isInStore(id)) from(stage.plan)
+          if (!freeing.runtime.shuffles.get(id).exists(_.isStored)) from(stage.plan)
         case stage: ShuffleQueryStageExec =>
           pending += stage._canonicalized
           from(stage.plan)

@@ -6,6 +6,9 @@ import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.Path
 import org.scalatest.funsuite.AnyFunSuite
 
+import org.apache.spark.scheduler.MapStatus
+import org.apache.spark.sql.execution.phoebe.store._
+
 /** Nothing is read that was not committed whole. */
 class ManifestSuite extends AnyFunSuite {
   private val conf = new Configuration
@@ -30,30 +33,49 @@ class ManifestSuite extends AnyFunSuite {
       bytes = 30,
       rows = 5,
       dataSizeBytes = 60,
-      maps = Seq(
-        ManifestMap(0, 10, "m0-10.data", 10, 77, 2, Manifest.encodeSizes(Array(0L, 4L, 6L))),
-        ManifestMap(1, 12, "m1-12.data", 20, 78, 3, Manifest.encodeSizes(Array(20L, 0L, 0L)))
-      )
+      packs = Seq(ManifestPack("m0-10.pack", 100, 60, 77, 64, Seq(10L, 11L, 12L))),
+      mapIds = Seq(10L, 12L),
+      statuses = Manifest.encodeStatuses(Seq(
+        MapStatus(StoreLocation(1, 0), Array(0L, 4L, 6L), 10L),
+        MapStatus(StoreLocation(1, 1), Array(20L, 0L, 0L), 12L)
+      ))
     )
 
   private def store(): CheckpointStore = {
     val root = Files.createTempDirectory("phoebe-store").resolve("checkpoints")
-    val made = new CheckpointStore(new Path(root.toUri), conf, "ann")
+    val made = new CheckpointStore(new Path(root.toUri), conf)
     made.prepare()
     made
   }
 
-  private def commit(to: CheckpointStore, manifest: Manifest): Path = {
-    val directory = to.newAttempt(manifest.fingerprint)
-    to.commit(directory, manifest)
-    directory
+  private def commit(to: CheckpointStore, manifest: Manifest): CheckpointPlace = {
+    val place = to.newAttempt(manifest.fingerprint)
+    StoreFiles.fileSystem(to.root, conf).mkdirs(place.directory)
+    to.commit(place, manifest)
+    place
   }
 
   test("a manifest reads back equal, its block sizes with it") {
     val whole = manifest("f")
     val again = Manifest.decode(Manifest.encode(whole), "m")
     assert(again == whole)
-    assert(again.maps.head.blockSizes.toSeq.map(_ > 0) == Seq(false, true, true))
+    assert(again.mapStatuses.map(_.mapId).toSeq == again.mapIds)
+    val sizes = again.mapStatuses.map(status => (0 until 3).map(status.getSizeForBlock))
+    assert(sizes.head.map(_ > 0) == Seq(false, true, true))
+    assert(sizes.last == Seq(21, 0, 0), "Spark's own compressed sizes")
+  }
+
+  test("very many partitions are kept as Spark keeps them") {
+    val sizes = Array.tabulate(5000)(i => if (i % 2 == 0) 0L else 1000L)
+    val status = MapStatus(StoreLocation(1, 0), sizes, 10L)
+    val one = manifest("f").copy(
+      numMaps = 1,
+      mapIds = Seq(10L),
+      statuses = Manifest.encodeStatuses(Seq(status))
+    )
+    val again = Manifest.decode(Manifest.encode(one), "m").mapStatuses.head
+    assert(again.getClass == status.getClass)
+    sizes.indices.foreach(i => assert(again.getSizeForBlock(i) == status.getSizeForBlock(i)))
   }
 
   test("any changed byte, and any manifest that does not add up, is refused") {
@@ -66,56 +88,66 @@ class ManifestSuite extends AnyFunSuite {
     }
     Seq(
       manifest("f").copy(format = 99),
-      manifest("f").copy(bytes = 31),
+      manifest("f").copy(mapIds = Seq(10L, 13L)),
       manifest("f").copy(numMaps = 3)
     ).foreach { wrong =>
       intercept[DamagedFileException](Manifest.decode(Manifest.encode(wrong), "m"))
     }
   }
 
-  test("the index holds the newest of each fingerprint, and no other user's") {
+  test("the index holds every fingerprint's checkpoints, newest first") {
     val here = store()
-    commit(here, manifest("a", createdAtMs = 1))
-    val newest = commit(here, manifest("a", createdAtMs = 2))
-    commit(here, manifest("b", user = "eve"))
-    assert(
-      here.readIndex().map { case (f, c) => f -> c.directory.getName } == Map("a" -> newest.getName)
-    )
+    val fs = StoreFiles.fileSystem(here.root, conf)
+    val both = Seq(commit(here, manifest("a")), commit(here, manifest("a")))
+    val other = commit(here, manifest("b"))
+    both.zip(Seq(1000L, 2000L)).foreach { case (p, t) => fs.setTimes(p.manifest, t, -1) }
+    val index = here.readIndex()
+    assert(index("a").map(_.place) == both.reverse)
+    assert(index("b").map(_.place) == Seq(other))
+    assert(here.readManifest(index("b").head).manifest == manifest("b"))
   }
 
-  test("an attempt without a manifest, a damaged manifest and a tombstone count for nothing") {
+  test("an attempt without a manifest and a tombstone count for nothing") {
     val here = store()
-    val fs = CheckpointStore.fileSystem(here.root, conf)
-    CheckpointStore.writeWhole(fs, new Path(here.newAttempt("a"), "m0-1.data"), Array[Byte](1))
-    CheckpointStore.writeWhole(
-      fs,
-      new Path(here.newAttempt("b"), CheckpointStore.ManifestName),
+    val fs = StoreFiles.fileSystem(here.root, conf)
+    StoreFiles.writeWhole(fs, new Path(here.newAttempt("a").directory, "m0-1.pack"), Array[Byte](1))
+    StoreFiles.writeTombstone(commit(here, manifest("c")), conf, "damaged")
+    assert(here.readIndex().isEmpty)
+  }
+
+  test("a manifest that is damaged, or of another fingerprint than its name, is refused") {
+    val here = store()
+    StoreFiles.writeWhole(
+      StoreFiles.fileSystem(here.root, conf),
+      here.newAttempt("b").manifest,
       Array[Byte](1)
     )
-    CheckpointStore.writeTombstone(commit(here, manifest("c")), conf, "damaged")
     val stray = here.newAttempt("d")
-    here.commit(stray, manifest("another"))
-    assert(here.readIndex().isEmpty)
+    StoreFiles.fileSystem(here.root, conf).mkdirs(stray.directory)
+    here.commit(stray, manifest("e"))
+    val index = here.readIndex()
+    Seq("b", "d").foreach { f =>
+      intercept[DamagedFileException](here.readManifest(index(f).head))
+    }
   }
 
   test("a checkpoint goes when nobody needs it, and stays while its writer or a reader may") {
     val here = store()
-    val fs = CheckpointStore.fileSystem(here.root, conf)
+    val fs = StoreFiles.fileSystem(here.root, conf)
     val local = org.apache.spark.util.Utils.localHostName()
     val deadPid = {
       val process = new ProcessBuilder("true").start()
       process.waitFor()
       process.pid()
     }
-    def left(directory: Path): Boolean =
-      fs.exists(new Path(directory, CheckpointStore.ManifestName))
+    def left(place: CheckpointPlace): Boolean = fs.exists(place.manifest)
     val ofTheDead = manifest("a").copy(appId = "app-0", host = local, pid = deadPid)
     val ofTheLiving = ofTheDead.copy(pid = ProcessHandle.current().pid())
     val ofAnotherHost = ofTheDead.copy(host = "elsewhere")
 
     val mine = commit(here, manifest("a"))
     here.release(mine, "app-1")
-    assert(!fs.exists(mine))
+    assert(!fs.exists(mine.directory))
 
     Seq(ofTheLiving, ofAnotherHost).foreach { kept =>
       val directory = commit(here, kept)
@@ -124,13 +156,13 @@ class ManifestSuite extends AnyFunSuite {
     }
 
     val restored = commit(here, ofTheDead)
-    assert(here.pin(CommittedCheckpoint(restored, ofTheDead), "app-1"))
-    assert(here.pin(CommittedCheckpoint(restored, ofTheDead), "app-2"))
+    assert(here.pin(restored, "app-1"))
+    assert(here.pin(restored, "app-2"))
     here.release(restored, "app-1")
     assert(left(restored), "app-2 reads it and lives")
     here.release(restored, "app-2")
-    assert(!fs.exists(restored))
-    assert(!here.pin(CommittedCheckpoint(restored, ofTheDead), "app-3"), "it is gone")
+    assert(!fs.exists(restored.directory))
+    assert(!here.pin(restored, "app-3"), "it is gone")
   }
 
   test("two attempts at one fingerprint are both whole") {
@@ -139,6 +171,7 @@ class ManifestSuite extends AnyFunSuite {
     assert(both.distinct.size == 2)
     both.foreach(here.remove)
     assert(here.readIndex().isEmpty)
-    assert(CheckpointStore.fileSystem(here.root, conf).listStatus(here.root).isEmpty)
+    val files = StoreFiles.fileSystem(here.root, conf).listFiles(here.root, true)
+    assert(!files.hasNext)
   }
 }

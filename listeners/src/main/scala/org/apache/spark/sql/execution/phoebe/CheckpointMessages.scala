@@ -1,0 +1,63 @@
+package org.apache.spark.sql.execution.phoebe
+
+import org.apache.spark.rpc.RpcEndpointRef
+import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, Pack}
+
+/**
+ * What driver and executors say to each other about checkpointed shuffles, over Spark's own RPC.
+ *
+ * An executor joins a shuffle when it first uploads or reads it. It then hears of the switch to
+ * the store, says when its last reader of local files is done, and is told to free those.
+ */
+private[phoebe] object CheckpointMessages {
+
+  /** Executor to driver; the answer is a [[ShuffleState]]. */
+  final case class Join(shuffleId: Int, executorId: String, executor: RpcEndpointRef)
+
+  /** Executor to driver, after each upload; the answer says whether to go on with others. */
+  final case class Uploaded(shuffleId: Int, executorId: String, upload: Upload)
+
+  /** Executor to driver: nobody here reads local files of this shuffle any more. */
+  final case class Drained(shuffleId: Int, executorId: String)
+
+  /** Driver to executor: the map stage is over, waiting for more outputs is in vain. */
+  final case class Flush(shuffleId: Int)
+
+  /** Driver to executor: committed; new readers go to the store. */
+  final case class Switch(shuffleId: Int, stored: Stored)
+
+  /** Driver to executor: remove local files; the answer is their bytes. */
+  final case class Free(shuffleId: Int, mapIds: Array[Long])
+
+  /** Driver to executor: stop uploading, forget what was going to be. */
+  final case class Close(shuffleId: Int)
+
+  /** Driver to executor: the shuffle is gone, and all that is known of it. */
+  final case class Forget(shuffleId: Int)
+
+  /** Where a shuffle stands when an executor joins. */
+  sealed trait ShuffleState
+
+  /** Map tasks run, or their outputs are being uploaded. */
+  final case class Uploading(place: CheckpointPlace, stageIsOver: Boolean) extends ShuffleState
+
+  /** Committed: read from the store what the map output tracker locates there. */
+  final case class Stored(place: CheckpointPlace, packs: Array[Pack], epoch: Long)
+      extends ShuffleState
+
+  /** No (or no longer a) checkpoint: an ordinary shuffle. */
+  case object Ordinary extends ShuffleState
+
+  /**
+   * One pack that was written, or why it was not.
+   *
+   * @param maps
+   *   the outputs in it
+   * @param error
+   *   null if all is well
+   */
+  final case class Upload(pack: Pack, maps: Array[UploadedMap], copyNs: Long, error: String)
+
+  /** @param rows as Spark's shuffle writer counted them */
+  final case class UploadedMap(mapIndex: Int, mapId: Long, bytes: Long, rows: Long, dataSize: Long)
+}

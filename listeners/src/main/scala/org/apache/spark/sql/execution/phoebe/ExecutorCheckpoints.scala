@@ -1,0 +1,221 @@
+package org.apache.spark.sql.execution.phoebe
+
+import java.util.concurrent.ConcurrentHashMap
+import java.util.concurrent.atomic.AtomicReference
+
+import scala.util.control.NonFatal
+
+import org.apache.spark.{MapOutputTrackerWorker, SparkEnv, TaskContext}
+import org.apache.spark.broadcast.Broadcast
+import org.apache.spark.internal.Logging
+import org.apache.spark.rpc.{IsolatedThreadSafeRpcEndpoint, RpcCallContext, RpcEnv}
+import org.apache.spark.shuffle.IndexShuffleBlockResolver
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
+import org.apache.spark.util.{RpcUtils, SerializableConfiguration}
+
+/**
+ * The checkpoints' side of one executor (in local mode: of the driver acting as one): which
+ * checkpointed shuffles are written and read here, and where each of them stands.
+ *
+ * A reader of local files holds a lease while its task runs; once the driver has switched a shuffle
+ * to the store, and the last lease has ended, it is told so, and frees the files everywhere.
+ */
+private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
+  private val shuffles = new ConcurrentHashMap[Int, LocalShuffle]()
+  private val driver = RpcUtils.makeDriverRef(CheckpointEndpoint.Name, env.conf, env.rpcEnv)
+  private val uploads = new UploadPool(env)
+  private val self =
+    env.rpcEnv.setupEndpoint(ExecutorCheckpoints.EndpointName, new Endpoint(env.rpcEnv))
+
+  /**
+   * What this executor knows of one shuffle. State and readers are guarded by the object itself,
+   * also while the driver is asked; the queue is not, because map tasks never wait for the driver.
+   */
+  private final class LocalShuffle(val id: Int) {
+    var state: Option[ShuffleState] = None
+    var readers = 0
+    val queue = new AtomicReference[UploadQueue]()
+
+    def closeQueue(): Unit = Option(queue.get()).foreach(_.close())
+
+    def stored: Option[Stored] = state.collect { case stored: Stored => stored }
+  }
+
+  private def shuffle(id: Int): LocalShuffle =
+    shuffles.computeIfAbsent(id, new LocalShuffle(_))
+
+  /** Joins if need be: one question to the driver for each shuffle that is met here. */
+  private def joined(local: LocalShuffle): ShuffleState = local.synchronized {
+    local.state.getOrElse {
+      val answer = driver.askSync[ShuffleState](Join(local.id, env.executorId, self))
+      answer match {
+        case stored: Stored => refreshLocations(stored)
+        case _ =>
+      }
+      local.state = Some(answer)
+      answer
+    }
+  }
+
+  /** Leaves a map output to be uploaded; returns at once. */
+  def upload(shuffleId: Int, source: CheckpointSource, output: MapOutput): Unit = {
+    val local = shuffle(shuffleId)
+    val linked = LinkedOutput.of(env, shuffleId, output)
+    if (local.queue.get() == null) {
+      val made = new UploadQueue(
+        uploads,
+        source,
+        upload => driver.askSync[Boolean](Uploaded(shuffleId, env.executorId, upload))
+      )
+      if (local.queue.compareAndSet(null, made)) {
+        // Until the driver has answered nothing is uploaded.
+        uploads.run("join a checkpoint") {
+          joined(local) match {
+            case Uploading(_, stageIsOver) => made.start(stageIsOver)
+            case _ => made.close()
+          }
+        }
+      }
+    }
+    local.queue.get().add(linked)
+  }
+
+  /**
+   * A task is about to read a shuffle. Unless all of it is in the store already, local files that it
+   * may meet stay until the task ends.
+   *
+   * @return
+   *   where the store's part is
+   */
+  def reading(shuffleId: Int, context: TaskContext): Option[Stored] = {
+    val local = shuffle(shuffleId)
+    local.synchronized {
+      joined(local) match {
+        case stored: Stored => Some(stored)
+        case Ordinary => None
+        case _: Uploading =>
+          local.readers += 1
+          context.addTaskCompletionListener[Unit](_ => readerDone(local))
+          None
+      }
+    }
+  }
+
+  /** Where the store's part of a shuffle is, for blocks that the map output tracker locates there. */
+  def stored(shuffleId: Int): Option[Stored] = {
+    val local = shuffle(shuffleId)
+    joined(local) match {
+      case stored: Stored => Some(stored)
+      case _ =>
+        // The tracker was ahead of the driver's word to us: ask again.
+        local.synchronized {
+          driver.askSync[ShuffleState](Join(shuffleId, env.executorId, self)) match {
+            case stored: Stored =>
+              local.state = Some(stored)
+              Some(stored)
+            case _ => None
+          }
+        }
+    }
+  }
+
+  private def readerDone(local: LocalShuffle): Unit = {
+    val drained = local.synchronized {
+      local.readers -= 1
+      local.readers == 0 && local.stored.isDefined
+    }
+    if (drained) driver.send(Drained(local.id, env.executorId))
+  }
+
+  private def switch(id: Int, stored: Stored): Unit = {
+    val local = shuffle(id)
+    val drained = local.synchronized {
+      local.state = Some(stored)
+      refreshLocations(stored)
+      local.closeQueue()
+      local.readers == 0
+    }
+    if (drained) driver.send(Drained(id, env.executorId))
+  }
+
+  /** Locations that this executor has cached are older than the switch. */
+  private def refreshLocations(stored: Stored): Unit = env.mapOutputTracker match {
+    case worker: MapOutputTrackerWorker => worker.updateEpoch(stored.epoch)
+    case _ => // in local mode the driver's own
+  }
+
+  private def free(id: Int, mapIds: Array[Long]): Long = {
+    val resolver = env.shuffleManager.shuffleBlockResolver.asInstanceOf[IndexShuffleBlockResolver]
+    mapIds.iterator.map { mapId =>
+      val bytes = resolver.getDataFile(id, mapId).length()
+      resolver.removeDataByMap(id, mapId)
+      bytes
+    }.sum
+  }
+
+  private def close(id: Int): Unit = Option(shuffles.get(id)).foreach { local =>
+    local.synchronized {
+      local.state = Some(Ordinary)
+      local.closeQueue()
+    }
+  }
+
+  private def forget(id: Int): Unit =
+    Option(shuffles.remove(id)).foreach(_.closeQueue())
+
+  private final class Endpoint(override val rpcEnv: RpcEnv) extends IsolatedThreadSafeRpcEndpoint {
+    override def receive: PartialFunction[Any, Unit] = {
+      case Switch(id, stored) => Guard.run("switch to the store")(switch(id, stored))
+      case Flush(id) =>
+        Guard.run("flush uploads") {
+          Option(shuffles.get(id)).flatMap(l => Option(l.queue.get())).foreach(_.flush())
+        }
+      case Close(id) => Guard.run("close uploads")(close(id))
+      case Forget(id) => Guard.run("forget a shuffle")(forget(id))
+    }
+
+    override def receiveAndReply(context: RpcCallContext): PartialFunction[Any, Unit] = {
+      case Free(id, mapIds) =>
+        try context.reply(free(id, mapIds))
+        catch { case NonFatal(e) => context.sendFailure(e) }
+    }
+
+    override def onStop(): Unit = Guard.run("stop uploads") {
+      shuffles.keySet.forEach(id => forget(id))
+      uploads.stop()
+      ExecutorCheckpoints.stopped(ExecutorCheckpoints.this)
+    }
+  }
+}
+
+private[phoebe] object ExecutorCheckpoints {
+  private val EndpointName = "phoebe-executor"
+  @volatile private var current: (SparkEnv, ExecutorCheckpoints) = _
+
+  /** This executor's; a new one after a new SparkContext in the same process. */
+  def get: ExecutorCheckpoints = {
+    val env = SparkEnv.get
+    val known = current
+    if (known != null && (known._1 eq env)) known._2
+    else synchronized {
+      if (current == null || (current._1 ne env)) current = env -> new ExecutorCheckpoints(env)
+      current._2
+    }
+  }
+
+  private def stopped(checkpoints: ExecutorCheckpoints): Unit = synchronized {
+    if (current != null && (current._2 eq checkpoints)) current = null
+  }
+}
+
+/**
+ * Where a checkpoint is written and read, for tasks.
+ *
+ * @param restored whether another application wrote it: then nothing upstream can recompute a
+ *                 damaged output, and damage leaves a tombstone so that the next run does not meet it
+ */
+private[phoebe] final case class CheckpointSource(
+    place: store.CheckpointPlace,
+    conf: Broadcast[SerializableConfiguration],
+    restored: Boolean
+)

@@ -1,0 +1,301 @@
+package org.apache.spark.sql.execution.phoebe
+
+import java.io.{BufferedInputStream, DataInputStream, File, FileInputStream}
+import java.nio.file.{Files, NoSuchFileException, StandardCopyOption}
+import java.util.concurrent.{LinkedBlockingQueue, ThreadPoolExecutor, TimeUnit}
+
+import scala.collection.mutable
+import scala.util.control.NonFatal
+
+import org.apache.hadoop.fs.Path
+
+import org.apache.spark.SparkEnv
+import org.apache.spark.internal.Logging
+import org.apache.spark.shuffle.IndexShuffleBlockResolver
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{Upload, UploadedMap}
+import org.apache.spark.sql.execution.phoebe.store.{PackSource, PackWriter, StoreFiles}
+import org.apache.spark.util.ThreadUtils
+
+/** A map task's output as its task knows it; bytes are those of the shuffle. */
+private[phoebe] final case class MapOutput(
+    mapIndex: Int,
+    mapId: Long,
+    numPartitions: Int,
+    bytes: Long,
+    rows: Long,
+    dataSize: Long
+)
+
+/**
+ * A map output with names of our own for its files (hard links), so that the upload does not depend
+ * on how long Spark keeps them: its clean-up after a query removes names, not these bytes. They go
+ * when the upload is done or given up.
+ *
+ * @param data None where the output is empty: Spark writes no data file then
+ */
+private[phoebe] final case class LinkedOutput(output: MapOutput, data: Option[File], index: File) {
+
+  /** Segment lengths from Spark's index file: numPartitions + 1 offsets, eight bytes each. */
+  def lengths(): Array[Long] = {
+    val in = new DataInputStream(new BufferedInputStream(new FileInputStream(index)))
+    try {
+      val offsets = Array.fill(output.numPartitions + 1)(in.readLong())
+      offsets.sliding(2).map(pair => pair(1) - pair(0)).toArray
+    } finally in.close()
+  }
+
+  def release(): Unit = (data.toSeq :+ index).foreach(file => Files.deleteIfExists(file.toPath))
+}
+
+private[phoebe] object LinkedOutput {
+
+  def of(env: SparkEnv, shuffleId: Int, output: MapOutput): LinkedOutput = {
+    val resolver = env.shuffleManager.shuffleBlockResolver.asInstanceOf[IndexShuffleBlockResolver]
+    val index = link(resolver.getIndexFile(shuffleId, output.mapId))
+    val data =
+      if (output.bytes == 0) None
+      else
+        try Some(link(resolver.getDataFile(shuffleId, output.mapId)))
+        catch {
+          case e: NoSuchFileException =>
+            Files.deleteIfExists(index.toPath)
+            throw e
+        }
+    LinkedOutput(output, data, index)
+  }
+
+  /** In the same directory, under a name that Spark takes for no block of its own. */
+  private def link(file: File): File = {
+    val link = new File(file.getParentFile, s"phoebe-upload-${file.getName}")
+    try Files.createLink(link.toPath, file.toPath)
+    catch {
+      case _: UnsupportedOperationException =>
+        Files.copy(file.toPath, link.toPath, StandardCopyOption.REPLACE_EXISTING)
+    }
+    link
+  }
+}
+
+/** The threads of one executor that upload: a bounded pool, gone when there is nothing to do. */
+private[phoebe] final class UploadPool(env: SparkEnv) extends Logging {
+
+  private val threads = {
+    val count = PhoebeSettings.uploadThreads(env.conf)
+    val made = new ThreadPoolExecutor(
+      count,
+      count,
+      10,
+      TimeUnit.SECONDS,
+      new LinkedBlockingQueue[Runnable](),
+      ThreadUtils.namedThreadFactory("phoebe-upload")
+    )
+    made.allowCoreThreadTimeOut(true)
+    made
+  }
+
+  def run(what: String)(body: => Unit): Unit = threads.execute(() => Guard.run(what)(body))
+
+  def stop(): Unit = threads.shutdownNow()
+}
+
+/**
+ * The map outputs of one shuffle that wait on this executor for their upload.
+ *
+ * On a local disk each output becomes a pack of its own at once, read back from the page cache. On
+ * any other store outputs are gathered until a pack is large enough that a reducer's share of it is
+ * worth a request, or the map stage is over.
+ *
+ * @param report tells the driver, which answers whether to go on
+ */
+private[phoebe] final class UploadQueue(
+    pool: UploadPool,
+    source: CheckpointSource,
+    report: Upload => Boolean
+) extends Logging {
+  import UploadQueue._
+
+  private val waiting = mutable.Queue.empty[LinkedOutput]
+  private var waitingBytes = 0L
+  private var waitingBlocks = 0L
+  private var started = false
+  private var flushing = false
+  private var closed = false
+  private val running = mutable.Set.empty[Thread]
+
+  private lazy val directory = source.place.directory
+  private lazy val fs = StoreFiles.fileSystem(directory, source.conf.value.value)
+
+  def add(output: LinkedOutput): Unit = {
+    val refused = synchronized {
+      if (!closed) {
+        waiting.enqueue(output)
+        waitingBytes += output.output.bytes
+        waitingBlocks += output.output.numPartitions
+        dispatch()
+      }
+      closed
+    }
+    if (refused) output.release()
+  }
+
+  /** Uploads may begin: the driver knows of this executor. */
+  def start(stageIsOver: Boolean): Unit = synchronized {
+    started = true
+    flushing ||= stageIsOver
+    dispatch()
+  }
+
+  /** No more outputs are expected: what waits goes now. */
+  def flush(): Unit = synchronized {
+    flushing = true
+    dispatch()
+  }
+
+  /** Gives up what waits and what is under way. */
+  def close(): Unit = {
+    val abandoned = synchronized {
+      closed = true
+      // Only while they are in here: the threads go on to other shuffles.
+      running.filter(_ ne Thread.currentThread).foreach(_.interrupt())
+      val left = waiting.toList
+      waiting.clear()
+      left
+    }
+    abandoned.foreach(_.release())
+  }
+
+  private def dispatch(): Unit = while (started && !closed && waiting.nonEmpty && isReady) {
+    val batch = mutable.ArrayBuffer.empty[LinkedOutput]
+    var bytes = 0L
+    var blocks = 0L
+    while (
+      waiting.nonEmpty && (batch.isEmpty || bytes < target && blocks < MostBlocks && batch.size < MostMaps)
+    ) {
+      val next = waiting.dequeue()
+      bytes += next.output.bytes
+      blocks += next.output.numPartitions
+      batch += next
+    }
+    waitingBytes -= bytes
+    waitingBlocks -= blocks
+    val outputs = batch.toVector
+    pool.run("upload map outputs") {
+      val begun = synchronized(!closed && running.add(Thread.currentThread))
+      try if (begun) uploadAll(outputs)
+      finally {
+        outputs.foreach(_.release())
+        synchronized {
+          running -= Thread.currentThread
+          Thread.interrupted() // meant for this upload, if for any
+        }
+      }
+    }
+  }
+
+  private def isReady: Boolean =
+    flushing || waitingBytes >= target || waitingBlocks >= MostBlocks || waiting.size >= MostMaps
+
+  /** Bytes at which a pack is full, so that each reducer's share of it is worth a request. */
+  private lazy val target: Long =
+    if (StoreFiles.isLocal(fs)) 0L
+    else math.max(LeastBytes, math.min(MostBytes, waiting.head.output.numPartitions * ShareBytes))
+
+  private def uploadAll(batch: Vector[LinkedOutput]): Unit = {
+    val start = System.nanoTime()
+    val sorted = batch.sortBy(_.output.mapIndex)
+    val maps = sorted.map { o =>
+      UploadedMap(
+        o.output.mapIndex,
+        o.output.mapId,
+        o.output.bytes,
+        o.output.rows,
+        o.output.dataSize
+      )
+    }.toArray
+    val file = s"m${maps.head.mapIndex}-${maps.head.mapId}.pack"
+    val result =
+      try {
+        val pack = withRetries(file)(write(file, sorted))
+        Upload(pack, maps, System.nanoTime() - start, null)
+      } catch {
+        case e @ (NonFatal(_) | _: LinkageError | _: InterruptedException) =>
+          Upload(null, maps, 0, e.toString)
+      }
+    if (synchronized(closed)) discard(file)
+    else {
+      if (result.error != null) {
+        logWarning(s"phoebe: uploading to $directory failed: ${result.error}")
+      }
+      val goOn =
+        try report(result)
+        catch {
+          case NonFatal(e) =>
+            logWarning(s"phoebe: the driver did not answer, uploads to $directory end: $e")
+            false
+        }
+      if (!goOn) {
+        close()
+        discard(file)
+      }
+    }
+  }
+
+  private def write(file: String, batch: Vector[LinkedOutput]): store.Pack = {
+    val sources = batch.map { linked =>
+      PackSource(
+        linked.output.mapId,
+        linked.lengths(),
+        () => new FileInputStream(linked.data.get)
+      )
+    }
+    val out = StoreFiles.create(fs, new Path(directory, file))
+    var whole = false
+    try {
+      val pack = PackWriter.write(
+        file,
+        sources,
+        out,
+        beforeChunk = () => if (Thread.interrupted()) throw new InterruptedException
+      )
+      whole = true
+      pack
+    } finally {
+      // Closing publishes the file on an object store; half of one is removed by the caller.
+      if (whole) out.close()
+      else
+        try out.close()
+        catch { case NonFatal(_) => }
+    }
+  }
+
+  private def withRetries[T](file: String, attempt: Int = 1)(body: => T): T =
+    try body
+    catch {
+      case e: java.io.IOException
+          if attempt < Attempts && !e.isInstanceOf[java.io.FileNotFoundException] && !synchronized(
+            closed
+          ) =>
+        discard(file)
+        Thread.sleep(PauseMs * attempt)
+        withRetries(file, attempt + 1)(body)
+    }
+
+  private def discard(file: String): Unit =
+    try {
+      fs.delete(new Path(directory, file), false)
+      // Not recursive: other executors' files keep it, and the driver removes those.
+      if (fs.listStatus(directory).isEmpty) fs.delete(directory, false)
+    } catch { case NonFatal(_) => }
+}
+
+private[phoebe] object UploadQueue {
+  private val ShareBytes = 2L << 20
+  private val LeastBytes = 64L << 20
+  private val MostBytes = 1L << 30
+
+  /** Segments and map tasks in a pack: bounds for the memory and the open files of its writer. */
+  private val MostBlocks = 2L << 20
+  private val MostMaps = 1000
+  private val Attempts = 3
+  private val PauseMs = 500L
+}

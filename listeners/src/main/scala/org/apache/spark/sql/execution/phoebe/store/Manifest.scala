@@ -1,0 +1,174 @@
+package org.apache.spark.sql.execution.phoebe.store
+
+import java.io.{
+  ByteArrayInputStream,
+  ByteArrayOutputStream,
+  Externalizable,
+  ObjectInputStream,
+  ObjectOutputStream
+}
+import java.nio.charset.StandardCharsets.UTF_8
+import java.util.Base64
+import java.util.zip.{GZIPInputStream, GZIPOutputStream}
+
+import com.fasterxml.jackson.databind.{DeserializationFeature, PropertyNamingStrategies}
+import com.fasterxml.jackson.databind.json.JsonMapper
+import com.fasterxml.jackson.module.scala.DefaultScalaModule
+
+import org.apache.spark.scheduler.MapStatus
+
+/** A pack as the manifest names it, see [[Pack]]. */
+private[phoebe] final case class ManifestPack(
+    file: String,
+    bytes: Long,
+    footerOffset: Long,
+    footerCrc: Int,
+    chunkBytes: Int,
+    mapIds: Seq[Long]
+) {
+  def pack: Pack = Pack(file, bytes, footerOffset, footerCrc, chunkBytes, mapIds.toArray)
+}
+
+private[phoebe] object ManifestPack {
+  def of(pack: Pack): ManifestPack =
+    ManifestPack(
+      pack.file,
+      pack.bytes,
+      pack.footerOffset,
+      pack.footerCrc,
+      pack.chunkBytes,
+      pack.mapIds.toSeq
+    )
+}
+
+/**
+ * What a committed checkpoint holds; written last, by one atomic step: no manifest, no checkpoint.
+ *
+ * On disk it is one JSON object whose first key holds the CRC32C, in hex, of all that follows it:
+ * sizes and row counts steer readers and adaptive execution, so a changed digit would lose rows
+ * without a word.
+ *
+ * @param host
+ *   where the writing driver ran, with its `pid`: who may still be using the files
+ * @param bytes
+ *   of the shuffle, as Spark counts them; the packs are a little larger
+ * @param mapIds
+ *   the map task attempts that won, by map index
+ * @param statuses
+ *   Spark's own statuses of the map outputs, in base64 of gzip: sizes as precise, and as large, as
+ *   the map output tracker keeps them, so that adaptive execution sees what it saw in the first run
+ */
+private[phoebe] final case class Manifest(
+    format: Int,
+    fingerprint: String,
+    appId: String,
+    appAttempt: String,
+    appName: String,
+    user: String,
+    executionId: Long,
+    sparkVersion: String,
+    pluginVersion: String,
+    createdAtMs: Long,
+    host: String,
+    pid: Long,
+    codec: String,
+    numMaps: Int,
+    numPartitions: Int,
+    bytes: Long,
+    rows: Long,
+    dataSizeBytes: Long,
+    packs: Seq[ManifestPack],
+    mapIds: Seq[Long],
+    statuses: String
+) {
+
+  /** Sizes of the map outputs by map index; where they are said to be means nothing any more. */
+  def mapStatuses: Array[MapStatus] = Manifest.decodeStatuses(statuses, numMaps)
+}
+
+private[phoebe] object Manifest {
+  val Format = 2
+  private val HeadLength = 21
+
+  /** Snake-case JSON for manifests; unknown keys are let pass so that later formats can add some. */
+  private val mapper = JsonMapper
+    .builder()
+    .addModule(DefaultScalaModule)
+    .propertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE)
+    .disable(DeserializationFeature.FAIL_ON_UNKNOWN_PROPERTIES)
+    .enable(DeserializationFeature.FAIL_ON_NULL_FOR_PRIMITIVES)
+    .enable(DeserializationFeature.FAIL_ON_MISSING_CREATOR_PROPERTIES)
+    .build()
+
+  def encode(manifest: Manifest): Array[Byte] = {
+    val rest = mapper.writeValueAsString(manifest).drop(1).getBytes(UTF_8)
+    head(rest) ++ rest
+  }
+
+  /** `{"crc32c":"...",`: opens the object that `rest` goes on with. */
+  private def head(rest: Array[Byte]): Array[Byte] =
+    f"""{"crc32c":"${Pack.crcOf(rest)}%08x",""".getBytes(UTF_8)
+
+  /** @throws DamagedFileException if it is not, byte for byte, a whole manifest of a known format */
+  def decode(bytes: Array[Byte], what: => String): Manifest = {
+    val rest = bytes.drop(HeadLength)
+    if (!bytes.take(HeadLength).sameElements(head(rest))) {
+      throw new DamagedFileException(s"$what: its checksum does not match")
+    }
+    val manifest =
+      try {
+        val format = mapper.readTree(bytes).path("format").asInt
+        if (format != Format) {
+          throw new DamagedFileException(s"$what: format $format, this version reads $Format")
+        }
+        mapper.readValue(bytes, classOf[Manifest])
+      } catch {
+        case e: com.fasterxml.jackson.core.JacksonException =>
+          throw new DamagedFileException(s"$what: not a manifest (${e.getOriginalMessage})")
+      }
+    val held = manifest.packs.iterator.flatMap(_.mapIds).toSet
+    if (manifest.mapIds.size != manifest.numMaps || !manifest.mapIds.forall(held)) {
+      throw new DamagedFileException(s"$what: its map outputs do not add up")
+    }
+    manifest
+  }
+
+  /**
+   * Each status in Spark's own form (`Externalizable`), one after the other: a byte for each
+   * partition, or a bitmap and an average where there are very many. A manifest is read by the very
+   * version of Spark that wrote it.
+   */
+  def encodeStatuses(statuses: Seq[MapStatus]): String = {
+    val bytes = new ByteArrayOutputStream
+    val out = new ObjectOutputStream(new GZIPOutputStream(bytes))
+    statuses.foreach { status =>
+      out.writeUTF(status.getClass.getName)
+      status.asInstanceOf[Externalizable].writeExternal(out)
+    }
+    out.close()
+    Base64.getEncoder.encodeToString(bytes.toByteArray)
+  }
+
+  private def decodeStatuses(encoded: String, count: Int): Array[MapStatus] = {
+    val bytes = Base64.getDecoder.decode(encoded)
+    val in = new ObjectInputStream(new GZIPInputStream(new ByteArrayInputStream(bytes)))
+    Array.fill(count) {
+      val made = StatusClasses.get(in.readUTF()).getDeclaredConstructor()
+      made.setAccessible(true)
+      val status = made.newInstance()
+      status.readExternal(in)
+      status.asInstanceOf[MapStatus]
+    }
+  }
+
+  /** The only classes that a manifest can make an instance of. */
+  private object StatusClasses {
+    private val known = Seq("CompressedMapStatus", "HighlyCompressedMapStatus").map { name =>
+      val full = s"org.apache.spark.scheduler.$name"
+      full -> Class.forName(full).asSubclass(classOf[Externalizable])
+    }.toMap
+
+    def get(name: String): Class[_ <: Externalizable] =
+      known.getOrElse(name, throw new DamagedFileException(s"unknown kind of map status: $name"))
+  }
+}

@@ -1,0 +1,162 @@
+package org.apache.spark.sql.execution.phoebe.store
+
+import java.io.{Closeable, EOFException, FileNotFoundException, InterruptedIOException, IOException}
+import java.nio.channels.ClosedByInterruptException
+import java.util.concurrent.{ExecutionException, Future}
+
+import scala.collection.mutable
+
+import org.apache.hadoop.fs.{FileSystem, FSDataInputStream, Path}
+
+import org.apache.spark.util.ThreadUtils
+
+/** Bytes `start` until `end` of a file of `fileBytes` bytes. */
+private[phoebe] final case class FileRange(path: Path, fileBytes: Long, start: Long, end: Long) {
+  def size: Int = (end - start).toInt
+
+  /** The same bytes as ranges that one request fetches. */
+  def split(requestBytes: Int): Iterator[FileRange] =
+    Iterator.iterate(start)(_ + requestBytes).takeWhile(_ < end).map { from =>
+      FileRange(path, fileBytes, from, math.min(end, from + requestBytes))
+    }
+}
+
+/**
+ * Fetches ranges of a store's files for one reader, in the order in which they will be read.
+ *
+ * On a local disk a range is read when it is asked for, from a file that stays open. On any other
+ * store each range is a request of its own, and the next ones are under way while one is read, so
+ * that a reader waits for the store's bandwidth and not for its latency. Either way a reader holds at
+ * most `Ahead` + 1 requests' bytes.
+ *
+ * Not thread safe.
+ */
+private[phoebe] final class RangeFetcher(fs: FileSystem) extends Closeable {
+  import RangeFetcher._
+
+  val isLocal: Boolean = StoreFiles.isLocal(fs)
+  val requestBytes: Int = if (isLocal) LocalRequestBytes else RemoteRequestBytes
+
+  private var planned: Iterator[FileRange] = Iterator.empty
+  private val underWay = mutable.Queue.empty[(FileRange, Future[Array[Byte]])]
+  private var open: FSDataInputStream = _
+  private var openPath: Path = _
+  private var buffer = Array.emptyByteArray
+
+  /** What [[next]] will hand out, one after the other. */
+  def plan(ranges: Iterator[FileRange]): Unit = {
+    cancel()
+    planned = ranges
+  }
+
+  def hasNext: Boolean = planned.hasNext || underWay.nonEmpty
+
+  /** The next planned range's bytes, from index 0 on; valid until the next call. */
+  def next(): (FileRange, Array[Byte]) =
+    if (isLocal) {
+      val range = planned.next()
+      range -> fetch(range)
+    } else {
+      fillAhead()
+      val (range, bytes) = underWay.dequeue()
+      fillAhead()
+      range -> awaited(bytes)
+    }
+
+  /** A range out of order; valid until the next call. */
+  def fetch(range: FileRange): Array[Byte] =
+    if (isLocal) {
+      if (buffer.length < range.size) {
+        buffer = new Array[Byte](math.max(range.size, math.min(2 * buffer.length, requestBytes)))
+      }
+      fetchLocal(range)
+      buffer
+    } else withRetries(range)(request(fs, range))
+
+  private def fillAhead(): Unit =
+    while (underWay.size < Ahead && planned.hasNext) {
+      val range = planned.next()
+      underWay.enqueue(range -> pool.submit(() => withRetries(range)(request(fs, range))))
+    }
+
+  private def awaited(bytes: Future[Array[Byte]]): Array[Byte] =
+    try bytes.get()
+    catch { case e: ExecutionException if e.getCause != null => throw e.getCause }
+
+  private def fetchLocal(range: FileRange): Unit = withRetries(range) {
+    try {
+      if (open == null || openPath != range.path) {
+        closeFile()
+        open = fs.open(range.path, SkipBuffer)
+        openPath = range.path
+      }
+      if (open.getPos != range.start) open.seek(range.start)
+      open.readFully(buffer, 0, range.size)
+    } catch {
+      case e: IOException =>
+        closeFile()
+        throw e
+    }
+  }
+
+  private def closeFile(): Unit = if (open != null) {
+    val closing = open
+    open = null
+    closing.close()
+  }
+
+  private def cancel(): Unit = {
+    underWay.foreach(_._2.cancel(true))
+    underWay.clear()
+    planned = Iterator.empty
+  }
+
+  override def close(): Unit = {
+    cancel()
+    closeFile()
+  }
+}
+
+private[phoebe] object RangeFetcher {
+  private val LocalRequestBytes = 1 << 20
+  private val RemoteRequestBytes = 8 << 20
+
+  /** Requests under way beside the one that is being read. */
+  private val Ahead = 2
+
+  /** Local ranges are read whole into our own buffer: a stream's own would be one copy more. */
+  private val SkipBuffer = 1
+  private val Attempts = 3
+  private val PauseMs = 200L
+
+  private lazy val pool = ThreadUtils.newDaemonCachedThreadPool("phoebe-read", 16)
+
+  /** One request: the length is said, so that an object store is not asked for it first. */
+  private def request(fs: FileSystem, range: FileRange): Array[Byte] = {
+    val bytes = new Array[Byte](range.size)
+    val in = fs
+      .openFile(range.path)
+      .opt("fs.option.openfile.read.policy", "random")
+      .opt("fs.option.openfile.length", range.fileBytes.toString)
+      .build()
+      .get()
+    try in.readFully(range.start, bytes)
+    finally in.close()
+    bytes
+  }
+
+  /** A store that stumbles is asked again; a missing byte is damage. */
+  private def withRetries[T](range: FileRange, attempt: Int = 1)(body: => T): T =
+    try body
+    catch {
+      case e: ExecutionException if e.getCause.isInstanceOf[FileNotFoundException] =>
+        throw e.getCause
+      case _: EOFException =>
+        throw new DamagedFileException(s"${range.path}: ends before byte ${range.end}")
+      case e: FileNotFoundException => throw e
+      case e @ (_: InterruptedIOException | _: ClosedByInterruptException) => throw e
+      case _: IOException | _: ExecutionException if attempt < Attempts =>
+        Thread.sleep(PauseMs * attempt)
+        withRetries(range, attempt + 1)(body)
+    }
+}

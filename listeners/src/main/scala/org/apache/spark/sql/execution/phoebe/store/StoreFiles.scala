@@ -1,0 +1,131 @@
+package org.apache.spark.sql.execution.phoebe.store
+
+import java.io.IOException
+import java.nio.charset.StandardCharsets.UTF_8
+
+import scala.util.control.NonFatal
+
+import org.apache.hadoop.conf.Configuration
+import org.apache.hadoop.fs.{
+  FileAlreadyExistsException,
+  FileSystem,
+  FSDataOutputStream,
+  LocalFileSystem,
+  Path
+}
+
+import org.apache.spark.internal.Logging
+import org.apache.spark.sql.execution.phoebe.Json
+
+/** A checkpoint's bytes are not those that were written: wrong length, checksum or header. */
+class DamagedFileException(message: String) extends IOException(message)
+
+/** How single files of a checkpoint store are made and read, on any Hadoop file system. */
+private[phoebe] object StoreFiles extends Logging {
+
+  /**
+   * The file system of a path. A local one is used without Hadoop's own checksum files: packs carry
+   * a checksum for each chunk already.
+   */
+  def fileSystem(path: Path, conf: Configuration): FileSystem = path.getFileSystem(conf) match {
+    case local: LocalFileSystem => local.getRawFileSystem
+    case other => other
+  }
+
+  /** Whether a request to the store costs next to nothing, so that many small ones are fine. */
+  def isLocal(fs: FileSystem): Boolean = fs.getUri.getScheme == "file"
+
+  /**
+   * Creates a file that must not exist yet. This overload leaves permissions to the directory:
+   * the others fork a `chmod` per file on a local file system without Hadoop's native library.
+   */
+  def create(fs: FileSystem, path: Path): FSDataOutputStream =
+    fs.create(
+      path,
+      false,
+      1 << 18,
+      fs.getDefaultReplication(path),
+      fs.getDefaultBlockSize(path),
+      null
+    )
+
+  def writeWhole(fs: FileSystem, path: Path, bytes: Array[Byte]): Unit = {
+    val out = create(fs, path)
+    try out.write(bytes)
+    finally out.close()
+  }
+
+  /** @throws DamagedFileException if the file ends early or is longer than `limit` */
+  def readWhole(fs: FileSystem, path: Path, limit: Long = 1L << 30): Array[Byte] = {
+    val length = fs.getFileStatus(path).getLen
+    if (length > limit) throw new DamagedFileException(s"$path: $length bytes, more than it can be")
+    val bytes = new Array[Byte](length.toInt)
+    val in = fs.open(path)
+    try in.readFully(0, bytes)
+    catch {
+      case e: java.io.EOFException =>
+        throw new DamagedFileException(s"$path: ends early (${e.getMessage})")
+    } finally in.close()
+    bytes
+  }
+
+  /** Says that a committed checkpoint is damaged, so that no later run meets it. Never throws. */
+  def writeTombstone(place: CheckpointPlace, conf: Configuration, why: String): Unit =
+    try {
+      val json = Json.line("why" -> why, "time" -> System.currentTimeMillis())
+      writeWhole(fileSystem(place.root, conf), place.tombstone, json.getBytes(UTF_8))
+    } catch {
+      case _: FileAlreadyExistsException => // someone else said so already
+      case NonFatal(e) =>
+        logWarning(s"phoebe: could not mark the damaged checkpoint ${place.directory}: $e")
+    }
+
+  /** What means that the bytes are gone or wrong, as against a store that cannot be reached now. */
+  def isDamage(e: Throwable): Boolean = e match {
+    case _: DamagedFileException | _: java.io.FileNotFoundException => true
+    case _ => false
+  }
+}
+
+/**
+ * Where one checkpoint lives in the store at `root`:
+ *
+ * {{{
+ * <root>/data/<fingerprint>/<attempt>/m<map>-<id>.pack   map outputs (Pack)
+ * <root>/catalog/<fingerprint>-<attempt>.manifest       written last: the commit
+ *                <fingerprint>-<attempt>.damaged        a tombstone: never restored again
+ *                <fingerprint>-<attempt>.reader-<app>   that application restored it
+ * }}}
+ *
+ * Every attempt to write has a name of its own, so drivers that write the same fingerprint at once
+ * cannot meet. One listing of the catalogue, a flat directory, says all that a store holds.
+ *
+ * @param attempt
+ *   32 hexadecimal digits
+ */
+private[phoebe] final case class CheckpointPlace(
+    rootUri: String,
+    fingerprint: String,
+    attempt: String
+) {
+  def root: Path = new Path(rootUri)
+  def directory: Path =
+    new Path(root, s"${CheckpointPlace.DataDirectory}/$fingerprint/$attempt")
+  def manifest: Path = inCatalog(CheckpointPlace.ManifestSuffix)
+  def tombstone: Path = inCatalog(CheckpointPlace.TombstoneSuffix)
+  def reader(appId: String): Path = inCatalog(CheckpointPlace.ReaderSuffix + appId)
+
+  private def inCatalog(suffix: String) =
+    new Path(CheckpointPlace.catalog(root), s"$fingerprint-$attempt$suffix")
+
+  override def toString: String = directory.toString
+}
+
+private[phoebe] object CheckpointPlace {
+  val DataDirectory = "data"
+  val ManifestSuffix = ".manifest"
+  val TombstoneSuffix = ".damaged"
+  val ReaderSuffix = ".reader-"
+
+  def catalog(root: Path): Path = new Path(root, "catalog")
+}
