@@ -60,6 +60,7 @@ class ManifestSuite extends AnyFunSuite {
     val again = Manifest.decode(Manifest.encode(whole), "m")
     assert(again == whole)
     assert(again.mapStatuses.map(_.mapId).toSeq == again.mapIds)
+    assert(again.packs.head.pack.mapIds.sum == 33, "longs, not what JSON makes of small ones")
     val sizes = again.mapStatuses.map(status => (0 until 3).map(status.getSizeForBlock))
     assert(sizes.head.map(_ > 0) == Seq(false, true, true))
     assert(sizes.last == Seq(21, 0, 0), "Spark's own compressed sizes")

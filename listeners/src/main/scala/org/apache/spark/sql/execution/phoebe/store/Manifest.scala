@@ -12,19 +12,20 @@ import java.util.Base64
 import java.util.zip.{GZIPInputStream, GZIPOutputStream}
 
 import com.fasterxml.jackson.databind.{DeserializationFeature, PropertyNamingStrategies}
+import com.fasterxml.jackson.databind.annotation.JsonDeserialize
 import com.fasterxml.jackson.databind.json.JsonMapper
 import com.fasterxml.jackson.module.scala.DefaultScalaModule
 
 import org.apache.spark.scheduler.MapStatus
 
-/** A pack as the manifest names it, see [[Pack]]. */
+/** A pack as the manifest names it, see [[Pack]]. (Jackson sees no `Long` in a Scala collection.) */
 private[phoebe] final case class ManifestPack(
     file: String,
     bytes: Long,
     footerOffset: Long,
     footerCrc: Int,
     chunkBytes: Int,
-    mapIds: Seq[Long]
+    @JsonDeserialize(contentAs = classOf[java.lang.Long]) mapIds: Seq[Long]
 ) {
   def pack: Pack = Pack(file, bytes, footerOffset, footerCrc, chunkBytes, mapIds.toArray)
 }
@@ -78,7 +79,7 @@ private[phoebe] final case class Manifest(
     rows: Long,
     dataSizeBytes: Long,
     packs: Seq[ManifestPack],
-    mapIds: Seq[Long],
+    @JsonDeserialize(contentAs = classOf[java.lang.Long]) mapIds: Seq[Long],
     statuses: String
 ) {
 
