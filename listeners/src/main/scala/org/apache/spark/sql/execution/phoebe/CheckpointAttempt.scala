@@ -131,7 +131,7 @@ private[phoebe] final class CheckpointAttempt(
         }
         joined.values.toSeq
       }
-      waiting.foreach(_.send(Flush(shuffleId)))
+      waiting.foreach(_.send(encode(Flush(shuffleId))))
       commitIfWhole()
     } else {
       abandon(Reason(
@@ -168,7 +168,7 @@ private[phoebe] final class CheckpointAttempt(
 
   private def closeQuietly(): Unit = {
     synchronized { node = None }
-    executors.foreach(_.send(Close(shuffleId)))
+    executors.foreach(_.send(encode(Close(shuffleId))))
     runtime.store.remove(place)
   }
 
@@ -258,7 +258,7 @@ private[phoebe] final class CheckpointAttempt(
       stored = Some(answer)
       state = Committed
       undrained ++= joined.keys
-      joined.values.foreach(_.send(Switch(shuffleId, answer)))
+      joined.values.foreach(_.send(encode(Switch(shuffleId, answer))))
       ended = Array.empty
       uploads.clear()
       true

@@ -2,8 +2,9 @@ package org.apache.spark.sql.execution.phoebe
 
 import scala.util.control.NonFatal
 
+import org.apache.spark.SparkException
 import org.apache.spark.internal.Logging
-import org.apache.spark.rpc.{RpcCallContext, RpcEndpoint, RpcEnv}
+import org.apache.spark.rpc.{RpcCallContext, RpcEndpoint, RpcEndpointRef, RpcEnv}
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
 
 /** The driver's end of [[CheckpointMessages]]: passes each word on to the shuffle that it is about. */
@@ -13,20 +14,30 @@ private[phoebe] final class CheckpointEndpoint(
 ) extends RpcEndpoint
     with Logging {
 
-  override def receive: PartialFunction[Any, Unit] = {
-    case Drained(id, executor) =>
-      Guard.run("note a drained executor")(shuffles.get(id).foreach(_.drained(executor)))
+  override def receive: PartialFunction[Any, Unit] = { case bytes: Array[Byte] =>
+    Guard.run("hear an executor") {
+      decode(bytes) match {
+        case Drained(id, executor) => shuffles.get(id).foreach(_.drained(executor))
+        case other => logWarning(s"phoebe: a message that nobody expects: $other")
+      }
+    }
   }
 
   override def receiveAndReply(context: RpcCallContext): PartialFunction[Any, Unit] = {
-    case Join(id, executor, ref) =>
-      answer(context)(shuffles.get(id).fold[ShuffleState](Ordinary)(_.join(executor, ref)))
-    case Uploaded(id, _, upload) => answer(context)(shuffles.get(id).exists(_.uploaded(upload)))
+    case (bytes: Array[Byte], from) =>
+      try context.reply(encode(answer(decode(bytes), from.asInstanceOf[RpcEndpointRef])))
+      catch {
+        // The exception itself could be of a class that the other side's RPC cannot read.
+        case e @ (NonFatal(_) | _: LinkageError) =>
+          context.sendFailure(new SparkException(s"phoebe: $e"))
+      }
   }
 
-  private def answer(context: RpcCallContext)(body: => Any): Unit =
-    try context.reply(body)
-    catch { case NonFatal(e) => context.sendFailure(e) }
+  private def answer(message: AnyRef, from: RpcEndpointRef): Serializable = message match {
+    case Join(id, executor) => shuffles.get(id).fold[ShuffleState](Ordinary)(_.join(executor, from))
+    case Uploaded(id, _, upload) =>
+      java.lang.Boolean.valueOf(shuffles.get(id).exists(_.uploaded(upload)))
+  }
 }
 
 private[phoebe] object CheckpointEndpoint {

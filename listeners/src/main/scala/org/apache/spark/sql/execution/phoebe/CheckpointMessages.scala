@@ -2,17 +2,31 @@ package org.apache.spark.sql.execution.phoebe
 
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, Pack}
+import org.apache.spark.util.Utils
 
 /**
  * What driver and executors say to each other about checkpointed shuffles, over Spark's own RPC.
  *
  * An executor joins a shuffle when it first uploads or reads it. It then hears of the switch to
  * the store, says when its last reader of local files is done, and is told to free those.
+ *
+ * They travel as bytes. Spark's RPC reads messages with the class loader of Spark itself, which on
+ * an executor does not know a jar that came with `--jars`; a message that it cannot read breaks the
+ * connection to the driver, and with it the executor.
  */
 private[phoebe] object CheckpointMessages {
 
-  /** Executor to driver; the answer is a [[ShuffleState]]. */
-  final case class Join(shuffleId: Int, executorId: String, executor: RpcEndpointRef)
+  def encode(message: Serializable): Array[Byte] = Utils.serialize(message)
+
+  def decode(bytes: Array[Byte]): AnyRef =
+    Utils.deserialize[AnyRef](bytes, getClass.getClassLoader)
+
+  /** Asks the other side for an answer that is a message too. */
+  def ask[T](to: RpcEndpointRef, message: Serializable, from: RpcEndpointRef = null): T =
+    decode(to.askSync[Array[Byte]]((encode(message), from))).asInstanceOf[T]
+
+  /** Executor to driver, from the executor's own endpoint; the answer is a [[ShuffleState]]. */
+  final case class Join(shuffleId: Int, executorId: String)
 
   /** Executor to driver, after each upload; the answer says whether to go on with others. */
   final case class Uploaded(shuffleId: Int, executorId: String, upload: Upload)
@@ -36,7 +50,7 @@ private[phoebe] object CheckpointMessages {
   final case class Forget(shuffleId: Int)
 
   /** Where a shuffle stands when an executor joins. */
-  sealed trait ShuffleState
+  sealed trait ShuffleState extends Serializable
 
   /** Map tasks run, or their outputs are being uploaded. */
   final case class Uploading(place: CheckpointPlace, stageIsOver: Boolean) extends ShuffleState

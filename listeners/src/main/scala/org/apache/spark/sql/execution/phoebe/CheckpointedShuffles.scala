@@ -6,12 +6,7 @@ import scala.jdk.CollectionConverters._
 
 import org.apache.spark.{MapOutputTrackerMaster, SparkEnv}
 import org.apache.spark.rpc.RpcEndpointRef
-import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{
-  Forget,
-  ShuffleState,
-  Stored,
-  Upload
-}
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
 
 /** A shuffle of this application whose outputs are, or may come to be, in the store. */
 private[phoebe] trait CheckpointedShuffle {
@@ -73,7 +68,7 @@ private[phoebe] final class CheckpointedShuffles {
     shuffles.asScala.foreach { case (id, shuffle) =>
       if (shuffle.isOver && !tracker.containsShuffle(id)) {
         shuffles.remove(id)
-        shuffle.executors.foreach(_.send(Forget(id)))
+        shuffle.executors.foreach(_.send(encode(Forget(id))))
       }
     }
   }

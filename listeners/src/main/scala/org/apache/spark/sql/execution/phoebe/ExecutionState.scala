@@ -4,6 +4,8 @@ import java.util.concurrent.ConcurrentHashMap
 
 import scala.jdk.CollectionConverters._
 
+import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
+
 /** What was decided for one fingerprint within one SQL execution; it holds for all its exchanges. */
 private[phoebe] sealed trait Verdict { def reason: Reason }
 private[phoebe] object Verdict {

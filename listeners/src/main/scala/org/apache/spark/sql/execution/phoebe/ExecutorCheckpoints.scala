@@ -5,7 +5,7 @@ import java.util.concurrent.atomic.AtomicReference
 
 import scala.util.control.NonFatal
 
-import org.apache.spark.{MapOutputTrackerWorker, SparkEnv, TaskContext}
+import org.apache.spark.{MapOutputTrackerWorker, SparkEnv, SparkException, TaskContext}
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.rpc.{IsolatedThreadSafeRpcEndpoint, RpcCallContext, RpcEnv}
@@ -47,7 +47,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   /** Joins if need be: one question to the driver for each shuffle that is met here. */
   private def joined(local: LocalShuffle): ShuffleState = local.synchronized {
     local.state.getOrElse {
-      val answer = driver.askSync[ShuffleState](Join(local.id, env.executorId, self))
+      val answer = ask[ShuffleState](driver, Join(local.id, env.executorId), self)
       answer match {
         case stored: Stored => refreshLocations(stored)
         case _ =>
@@ -65,7 +65,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
       val made = new UploadQueue(
         uploads,
         source,
-        upload => driver.askSync[Boolean](Uploaded(shuffleId, env.executorId, upload))
+        upload => ask[Boolean](driver, Uploaded(shuffleId, env.executorId, upload))
       )
       if (local.queue.compareAndSet(null, made)) {
         // Until the driver has answered nothing is uploaded.
@@ -109,7 +109,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
       case _ =>
         // The tracker was ahead of the driver's word to us: ask again.
         local.synchronized {
-          driver.askSync[ShuffleState](Join(shuffleId, env.executorId, self)) match {
+          ask[ShuffleState](driver, Join(shuffleId, env.executorId), self) match {
             case stored: Stored =>
               local.state = Some(stored)
               Some(stored)
@@ -124,7 +124,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
       local.readers -= 1
       local.readers == 0 && local.stored.isDefined
     }
-    if (drained) driver.send(Drained(local.id, env.executorId))
+    if (drained) driver.send(encode(Drained(local.id, env.executorId)))
   }
 
   private def switch(id: Int, stored: Stored): Unit = {
@@ -135,7 +135,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
       local.closeQueue()
       local.readers == 0
     }
-    if (drained) driver.send(Drained(id, env.executorId))
+    if (drained) driver.send(encode(Drained(id, env.executorId)))
   }
 
   /** Locations that this executor has cached are older than the switch. */
@@ -164,20 +164,28 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     Option(shuffles.remove(id)).foreach(_.closeQueue())
 
   private final class Endpoint(override val rpcEnv: RpcEnv) extends IsolatedThreadSafeRpcEndpoint {
-    override def receive: PartialFunction[Any, Unit] = {
-      case Switch(id, stored) => Guard.run("switch to the store")(switch(id, stored))
-      case Flush(id) =>
-        Guard.run("flush uploads") {
-          Option(shuffles.get(id)).flatMap(l => Option(l.queue.get())).foreach(_.flush())
+    override def receive: PartialFunction[Any, Unit] = { case bytes: Array[Byte] =>
+      Guard.run("hear the driver") {
+        decode(bytes) match {
+          case Switch(id, stored) => switch(id, stored)
+          case Flush(id) =>
+            Option(shuffles.get(id)).flatMap(l => Option(l.queue.get())).foreach(_.flush())
+          case Close(id) => close(id)
+          case Forget(id) => forget(id)
+          case other => logWarning(s"phoebe: a message that nobody expects: $other")
         }
-      case Close(id) => Guard.run("close uploads")(close(id))
-      case Forget(id) => Guard.run("forget a shuffle")(forget(id))
+      }
     }
 
     override def receiveAndReply(context: RpcCallContext): PartialFunction[Any, Unit] = {
-      case Free(id, mapIds) =>
-        try context.reply(free(id, mapIds))
-        catch { case NonFatal(e) => context.sendFailure(e) }
+      case bytes: Array[Byte] =>
+        try {
+          val Free(id, mapIds) = decode(bytes)
+          context.reply(free(id, mapIds))
+        } catch {
+          case e @ (NonFatal(_) | _: LinkageError) =>
+            context.sendFailure(new SparkException(s"phoebe: $e"))
+        }
     }
 
     override def onStop(): Unit = Guard.run("stop uploads") {

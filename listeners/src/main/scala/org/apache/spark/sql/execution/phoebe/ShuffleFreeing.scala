@@ -24,7 +24,7 @@ import org.apache.spark.sql.execution.adaptive.{
 }
 import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
 import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeLike}
-import org.apache.spark.sql.execution.phoebe.CheckpointMessages.Free
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{encode, Free}
 import org.apache.spark.storage.BlockManagerId
 
 /** Moves a committed shuffle to the store, and removes the files that this has made superfluous. */
@@ -81,7 +81,7 @@ private[phoebe] object ShuffleFreeing extends Logging {
   ): Long = {
     val answers = located.toSeq.flatMap { case (where, mapIds) =>
       executors.get(where.executorId) match {
-        case Some(executor) => Some(executor.ask[Long](Free(shuffleId, mapIds)))
+        case Some(executor) => Some(executor.ask[Long](encode(Free(shuffleId, mapIds))))
         case None =>
           removeFromService(shuffleId, where, mapIds)
           None

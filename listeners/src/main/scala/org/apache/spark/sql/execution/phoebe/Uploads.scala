@@ -93,7 +93,11 @@ private[phoebe] final class UploadPool(env: SparkEnv) extends Logging {
     made
   }
 
-  def run(what: String)(body: => Unit): Unit = threads.execute(() => Guard.run(what)(body))
+  /** An exception that nobody catches ends an executor: not even an interrupt may leave here. */
+  def run(what: String)(body: => Unit): Unit = threads.execute { () =>
+    try Guard.run(what)(body)
+    catch { case _: InterruptedException => }
+  }
 
   def stop(): Unit = threads.shutdownNow()
 }
