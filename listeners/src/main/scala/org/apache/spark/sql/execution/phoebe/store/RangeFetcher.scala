@@ -6,7 +6,7 @@ import java.util.concurrent.{ExecutionException, Future}
 
 import scala.collection.mutable
 
-import org.apache.hadoop.fs.{FileSystem, FSDataInputStream, Path}
+import org.apache.hadoop.fs.{FileStatus, FileSystem, FSDataInputStream, Path}
 
 import org.apache.spark.util.ThreadUtils
 
@@ -134,8 +134,10 @@ private[phoebe] object RangeFetcher {
   /** One request: the length is said, so that an object store is not asked for it first. */
   private def request(fs: FileSystem, range: FileRange): Array[Byte] = {
     val bytes = new Array[Byte](range.size)
+    val status = new FileStatus(range.fileBytes, false, 1, 1L << 27, 0, range.path)
     val in = fs
       .openFile(range.path)
+      .withFileStatus(status)
       .opt("fs.option.openfile.read.policy", "random")
       .opt("fs.option.openfile.length", range.fileBytes.toString)
       .build()
