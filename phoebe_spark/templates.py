@@ -191,12 +191,12 @@ def _strict_text(node: PlanNode) -> str:
     return _without_strategy(text)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _without_ids(text: str) -> str:
     return _IDS.sub("", _PRUNING.sub("", text))
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _without_strategy(text: str) -> str:
     return _IDS.sub("", _DROPPED.sub("", _PRUNING.sub("", text))).replace("key=", "keys=")
 
@@ -216,7 +216,7 @@ _KEYWORDS = frozenset(
 )  # fmt: skip
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1024)
 def _tokens(text: str) -> tuple[str, ...]:
     """The recurring words of an operator's string, sorted: columns, functions, keywords.
 

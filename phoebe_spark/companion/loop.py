@@ -18,7 +18,7 @@ from phoebe_spark.records import ApplicationRecord, Record
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING_ROWS = 200_000
+MAX_WAITING_ROWS = 50_000
 """Rows that may wait for tables that cannot be written; more are lost, and the run incomplete."""
 
 

@@ -15,13 +15,15 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from io import BufferedReader
 from typing import Any, BinaryIO
 
 import orjson
 
 import phoebe_spark
 from phoebe_spark.companion.advice import AdviceDesk
+from phoebe_spark.companion.intake import PUT_LIMIT_S, Intake
 from phoebe_spark.companion.loop import Companion, TablesLike
 from phoebe_spark.companion.protocol import PROTOCOL, Plugin
 from phoebe_spark.settings import SettingError, Value, resolve
@@ -30,11 +32,7 @@ log = logging.getLogger("phoebe")
 
 END_LIMIT_S = 9.5
 """After the end of input the process is gone within ten seconds, whatever hangs."""
-QUEUE_LINES = 20_000
-PUT_LIMIT_S = 5.0
-"""How long a line waits for room in the queue. Longer than a slow commit; then whoever writes the
-tables hangs, and lines are lost, because the end of input and questions must be read all the
-same."""
+READ_BYTES = 1 << 16
 ADVISE = b'{"type":"advise"'
 
 
@@ -48,6 +46,7 @@ def main() -> int:
     plugin = Plugin(_own_stdout())
     intake = Intake()
     source = sys.stdin.buffer
+    assert isinstance(source, BufferedReader)
 
     first = source.readline()
     try:
@@ -65,42 +64,6 @@ def main() -> int:
     return _run(companion, intake)
 
 
-class Intake:
-    """The queue between the thread that reads and the loop that works: bounded in lines, and in
-    the time that a line waits for room."""
-
-    def __init__(self, limit: int = QUEUE_LINES, patience_s: float = PUT_LIMIT_S) -> None:
-        self._lines: queue.Queue[bytes | None] = queue.Queue(limit)
-        self._patience_s = patience_s
-        self._lock = threading.Lock()
-        self._lost = 0
-        self.jammed = False  # the last line found no room in time
-
-    def put(self, line: bytes) -> None:
-        """Waits for room only as long as the loop is known to work."""
-        try:
-            self._lines.put(line, timeout=0.0 if self.jammed else self._patience_s)
-            self.jammed = False
-        except queue.Full:
-            self.jammed = True
-            with self._lock:
-                self._lost += 1
-
-    def end(self) -> None:
-        """No more lines; waits for room, as the process's exit limit runs by now."""
-        self._lines.put(None)
-
-    def get(self, timeout_s: float) -> bytes | None:
-        """The next line, None at the end. Raises ``queue.Empty``."""
-        return self._lines.get(timeout=timeout_s)
-
-    def take_lost(self) -> int:
-        """Lines lost since the last call."""
-        with self._lock:
-            lost, self._lost = self._lost, 0
-        return lost
-
-
 def _run(companion: Companion, intake: Intake) -> int:
     from phoebe_spark.harvest import decode
 
@@ -108,39 +71,54 @@ def _run(companion: Companion, intake: Intake) -> int:
         if lost := intake.take_lost():
             companion.lost(lost)
         try:
-            line = intake.get(0.2)
+            lines = intake.get(0.2)
         except queue.Empty:
             companion.tick()
             continue
-        if line is None:
+        if lines is None:
             break
-        try:
-            message = decode(line)
-        except orjson.JSONDecodeError:
-            companion.unreadable(line)
-        else:
-            if message is not None:
-                companion.take(message)
+        for line in lines:
+            try:
+                message = decode(line)
+            except orjson.JSONDecodeError:
+                companion.unreadable(line)
+            else:
+                if message is not None:
+                    companion.take(message)
         companion.tick()
     stored = companion.close()
     return 0 if stored else 1
 
 
-def _read(source: BinaryIO, intake: Intake, desk: AdviceDesk) -> None:
+def _read(source: BufferedReader, intake: Intake, desk: AdviceDesk) -> None:
     """Questions go to the desk at once, past whatever waits to be harvested.
 
     The exit limit runs from the end of input on, whatever the loop is doing then: one that hangs in
     a write to a dead file system would stay for good.
     """
-    for line in source:
-        if line.startswith(ADVISE):
-            desk.ask(line)
-        elif not line.isspace():
-            intake.put(line)
+    rest: list[bytes] = []  # pieces of a line that is not over
+    while piece := source.read1(READ_BYTES):
+        first, *lines = piece.split(b"\n")
+        rest.append(first)
+        if lines:
+            _hand_over([b"".join(rest), *lines[:-1]], intake, desk)
+            rest = [lines[-1]]
+    _hand_over([b"".join(rest)], intake, desk)
     limit = threading.Timer(END_LIMIT_S - (PUT_LIMIT_S if intake.jammed else 0), os._exit, (1,))
     limit.daemon = True
     limit.start()
     intake.end()
+
+
+def _hand_over(lines: Sequence[bytes], intake: Intake, desk: AdviceDesk) -> None:
+    events = []
+    for line in lines:
+        if line.startswith(ADVISE):
+            desk.ask(line)
+        elif line and not line.isspace():
+            events.append(line)
+    if events:
+        intake.put(events)
 
 
 def _hello(line: bytes) -> dict[str, Any]:

@@ -27,13 +27,12 @@ from phoebe_spark.harvest._values import (
     time_ms,
     timestamp,
 )
-from phoebe_spark.plan import parse_plan
 from phoebe_spark.plan_graph import derive
 from phoebe_spark.records import Record
-from phoebe_spark.templates import Exchange
+from phoebe_spark.templates import Exchange, exchanges
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
-_MOST_PLAN_BYTES = 24 << 20  # of plan versions that wait to be looked at, all executions together
+_MOST_PLAN_BYTES = 8 << 20  # of plan versions that wait to be looked at, all executions together
 _PATIENCE = 5_000  # events after which an ended execution no longer waits for its stages
 
 
@@ -98,26 +97,29 @@ class ExecutionEvents(ApplicationEvents):
         execution.description = text(event.get("description"))
         execution.started_ms = time_ms(event, "time")
         self._saw_time(execution.started_ms)
-        execution.see_first_plan(parse_plan(obj(event, "sparkPlanInfo")))
+        self._keep_plan(execution, event, first=True)
         if self.source == "live" and self._application is not None:
             # So that a run whose driver vanishes with its machine is known to have begun.
             ending = rows.Ending(execution.started_ms, None, aborted=False, lossy=True)
+            execution.initial = execution.first_plan()
             yield rows.execution_row(execution, self._stamp, ending, None, 0, self._slots())
+            execution.initial = None
 
     def _execution_update(self, event: JsonObject) -> Iterable[Record]:
         execution = self._find(integer(event.get("executionId")))
-        if execution is None:
-            return ()
-        plan = event.get(PLAN_JSON) or orjson.dumps(obj(event, "sparkPlanInfo"))
-        execution.keep_plan(plan)
-        self._plan_bytes += len(plan)
-        if self._plan_bytes > _MOST_PLAN_BYTES:
-            self._see_later_plans(execution)
+        if execution is not None:
+            self._keep_plan(execution, event, first=False)
         return ()
 
-    def _see_later_plans(self, execution: ExecutionState) -> None:
-        self._plan_bytes -= sum(map(len, execution.later))
-        execution.see_later_plans()
+    def _keep_plan(self, execution: ExecutionState, event: JsonObject, *, first: bool) -> None:
+        plan = event.get(PLAN_JSON) or orjson.dumps(obj(event, "sparkPlanInfo"))
+        self._plan_bytes -= execution.plan_bytes
+        try:
+            execution.keep_plan(plan, first=first)
+            if self._plan_bytes + execution.plan_bytes > _MOST_PLAN_BYTES:
+                execution.condense_plans()
+        finally:
+            self._plan_bytes += execution.plan_bytes
 
     def _execution_end(self, event: JsonObject) -> Iterable[Record]:
         execution_id = integer(event.get("executionId"))
@@ -155,8 +157,9 @@ class ExecutionEvents(ApplicationEvents):
             self._jobs.pop(job_id, None)
         initial: tuple[Exchange, ...] = ()
         ties, plan = NO_TIES, None
+        self._plan_bytes -= execution.plan_bytes
         try:
-            self._see_later_plans(execution)
+            execution.look_at_plans()
             initial = execution.boundaries
             ties = tie(execution, initial, self._ran_rdd)
             if execution.initial is not None:
@@ -210,7 +213,8 @@ def _boundary_of(execution: ExecutionState, fingerprint: str) -> str | None:
         for message in execution.messages
         if message.get("fingerprint") == fingerprint
     }
-    for exchange in execution.boundaries:
+    plan = execution.first_plan() if named else None
+    for exchange in exchanges(plan) if plan is not None else ():
         if exchange.node.shuffle_acc_id in named:
             return exchange.boundary_id
     return None

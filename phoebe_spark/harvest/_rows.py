@@ -94,7 +94,7 @@ def stage_row(
     ending: Ending,
 ) -> StageRecord:  # fmt: skip
     """One stage attempt's row; times relative to the execution where there is one."""
-    times = sorted(stage.task_times)
+    p50, p90 = stage.task_times.quantiles(0.5, 0.9)
     if stage.completed:
         status = "failed" if stage.failure else "succeeded"
     else:
@@ -126,12 +126,12 @@ def stage_row(
         tasks_succeeded=stage.succeeded,
         tasks_failed=stage.failed,
         tasks_killed=stage.killed,
-        task_time_ms=sum(times),
+        task_time_ms=stage.task_times.total,
         task_cpu_ms=stage.cpu_ns // 1_000_000,
         task_gc_ms=stage.gc_ms,
-        task_ms_p50=_quantile(times, 0.5),
-        task_ms_p90=_quantile(times, 0.9),
-        task_ms_max=times[-1] if times else None,
+        task_ms_p50=p50,
+        task_ms_p90=p90,
+        task_ms_max=stage.task_times.largest if stage.succeeded else None,
         input_bytes=stage.input_bytes,
         input_rows=stage.input_rows,
         output_bytes=stage.output_bytes,
@@ -286,11 +286,6 @@ def _since(start: int | None, at: int | None) -> int | None:
 
 def _span(start: int | None, end: int | None) -> int | None:
     return _since(start, end)
-
-
-def _quantile(ordered: list[int], share: float) -> int | None:
-    """The nearest rank of a sorted list."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
 def _first_line(message: str | None) -> str | None:

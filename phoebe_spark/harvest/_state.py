@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 import orjson
 
+from phoebe_spark.harvest._figures import Figures
 from phoebe_spark.harvest._lines import ACCUMULABLES_JSON, accumulator_ids
 from phoebe_spark.harvest._values import JsonObject, count, integer, items, obj, text, time_ms
 from phoebe_spark.plan import SHUFFLE_WRITE_METRIC, PlanNode, exchange_nodes, parse_plan
@@ -57,7 +57,7 @@ class StageState:
     failed: int = 0
     killed: int = 0
     writes_shuffle: bool | None = None  # None: no task seen
-    task_times: array[int] = field(default_factory=lambda: array("q"))
+    task_times: Figures = field(default_factory=Figures)
     cpu_ns: int = 0
     gc_ms: int = 0
     input_bytes: int = 0
@@ -110,7 +110,7 @@ class StageState:
         metrics = obj(event, "Task Metrics").get
         run_ms = count(metrics("Executor Run Time"))
         copy_ms = min(copy_ms, run_ms)
-        self.task_times.append(run_ms - copy_ms)
+        self.task_times.add(run_ms - copy_ms)
         self.copy_ms += copy_ms
         self.copied_bytes += copied
         self.cpu_ns += count(metrics("Executor CPU Time"))
@@ -206,9 +206,10 @@ class JobState:
 class ExecutionState:
     """One SQL execution.
 
-    Adaptive execution tells of dozens of plan versions, most of which say nothing new. They are
-    kept as they came (`later`), until the execution is over or they take too much memory; then the
-    last is looked at, and those before it as far as something that ran is not explained.
+    Plans are kept as JSON while it runs, a tenth of their size as objects. Adaptive execution tells
+    of dozens of plan versions, most of which say nothing new: when the execution is over (or they
+    take too much memory), the first and the last are looked at, and of those between, from the last
+    one back, as many as it takes to explain what ran.
     """
 
     execution_id: int
@@ -218,10 +219,8 @@ class ExecutionState:
     ended_ms: int | None = None
     ended: bool = False
     error: str | None = None
-    initial: PlanNode | None = None
-    boundaries: tuple[Exchange, ...] = ()  # exchanges of the first plan
-    latest: PlanNode | None = None
-    later: list[bytes] = field(default_factory=list)  # versions not looked at, in order, as JSON
+    first: bytes | None = None  # its plan as it starts, JSON
+    later: list[bytes] = field(default_factory=list)  # versions of the plan after it, in order
     seen: dict[int, SeenExchange] = field(default_factory=dict)
     stages: dict[tuple[int, int], StageState] = field(default_factory=dict)
     jobs: set[int] = field(default_factory=set)  # running
@@ -230,33 +229,55 @@ class ExecutionState:
     restored: bool = False
     damaged: bool = False  # its plan could not be read, or a stage of it was not seen
     end_seen_at: int = 0  # count of events when its end came
+    # When it is over:
+    initial: PlanNode | None = None
+    latest: PlanNode | None = None
+    boundaries: tuple[Exchange, ...] = ()  # exchanges of the first plan
 
-    def see_first_plan(self, plan: PlanNode) -> None:
-        """Take in the plan that the execution starts with."""
-        self.initial = self.latest = plan
+    @property
+    def plan_bytes(self) -> int:
+        return len(self.first or b"") + sum(map(len, self.later))
+
+    def keep_plan(self, plan: bytes, *, first: bool) -> None:
+        """Take in a version of the plan."""
         # Event logs have no messages of the plugin: the node that reads a checkpoint tells.
-        self.restored = self.restored or any(node.kind == RESTORED_NODE for node in plan.walk())
-        self.boundaries = exchanges(plan)
-        for exchange in self.boundaries:
-            self._see(exchange.node, exchange.template, exchange.reuse_key)
-
-    def keep_plan(self, plan: bytes) -> None:
-        """Take in a newer version of the plan, to be looked at later if at all."""
         self.restored = self.restored or _RESTORED_JSON in plan
-        self.later.append(plan)
+        if first:
+            self.first = plan
+        else:
+            self.later.append(plan)
 
-    def see_later_plans(self) -> None:
-        """Look at the versions kept, from the last one back until all that ran is explained, and
-        drop them. Raises one of ``UNREADABLE`` for broken ones."""
-        kept, self.later = self.later, []
+    def look_at_plans(self) -> None:
+        """Make `initial`, `latest`, `boundaries` and `seen` of the versions kept. Raises one of
+        ``UNREADABLE`` for broken ones."""
+        self.initial = self.latest = self.first_plan()
+        if self.initial is not None:
+            self.boundaries = exchanges(self.initial)
+            for exchange in self.boundaries:
+                if exchange.node.shuffle_acc_id not in self.seen:
+                    self._see(exchange.node, exchange.template, exchange.reuse_key)
         placed: set[int] = set()
-        for version in reversed(kept):
+        for version in reversed(self.later):
             plan = parse_plan(orjson.loads(version))
-            if version is kept[-1]:
+            if version is self.later[-1]:
                 self.latest = plan
             self._see_exchanges(plan, placed)
             if self._all_explained():
                 break
+
+    def condense_plans(self) -> None:
+        """Look at all versions now, and keep the two that `look_at_plans` needs again."""
+        kept, self.later = self.later, []
+        self.look_at_plans()
+        for version in kept:
+            self._see_exchanges(parse_plan(orjson.loads(version)), set())
+        self.later = kept[-1:]
+        self.initial = self.latest = None
+        self.boundaries = ()
+
+    def first_plan(self) -> PlanNode | None:
+        """The plan that the execution started with, parsed anew."""
+        return parse_plan(orjson.loads(self.first)) if self.first is not None else None
 
     def _see_exchanges(self, plan: PlanNode, placed: set[int]) -> None:
         """Add the plan's exchanges to `seen`; those in ``placed`` are there from a newer plan."""
