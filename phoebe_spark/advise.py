@@ -103,7 +103,7 @@ class Advisor:
         if self._predictor is None:
             raise ValueError("no trained models are loaded")
         root = parse_plan(plan)
-        derived = derive(root, boundaries)
+        derived = derive(root, boundaries, inner=False)
         query = Query(derived.graph, features(derived), template(body(root)), max(1, slots))
         prediction = self._predictor.predict(query)
         graph = _with_restorable(prediction.graph, derived, boundaries)

@@ -1,31 +1,28 @@
 """The stage graph of a plan, derived before the run.
 
-Spark cuts a plan into stages where rows change hands: at shuffle exchanges, at broadcasts and at
-subqueries (each is run by a job of its own, and its reader waits for it). What AQE decides later
-(join strategy, coalescing, empty relations) is not foreseen; what it is certain to do is: two
-exchanges with the same `reuse_key` are run once and read twice.
+A plan's operators are split into activities, joined by connectors (`phoebe_spark.activities`);
+activities that pipelined connectors link are one stage. What AQE decides later (join strategy,
+coalescing, empty relations) is not foreseen; what it is certain to do is: two exchanges with the
+same `reuse_key` are run once and read twice.
 
-Not foreseen, because the plan has no node for it: the single-partition shuffle inside
-``TakeOrderedAndProject`` and the sampling job of a range partitioning.
+Not foreseen, because the plan does not tell: how many partitions a scan has (an ORDER BY with LIMIT
+over a single one needs no shuffle), or a second sampling for a range partitioning that found its
+partitions uneven.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from phoebe_spark.graph import Boundary, Carrier, Stage, StageGraph
-from phoebe_spark.plan import (
-    PlanNode,
-    body,
-    exchange_identity,
-    is_broadcast,
-    is_shuffle,
-    is_subquery,
-    is_wrapper,
-)
+from phoebe_spark.activities import Activities, Activity, split
+from phoebe_spark.graph import Boundary, Stage, StageGraph
+from phoebe_spark.plan import PlanNode, body, exchange_identity, is_scan, is_shuffle
 from phoebe_spark.templates import Digests, Exchange, exchanges
+
+_DRIVER_ONLY = frozenset({"LocalTableScan", "EmptyRelation"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,8 @@ class PlanGraph:
 
     ``stage_of_node`` maps the pre-order index of every exchange, reused ones included, to the
     stage that writes it; ``stage_of_boundary`` the same by boundary id (two boundaries that are run
-    once share a stage); ``nodes`` lists each stage's own plan nodes, wrappers left out.
+    once share a stage); ``nodes`` lists each stage's own plan nodes, wrappers left out, its last
+    operator first; ``roles`` says what a stage's last activity is.
     """
 
     graph: StageGraph
@@ -42,113 +40,162 @@ class PlanGraph:
     stage_of_node: Mapping[int, int]
     stage_of_boundary: Mapping[str, int]
     nodes: Mapping[int, tuple[PlanNode, ...]]
+    roles: Mapping[int, str]
+    activities: Activities
 
 
-def derive(plan: PlanNode, boundaries: Iterable[Mapping[str, Any]] = ()) -> PlanGraph:
+def derive(
+    plan: PlanNode,
+    boundaries: Iterable[Mapping[str, Any]] = (),
+    *,
+    inner: bool = True,
+    assume_single: bool = False,
+    filled: Set[int] = frozenset(),
+) -> PlanGraph:
     """Split ``plan`` into stages, parents first, the result stage last.
 
     ``boundaries`` are those of an ``advise`` request (docs/protocol.md): matched by ``node``, the
     pre-order rank of the exchange, they fill in fingerprint, eligibility, partitions and Catalyst's
     estimates. Without one a boundary counts as eligible, with no fingerprint. Broadcasts and
     subqueries are stages with a boundary of carrier ``broadcast`` that is never eligible.
+
+    ``inner`` False leaves out the stages that have no exchange node (the shuffle inside of
+    ``TakeOrderedAndProject``, sampling jobs): predictors count their work to the stage they serve.
+    ``assume_single``, ``filled``: see `phoebe_spark.activities.split`.
     """
-    return _Splitter(plan, {b["node"]: b for b in boundaries if "node" in b}).result()
+    facts = {b["node"]: b for b in boundaries if "node" in b}
+    digests = Digests()
+    parts = split(plan, digests, inner=inner, assume_single=assume_single, filled=filled)
+    return _Stages(plan, facts, digests, parts, inner).result()
 
 
-class _Splitter:
-    """One walk over one plan; stages are numbered when their subtree is done, so parents first."""
+class _Stages:
+    """Joins the activities of one plan into stages."""
 
-    def __init__(self, plan: PlanNode, facts: Mapping[int, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        plan: PlanNode,
+        facts: Mapping[int, Mapping[str, Any]],
+        digests: Digests,
+        parts: Activities,
+        inner: bool,
+    ) -> None:
         self.plan = plan
         self.facts = facts
-        self.digests = Digests()
-        self.exchanges = exchanges(plan, self.digests)
+        self.digests = digests
+        self.exchanges = exchanges(plan, digests)
         self.by_identity = {exchange_identity(e.node): e for e in self.exchanges}
-        self.stages: list[Stage] = []
-        self.nodes: dict[int, tuple[PlanNode, ...]] = {}
-        self.stage_of_node: dict[int, int] = {}
-        self.stage_of_boundary: dict[str, int] = {}
-        self.written: dict[str, int] = {}  # reuse key of a stage's root -> stage
-        self.broadcasts = 0
+        self.split = parts
+        self.inner = inner
+        self.read = {c.source for c in self.split.connectors if c.pipelined}
 
     def result(self) -> PlanGraph:
-        self._run(self.plan)
+        groups = _components(self.split)
+        ends = {group: self._end(members) for group, members in groups.items()}
+        reads: dict[int, list[int]] = defaultdict(list)
+        group_of = {a.activity_id: g for g, members in groups.items() for a in members}
+        for connector in self.split.connectors:
+            if not connector.pipelined:
+                reads[group_of[connector.target]].append(group_of[connector.source])
+        stages: list[Stage] = []
+        broadcasts = 0
+        stage_of_group: dict[int, int] = {}
+        nodes: dict[int, tuple[PlanNode, ...]] = {}
+        served = {source: target for target, found in reads.items() for source in found}
+        for group in _parents_first(groups, reads):
+            if not self._runs(ends[group], groups[group]):
+                continue
+            parents = (stage_of_group[g] for g in reads[group] if g in stage_of_group)
+            template = self._template(ends, group, served)
+            boundary = self._boundary(ends[group], template, broadcasts)
+            broadcasts += ends[group].role == "collect"
+            stage_id = stage_of_group[group] = len(stages)
+            indices = sorted({a.node for a in groups[group]})
+            nodes[stage_id] = tuple(self.split.nodes[i] for i in indices)
+            stages.append(
+                Stage(
+                    stage_id=stage_id,
+                    parents=tuple(dict.fromkeys(parents)),
+                    template=template,
+                    boundary=boundary,
+                    operators=tuple(node.kind for node in nodes[stage_id]),
+                )
+            )
+        stage_of_node = self._stage_of_node(ends, stage_of_group)
         return PlanGraph(
-            StageGraph(tuple(self.stages)),
+            StageGraph(tuple(stages)),
             self.exchanges,
-            self.stage_of_node,
-            self.stage_of_boundary,
-            self.nodes,
+            stage_of_node,
+            {
+                e.boundary_id: stage_of_node[e.node.index]
+                for e in self.exchanges
+                if e.node.index in stage_of_node
+            },
+            nodes,
+            {stage_of_group[g]: ends[g].role for g in stage_of_group},
+            self.split,
         )
 
-    def _run(self, root: PlanNode) -> None:
-        """Depth-first, without recursion: plans may be deeper than Python's stack."""
-        frames = [_Frame(root)]
-        while frames:
-            frame = frames[-1]
-            if not frame.todo:
-                self._finish(frame)
-                frames.pop()
-                if frames:
-                    frames[-1].parents.append(self.stage_of_node[frame.root.index])
-                continue
-            node = frame.todo.pop()
-            if node is not frame.root and _starts_stage(node):
-                key = self._key(node)
-                if key in self.written:
-                    frame.parents.append(self.written[key])
-                    self._merge(node)
-                else:
-                    frames.append(_Frame(node))
-                continue
-            if not is_wrapper(node):
-                frame.nodes.append(node)
-            frame.todo.extend(reversed(node.children))
+    def _end(self, members: list[Activity]) -> Activity:
+        """The activity whose rows leave the stage: the one that no other of it reads."""
+        return next(a for a in members if a.activity_id not in self.read)
 
-    def _key(self, node: PlanNode) -> str:
-        return f"{node.kind}:{self.digests.reuse_key(node)}"
+    def _runs(self, end: Activity, members: list[Activity]) -> bool:
+        """Whether a job is run for it: not for what the driver does by itself, nor for no rows."""
+        node = self.split.nodes[end.node]
+        if end.role in ("write", "collect", "local"):
+            inputs = [a.node for a in members if a is not end]
+            if node.kind == "Subquery" and self._alone(inputs):
+                return False
+            return not inputs or self.split.partitions.get(min(inputs)) != 0
+        if end.role == "run" and not node.children and self.inner:
+            # A plan of one node: a scan, else a command or rows that the driver has at hand.
+            return node.kind == "Range" or (is_scan(node) and node.kind not in _DRIVER_ONLY)
+        return True
 
-    def _remember(self, node: PlanNode, stage_id: int) -> None:
-        self.stage_of_node[node.index] = stage_id
-        if is_shuffle(node) and (exchange := self.by_identity.get(exchange_identity(node))):
-            self.stage_of_boundary[exchange.boundary_id] = stage_id
-            self.stage_of_node[exchange.node.index] = stage_id
+    def _alone(self, indices: list[int]) -> bool:
+        return len(indices) == 1 and self.split.nodes[indices[0]].kind in _DRIVER_ONLY
 
-    def _merge(self, root: PlanNode) -> None:
-        """A subtree that is already there: every stage in it is one that was met before."""
-        for node in root.walk():
-            if _starts_stage(node) and (stage_id := self.written.get(self._key(node))) is not None:
-                self._remember(node, stage_id)
+    def _stage_of_node(
+        self, ends: Mapping[int, Activity], stage_of_group: Mapping[int, int]
+    ) -> dict[int, int]:
+        found = {
+            end.node: stage_of_group[group]
+            for group, end in ends.items()
+            if end.role in ("write", "collect") and group in stage_of_group
+        }
+        for shown, run in self.split.alias.items():
+            if run in found:
+                found[shown] = found[run]
+        for index, stage_id in list(found.items()):
+            node = self.split.nodes.get(index)
+            if node is not None and is_shuffle(node):
+                exchange = self.by_identity.get(exchange_identity(node))
+                if exchange is not None:
+                    found.setdefault(exchange.node.index, stage_id)
+        return found
 
-    def _finish(self, frame: _Frame) -> None:
-        stage_id = len(self.stages)
-        root = frame.root
-        boundary = None if root is self.plan and not is_shuffle(root) else self._boundary(root)
-        self.stages.append(
-            Stage(
-                stage_id=stage_id,
-                parents=tuple(dict.fromkeys(frame.parents)),
-                template=boundary.template if boundary else self.digests.template(body(root)),
-                boundary=boundary,
-                task_count=1,
-                operators=tuple(node.kind for node in frame.nodes),
-            )
-        )
-        self.nodes[stage_id] = tuple(frame.nodes)
-        self._remember(root, stage_id)
-        if root is not self.plan:
-            self.written[self._key(root)] = stage_id
+    def _template(self, ends: Mapping[int, Activity], group: int, served: Mapping[int, int]) -> str:
+        end = ends[group]
+        if end.role in ("write", "collect"):
+            return self.digests.template(self.split.nodes[end.node])
+        if end.role == "run":
+            return self.digests.template(body(self.plan))
+        # Without a node of its own: named by the stage that it serves.
+        suffix = "+map" if end.role == "local" else f"+{end.role}"
+        return self._template(ends, served[group], served) + suffix
 
-    def _boundary(self, node: PlanNode) -> Boundary:
-        if not is_shuffle(node):
-            self.broadcasts += 1
-            carrier: Carrier = "broadcast"
-            return Boundary(
-                f"b{self.broadcasts - 1}",
-                self.digests.template(node),
-                eligible=False,
-                carrier=carrier,
-            )
+    def _boundary(self, end: Activity, template: str, broadcasts: int) -> Boundary | None:
+        if end.role == "write":
+            return self._exchange(self.split.nodes[end.node])
+        if end.role == "run":
+            return None
+        if end.role == "local":
+            return Boundary(f"s-{template}", template, eligible=False)
+        name = f"b{broadcasts}" if end.role == "collect" else f"b-{template}"
+        return Boundary(name, template, eligible=False, carrier="broadcast")
+
+    def _exchange(self, node: PlanNode) -> Boundary:
         exchange = self.by_identity[exchange_identity(node)]
         # A reused exchange may be met first; the request speaks of the original.
         fact = self.facts.get(node.index) or self.facts.get(exchange.node.index) or {}
@@ -163,20 +210,40 @@ class _Splitter:
         )
 
 
-class _Frame:
-    """A stage under construction."""
+def _components(parts: Activities) -> dict[int, list[Activity]]:
+    """Activities by stage: those that pipelined connectors link."""
+    leader = list(range(len(parts.activities)))
 
-    __slots__ = ("nodes", "parents", "root", "todo")
+    def find(member: int) -> int:
+        while leader[member] != member:
+            leader[member] = leader[leader[member]]
+            member = leader[member]
+        return member
 
-    def __init__(self, root: PlanNode) -> None:
-        self.root = root
-        self.todo = [root]
-        self.nodes: list[PlanNode] = []
-        self.parents: list[int] = []
+    for connector in parts.connectors:
+        if connector.pipelined:
+            leader[find(connector.source)] = find(connector.target)
+    groups: dict[int, list[Activity]] = defaultdict(list)
+    for activity in parts.activities:
+        groups[find(activity.activity_id)].append(activity)
+    return groups
 
 
-def _starts_stage(node: PlanNode) -> bool:
-    return is_shuffle(node) or is_broadcast(node) or is_subquery(node)
+def _parents_first(groups: Iterable[int], reads: Mapping[int, list[int]]) -> list[int]:
+    """A topological order, the first group (the plan's root) last."""
+    done: dict[int, None] = {}
+    for root in groups:
+        stack = [(root, False)]
+        while stack:
+            group, ready = stack.pop()
+            if group in done:
+                continue
+            if ready:
+                done[group] = None
+                continue
+            stack.append((group, True))
+            stack.extend((parent, False) for parent in reversed(reads.get(group, [])))
+    return list(done)
 
 
 def _int(value: object) -> int | None:

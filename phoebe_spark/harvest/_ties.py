@@ -181,7 +181,9 @@ def _tie_bare_broadcasts(
     """A broadcast right above an exchange has no metrics of its own: told by what it reads."""
     writes: dict[int, int] = {}
     for exchange in plan.exchanges:
-        written = plan.stage_of_boundary[exchange.boundary_id]
+        written = plan.stage_of_boundary.get(exchange.boundary_id)
+        if written is None:
+            continue  # AQE found its rows to be none
         for name, acc_id in exchange.node.metrics.items():
             if name not in WRITE_METRICS:
                 writes[acc_id] = written

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +14,16 @@ from phoebe_spark.harvest import Harvest
 from phoebe_spark.plan import parse_plan
 from phoebe_spark.plan_graph import PlanGraph, derive
 from phoebe_spark.records import BoundaryRecord, ExecutionRecord, Record, StageRecord
-from tests.support.places import spark_environment
+from tests.support.places import ROOT, spark_environment
+from tests.support.ran_stages import Execution, read_executions, record
+from tests.support.stage_graph import Tally, compare
+
+EVENT_LOGS = ROOT / "tests" / "data" / "eventlogs"
 
 _APPLICATION = """
 import sys
 from pyspark.sql import SparkSession
+from pyspark.sql.functions import col
 folder, adaptive = sys.argv[1:]
 spark = (
     SparkSession.builder.master("local[2]").appName("graph")
@@ -34,6 +40,12 @@ spark.range(20000).selectExpr("id", "id % 50 as k", "id % 7 as g").write.parquet
 spark.range(50).selectExpr("id as k", "concat('name', id) as name").write.parquet(folder + "/small")
 for table in ("big", "small"):
     spark.read.parquet(folder + "/" + table).createOrReplaceTempView(table)
+spark.range(500).selectExpr("id", "id % 5 as k").write.parquet(folder + "/kept")
+kept = spark.read.parquet(folder + "/kept").repartition(3, col("k")).cache()
+kept.createOrReplaceTempView("cached")
+parted = spark.range(1000).selectExpr("id", "id % 10 as p0")
+parted.write.partitionBy("p0").parquet(folder + "/parted")
+spark.read.parquet(folder + "/parted").createOrReplaceTempView("parted")
 queries = {
     "aggregate": "select g, count(*) c from big group by g",
     "join": "select a.k, count(*) c from big a join big b on a.id = b.id where b.g > 1 "
@@ -44,20 +56,54 @@ queries = {
     "subquery": "select g, count(*) c from big where id > (select avg(id) from big) group by g",
     "union": "select k, count(*) c from (select k from big where g = 1 union all "
              "select k from big where g = 2) group by k",
+    "sorted": "select * from big order by id desc",
+    "top": "select k, sum(id) s from big group by k order by s limit 5",
+    "top-of-scan": "select /*+ repartition(4) */ * from big order by id limit 5",
+    "limit": "select * from (select /*+ repartition(4) */ * from big) limit 7",
+    "taken": "select g, (select k from small order by k limit 1) f, count(*) from big group by g",
+    "repartitioned": "select /*+ repartition(5) */ id from big",
+    "distinct": "select count(distinct k), sum(distinct g) from big",
+    "window": "select id, row_number() over (partition by k order by id) r from big",
+    "product": "select count(*) from big a cross join "
+               "(select /*+ repartition(2) */ * from small) b",
+    "full-outer": "select /*+ broadcast(s) */ count(*) from big b full outer join small s "
+                  "on b.k < s.k - 48",
+    "semi-left": "select /*+ broadcast(s) */ count(*) from small s left semi join big b "
+                 "on b.k < s.k - 48",
+    "in": "select count(*) from big where k in (select k from small where name like '%1')",
+    "cache": "select k, count(*) from cached group by k",
+    "cache-again": "select k, count(*) from cached group by k",
+    "pruning": "select count(*) from parted join small on parted.p0 = small.k where name = 'name3'",
+    "nothing": "select k from big where 1 = 0",
+    "rows": "select * from values (1), (2) as t(a)",
 }
 for name, text in queries.items():
     spark.sparkContext.setJobDescription(name)
     spark.sql(text).write.format("noop").mode("overwrite").save()
+written = spark.sql(queries["aggregate"])
+spark.sparkContext.setJobDescription("parquet")
+written.write.mode("overwrite").parquet(folder + "/out")
+spark.sparkContext.setJobDescription("collected")
+spark.sql(queries["top"]).collect()
+spark.sparkContext.setJobDescription("collected-limit")
+spark.sql("select * from big").limit(3).collect()
 spark.stop()
 """
 
 QUERIES = ("aggregate", "join", "broadcast", "reused", "subquery", "union")
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What an application ran; ``harvested``: derived graph and rows of some of its queries."""
+
+    adaptive: bool
+    executions: list[Execution]
+    harvested: dict[str, tuple[PlanGraph, list[Record]]]
+
+
 @pytest.fixture(scope="module", params=["false", "true"], ids=["aqe-off", "aqe-on"])
-def ran(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[PlanGraph, list[Record]]]:
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("graph")
     (folder / "events").mkdir()
     (folder / "app.py").write_text(_APPLICATION)
@@ -77,56 +123,27 @@ def ran(
             plans[event["executionId"]] = (event["description"], event["sparkPlanInfo"])
         rows += harvest.consume(event)
     rows += harvest.close()
-    return {
+    harvested = {
         name: (
             derive(parse_plan(plan)),
             [row for row in rows if getattr(row, "execution_id", None) == execution_id],
         )
         for execution_id, (name, plan) in plans.items()
     }
+    return Ran(request.param == "true", read_executions(source.path), harvested)
 
 
-def _derived_edges(graph: PlanGraph) -> set[tuple[str, str]]:
-    """Edges between shuffle boundaries and the end, each named by its boundaries' template."""
-    names = {
-        s.stage_id: s.template if s.boundary and s.boundary.carrier == "shuffle" else "end"
-        for s in graph.graph.stages
-    }
-    edges: set[tuple[str, str]] = set()
-    sources: dict[int, set[str]] = {}
-    for stage in graph.graph.stages:  # broadcasts and subqueries are seen through
-        below = set[str]().union(*(sources[parent] for parent in stage.parents))
-        name = names[stage.stage_id]
-        through = stage.boundary is not None and stage.boundary.carrier != "shuffle"
-        sources[stage.stage_id] = below if through else {name}
-        if not through:
-            edges |= {(source, name) for source in below}
-    return edges
-
-
-def _run_edges(rows: list[Record]) -> set[tuple[str, str]]:
-    stages = {row.stage_id: row for row in rows if isinstance(row, StageRecord)}
-    (execution,) = (row for row in rows if isinstance(row, ExecutionRecord))
-    last = max(stages)
-    edges: set[tuple[str, str]] = set()
-    sources: dict[int, set[str]] = {}
-    for stage_id, parents in sorted(
-        (int(k), v) for k, v in json.loads(execution.stage_parents or "{}").items()
-    ):
-        below = set[str]().union(*(sources[parent] for parent in parents))
-        stage = stages[stage_id]
-        through = stage.boundary_id is None and stage_id != last
-        name = "end" if stage_id == last else str(stage.template)
-        sources[stage_id] = below if through else {name}
-        if not through:
-            edges |= {(source, name) for source in below}
-    return edges
+def test_the_graph_is_what_runs(ran: Ran) -> None:
+    tally = Tally().add(ran.executions)
+    assert tally.unexplained == []
+    if not ran.adaptive:
+        assert tally.equal == tally.executions
+    assert {e.description for e in ran.executions if not e.failed} >= {"parquet", "collected"}
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_the_graph_is_what_runs(ran: dict[str, tuple[PlanGraph, list[Record]]], query: str) -> None:
-    graph, rows = ran[query]
-    assert _derived_edges(graph) == _run_edges(rows)
+def test_every_boundary_is_tied_to_its_stage(ran: Ran, query: str) -> None:
+    _, rows = ran.harvested[query]
     boundaries = [row for row in rows if isinstance(row, BoundaryRecord)]
     assert boundaries
     assert all(row.stage_id is not None for row in boundaries)
@@ -134,8 +151,33 @@ def test_the_graph_is_what_runs(ran: dict[str, tuple[PlanGraph, list[Record]]], 
     assert execution.complete
 
 
-def test_a_broadcast_is_waited_for(ran: dict[str, tuple[PlanGraph, list[Record]]]) -> None:
-    _, rows = ran["broadcast"]
+@pytest.mark.parametrize("adaptive", [False, True], ids=["aqe-off", "aqe-on"])
+def test_tpch(adaptive: bool, tmp_path: Path) -> None:
+    tally = Tally().add(read_executions(record("tpch", adaptive, tmp_path)))
+    assert tally.executions == 30  # 22 queries, 8 views
+    assert tally.unexplained == []
+    assert tally.stages > 130
+    if not adaptive:
+        assert tally.equal == 30
+
+
+@pytest.mark.parametrize("log", sorted(EVENT_LOGS.glob("*.zstd")), ids=lambda log: log.stem)
+def test_recorded_logs(log: Path) -> None:
+    tally = Tally().add(read_executions(log))
+    assert tally.unexplained == []
+    assert tally.equal >= tally.executions // 4
+
+
+def test_a_stage_too_many_or_too_few_is_seen(ran: Ran) -> None:
+    """The comparison can fail: with the plan of another query nothing fits."""
+    by_name = {e.description: e for e in ran.executions}
+    other = compare(derive(by_name["join"].plans[0]), by_name["union"])
+    assert not other.equal
+    assert other.missing
+
+
+def test_a_broadcast_is_waited_for(ran: Ran) -> None:
+    _, rows = ran.harvested["broadcast"]
     stages = {row.stage_id: row for row in rows if isinstance(row, StageRecord)}
     writer = next(row for row in stages.values() if row.boundary_id is not None)
     assert writer.parents
@@ -143,4 +185,4 @@ def test_a_broadcast_is_waited_for(ran: dict[str, tuple[PlanGraph, list[Record]]
     assert build.shuffle_write_bytes == 0
     assert build.operators is not None
     assert build.operators[0] == "BroadcastExchange"
-    assert build.template in {s.template for s in ran["broadcast"][0].graph.stages}
+    assert build.template in {s.template for s in ran.harvested["broadcast"][0].graph.stages}
