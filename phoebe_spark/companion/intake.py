@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-MOST_BYTES = 4 << 20
+MOST_BYTES = 2 << 20
 PUT_LIMIT_S = 5.0
 """How long lines wait for room. Longer than a slow commit; then whoever writes the tables hangs,
 and lines are lost, because the end of input and questions must be read all the same."""

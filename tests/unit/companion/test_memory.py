@@ -23,6 +23,13 @@ ROOT = Path(__file__).resolve().parents[3]
 LOG = ROOT / "tests" / "data" / "eventlogs" / "12-tpcds-sf1-p32.zstd"
 SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 LIMIT_MB = 120
+AS_STARTED = {
+    "PYTHONSAFEPATH": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "100000",
+    "MALLOC_TRIM_THRESHOLD_": "100000",
+}
+"""The environment that the plugin gives its companion."""
 
 
 def peak_mb(process: subprocess.Popen[bytes]) -> float:
@@ -43,7 +50,7 @@ def harvested(home: Path, lines: Iterable[bytes], **settings: str) -> float:
         [sys.executable, "-m", "phoebe_spark.companion"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+        env={**os.environ, **AS_STARTED, "PYTHONPATH": str(ROOT)},
     )
     assert process.stdin is not None
     hello = {
@@ -135,7 +142,6 @@ def test_one_stage_of_very_many_tasks(tmp_path: Path, tasks: int) -> None:
     (row,) = Tables(tmp_path).read("stages").to_pylist()
     assert (row["tasks_succeeded"], row["complete"]) == (tasks, True)
     assert row["shuffle_write_bytes"] == 1000 * tasks
-    print(f"peak {peak:.0f} MB")
     assert peak < LIMIT_MB
 
 
@@ -153,7 +159,6 @@ def test_ten_thousand_stages(tmp_path: Path) -> None:
     peak = harvested(tmp_path, lines(), **{"harvest.flush_interval_ms": "1000"})
     rows = Tables(tmp_path).read("stages", columns=["complete"]).to_pylist()
     assert [row["complete"] for row in rows] == [True] * 10_000
-    print(f"peak {peak:.0f} MB")
     assert peak < LIMIT_MB
 
 
@@ -191,5 +196,4 @@ def test_a_hundred_queries_at_once(tmp_path: Path) -> None:
     peak = harvested(tmp_path, lines())
     rows = Tables(tmp_path).read("executions").to_pylist()
     assert [row["complete"] for row in rows] == [True] * len(plans)
-    print(f"peak {peak:.0f} MB")
     assert peak < LIMIT_MB

@@ -116,6 +116,12 @@ final private[phoebe] class CompanionProcess private (
 private[phoebe] object CompanionProcess {
   private val MaxLine = 32 << 20
 
+  private val Memory = Map(
+    "MALLOC_ARENA_MAX" -> "1",
+    "MALLOC_MMAP_THRESHOLD_" -> "100000",
+    "MALLOC_TRIM_THRESHOLD_" -> "100000"
+  )
+
   /** Throws `IOException` when the program cannot be started. */
   def start(
       python: String,
@@ -125,6 +131,8 @@ private[phoebe] object CompanionProcess {
     val builder = new ProcessBuilder(python, "-m", "phoebe_spark.companion")
     // A module of the user's working directory must not stand in for one of the library.
     builder.environment().put("PYTHONSAFEPATH", "1")
+    // glibc would keep what the companion's threads have freed, each its own.
+    Memory.foreach { case (name, value) => builder.environment().putIfAbsent(name, value) }
     new CompanionProcess(builder.start(), onMessage, onFailure).start()
   }
 
