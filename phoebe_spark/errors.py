@@ -28,3 +28,7 @@ class NoSessionError(PhoebeError):
 
 class PluginNotLoadedError(PhoebeError):
     """The session runs without the plugin, and it is too late to add it."""
+
+
+class NewerTablesError(PhoebeError):
+    """The tables were written by a newer phoebe_spark, in a form that this one does not know."""

@@ -4,15 +4,20 @@ Schemas are derived from the dataclasses of `phoebe_spark.records`; one table pe
 by ``date``. Rows are only ever appended; `Tables.read` returns the last row of each key. Written
 with the ``deltalake`` package, at a table protocol (1, 2) that delta-spark reads and appends to.
 
+A later version may add columns: they are added to the tables with its first append, and what was
+written before reads as their default. What is not an added column is another `FORMAT`; the tables
+carry theirs in their description, and a version that does not know it says so.
+
 Only ``deltalake`` (with its own small Arrow, ``arro3``) is imported here: a companion writes with
 it in milliseconds. Reading takes ``pyarrow``, imported when first needed.
 """
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -23,6 +28,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from phoebe_spark.errors import NewerTablesError
 from phoebe_spark.records import (
     ApplicationRecord,
     BoundaryRecord,
@@ -50,10 +56,22 @@ RECORDS: dict[str, type[Record]] = {
 }
 
 PARTITION_COLUMN = "date"
+FORMAT = 1
+"""What the rows mean. Raised when it changes otherwise than by columns that may be absent."""
+_FORMAT = re.compile(r"format (\d+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 Filter = tuple[str, str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimized:
+    """What `Tables.optimize` did: so many files became so many."""
+
+    table: str
+    files_removed: int
+    files_added: int
 
 
 class Tables:
@@ -74,6 +92,7 @@ class Tables:
         self.home = str(home)
         self._options = storage_options
         self._attempts = attempts
+        self._checked: set[str] = set()
 
     def path(self, table: str) -> str:
         """Where ``table`` lives. Raises ``KeyError`` for a name that is no table."""
@@ -96,6 +115,9 @@ class Tables:
 
     def _commit(self, table: str, rows: Table) -> None:
         path = self.path(table)
+        if table not in self._checked and DeltaTable.is_deltatable(path, self._options):
+            self._open(table)
+        self._checked.add(table)
         retrying = Retrying(
             retry=retry_if_exception_type((CommitFailedError, FileExistsError)),
             stop=stop_after_attempt(self._attempts),
@@ -110,9 +132,21 @@ class Tables:
                     mode="append",
                     partition_by=[PARTITION_COLUMN],
                     schema_mode="merge",  # a later version's new columns
+                    description=f"phoebe_spark {table}, format {FORMAT}",
                     storage_options=self._options,
                     commit_properties=CommitProperties(max_commit_retries=50),
                 )
+
+    def _open(self, table: str) -> DeltaTable:
+        """Raises `NewerTablesError`, and ``TableNotFoundError`` for a table never written."""
+        delta = DeltaTable(self.path(table), storage_options=self._options)
+        found = _FORMAT.search(delta.metadata().description or "")
+        if found and int(found.group(1)) > FORMAT:
+            raise NewerTablesError(
+                f"{self.path(table)} was written by a newer phoebe_spark (format {found.group(1)}, "
+                f"this one knows {FORMAT}): upgrade phoebe_spark, or name another home"
+            )
+        return delta
 
     def exists(self, table: str) -> bool:
         return DeltaTable.is_deltatable(self.path(table), self._options)
@@ -133,7 +167,7 @@ class Tables:
         """
         record = RECORDS[table]
         try:
-            delta = DeltaTable(self.path(table), storage_options=self._options)
+            delta = self._open(table)
         except TableNotFoundError:
             empty = _pyarrow_empty(record)
             return empty.select(list(columns)) if columns is not None else empty
@@ -141,10 +175,34 @@ class Tables:
         if columns is not None:
             needed = (*record.KEY, "written_at") if latest else ()
             wanted = list(dict.fromkeys((*columns, *needed)))
+        there = {field.name for field in delta.schema().fields}
+        asked = wanted if wanted is not None else [field.name for field in fields(record)]
+        wanted = [name for name in asked if name in there]
         rows = delta.to_pyarrow_table(columns=wanted, filters=list(filters) if filters else None)
+        rows = _with_columns(rows, record, [name for name in asked if name not in there])
         if latest:
             rows = _last_of_key(rows, record.KEY)
         return rows.select(list(columns)) if columns is not None else rows
+
+    def optimize(self, table: str) -> Optimized:
+        """Rewrite the small files of each partition as few large ones, and prune the table's log.
+
+        Appends of running companions go on meanwhile. Raises ``TableNotFoundError`` for a table
+        that was never written.
+        """
+        delta = self._open(table)
+        found = delta.optimize.compact()
+        delta.create_checkpoint()
+        delta.cleanup_metadata()
+        return Optimized(table, int(found["numFilesRemoved"]), int(found["numFilesAdded"]))
+
+    def vacuum(self, table: str, *, retention_hours: int, dry_run: bool = False) -> list[str]:
+        """Delete the files that no version of the table younger than ``retention_hours`` refers
+        to, and return them. Who still reads an older version then fails: under 168 hours (a week,
+        Delta's own default) only when nothing reads the tables."""
+        return self._open(table).vacuum(
+            retention_hours=retention_hours, dry_run=dry_run, enforce_retention_duration=False
+        )
 
     def read_pandas(
         self, table: str, *, filters: Sequence[Filter] | None = None, latest: bool = True
@@ -152,6 +210,20 @@ class Tables:
         """`read` as a pandas frame: timestamps in UTC, integers with nulls as floats."""
         frame: pandas.DataFrame = self.read(table, filters=filters, latest=latest).to_pandas()
         return frame
+
+
+def _with_columns(rows: pyarrow.Table, record: type[Record], names: list[str]) -> pyarrow.Table:
+    """Columns that the table does not have yet, as their defaults."""
+    import pyarrow as pa
+
+    if not names:
+        return rows
+    kinds = _pyarrow_empty(record).schema
+    defaults = {field.name: field.default for field in fields(record)}
+    for name in names:
+        value = pa.scalar(defaults[name], type=kinds.field(name).type)
+        rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
+    return rows
 
 
 def _last_of_key(rows: pyarrow.Table, key: tuple[str, ...]) -> pyarrow.Table:

@@ -12,7 +12,7 @@ import sys
 import typer
 
 import phoebe_spark
-from phoebe_spark.cli import checkpoints, doctor, explain, ingest, jar, train
+from phoebe_spark.cli import checkpoints, doctor, explain, ingest, jar, tables, train
 from phoebe_spark.cli.output import FAILED, say_error
 from phoebe_spark.errors import PhoebeError
 
@@ -30,6 +30,7 @@ app.command("ingest")(ingest.ingest)
 app.command("train")(train.train)
 app.command("explain")(explain.explain)
 app.add_typer(checkpoints.app, name="checkpoints")
+app.add_typer(tables.app, name="tables")
 
 
 def _version(wanted: bool) -> None:

@@ -163,7 +163,8 @@ class ExecutionEvents(ApplicationEvents):
             initial = execution.boundaries
             ties = tie(execution, initial, self._ran_rdd)
             if execution.initial is not None:
-                plan = derive(execution.initial, rows.boundary_facts(execution, initial, ties))
+                facts = rows.boundary_facts(execution, initial, ties)
+                plan = derive(execution.initial, facts, inner=False)
         except UNREADABLE:
             # A plan that no Spark writes: its stages are rows all the same, tied to nothing.
             self.malformed += 1

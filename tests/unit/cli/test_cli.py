@@ -289,3 +289,18 @@ def test_foreseen_errors_are_one_line(
     monkeypatch.setattr("phoebe_spark.cli.app", lambda: [][1])
     with pytest.raises(IndexError):
         main()
+
+
+def test_tables_are_compacted_and_vacuumed(home: str) -> None:
+    for n in range(3):
+        Tables(home).append([StageRecord(**ID, stage_id=100 + n, stage_attempt=0)])
+    before = Tables(home).read("stages").num_rows
+    done = {row["table"]: row for row in run_json("tables", "optimize", "--home", home)}
+    assert done["stages"]["files_removed"] >= 3
+    assert done["stages"]["files_added"] == 1
+    kept = run_json("tables", "vacuum", "--home", home)
+    assert {row["table"]: row["files"] for row in kept}["stages"] == 0
+    arguments = ("tables", "vacuum", "--home", home, "--retention-hours", "0")
+    gone = {row["table"]: row["files"] for row in run_json(*arguments)}
+    assert gone["stages"] == done["stages"]["files_removed"]
+    assert Tables(home).read("stages").num_rows == before

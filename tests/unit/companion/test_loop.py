@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from deltalake import DeltaTable
 
 from phoebe_spark.companion import loop
 from phoebe_spark.companion.loop import Companion
 from phoebe_spark.companion.protocol import Plugin
 from phoebe_spark.harvest import Harvest
 from phoebe_spark.records import ApplicationRecord, Record
+from phoebe_spark.tables import Tables
 
 HELLO = {
     "type": "hello",
@@ -199,3 +202,33 @@ def test_a_broken_pipe_is_remembered_not_raised() -> None:
     pipe.close()
     plugin.log("info", "nobody listens")
     assert plugin.broken
+
+
+def test_one_commit_per_table_and_flush_interval(tmp_path: Path) -> None:
+    """With real tables: however many events come, a table grows by one version per flush."""
+    clock, tables = Clock(), Tables(tmp_path)
+    companion = Companion(
+        Harvest(clock=clock),
+        lambda: tables,
+        Plugin(io.BytesIO()),
+        flush_ms=1000,
+        lease_ms=60_000,
+        now=clock,
+    )
+    companion.take(HELLO)
+    for second in range(3):
+        for n in range(40):
+            clock.pass_ms(25)
+            number = 40 * second + n
+            companion.take(
+                {
+                    "Event": "SparkListenerExecutorAdded",
+                    "Timestamp": 1_795_000_000_000 + number,
+                    "Executor ID": str(number),
+                    "Executor Info": {"Host": "h", "Total Cores": 1},
+                }
+            )
+            companion.tick()
+    assert DeltaTable(tables.path("executors")).version() == 2  # three commits, from 0
+    assert DeltaTable(tables.path("applications")).version() <= 2
+    assert tables.read("executors").num_rows == 120
