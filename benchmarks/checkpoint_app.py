@@ -8,103 +8,211 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that all of PySpark's users know
 
 
-def rows(spark: SparkSession, shape: str, literal: int) -> tuple[DataFrame, str]:
-    """The rows that a shape's shuffle carries, and the column that they are partitioned by."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One boundary: its rows, by which column and into how many partitions they are shuffled, and
+    how many boundaries of the same size the query has (the first one is checkpointed)."""
+
+    rows: str
+    key: str
+    partitions: int = 32
+    boundaries: int = 1
+    copies: int = 1
+
+
+SHAPES = {
+    "narrow": Shape("narrow", "l_partkey"),
+    "wide_16": Shape("wide", "l_partkey", partitions=16),
+    "text": Shape("text", "l_suppkey"),
+    "skewed": Shape("skewed", "skewed_key"),
+    "narrow_400": Shape("narrow", "l_partkey", partitions=400),
+    "small": Shape("small", "l_partkey"),
+    "sixth": Shape("narrow", "l_partkey", boundaries=6),
+    "large": Shape("wide", "l_partkey", copies=7),
+}
+"""Few wide rows, many narrow rows, skew, 16 and 400 partitions, and (scale factor 1) from about
+10 MB to 2 GB; the query of ``sixth`` shuffles six times what is checkpointed."""
+
+
+def rows(spark: SparkSession, shape: Shape, literal: int) -> DataFrame:
+    """The rows that a shape's shuffle carries; ``literal`` makes one repeat's unlike another's."""
     lines = spark.table("lineitem").where(F.col("l_orderkey") > literal)
-    match shape:
+    match shape.rows:
         case "narrow":
-            return lines.select("l_orderkey", "l_partkey", "l_quantity"), "l_partkey"
+            found = lines.select("l_orderkey", "l_partkey", "l_quantity")
+        case "small":
+            found = lines.where("l_orderkey % 9 = 0").select("l_orderkey", "l_partkey")
         case "wide":
-            return lines, "l_partkey"
-        case "joined":
-            orders = spark.table("orders")
-            joined = lines.join(orders, F.col("l_orderkey") == F.col("o_orderkey"))
-            kept = joined.select("o_custkey", "l_partkey", "l_extendedprice", "o_orderdate")
-            return kept, "o_custkey"
+            found = lines
         case "text":
-            return lines.select("l_suppkey", "l_comment", "l_shipinstruct"), "l_suppkey"
+            found = lines.select("l_suppkey", "l_comment", "l_shipinstruct")
+        case "skewed":
+            # Half of all rows in one partition.
+            key = F.when(F.col("l_orderkey") % 2 == 0, F.lit(0)).otherwise(F.col("l_partkey"))
+            found = lines.select(key.alias("skewed_key"), "l_orderkey", "l_extendedprice")
         case _:
-            raise ValueError(shape)
+            raise ValueError(shape.rows)
+    several = found
+    for _ in range(shape.copies - 1):
+        several = several.union(found)
+    return several
 
 
-def finish(frame: DataFrame, key: str) -> None:
-    """Shuffles by ``key`` and reduces, into a sink that keeps nothing."""
-    shuffled = frame.repartition(32, key)
-    others = [c for c in frame.columns if c != key]
-    reduced = shuffled.groupBy(key).agg(*(F.max(c).alias(c) for c in others))
+def finish(first: DataFrame, shape: Shape, others: list[DataFrame]) -> None:
+    """Shuffles by the key and reduces, into a sink that keeps nothing."""
+    reduced = None
+    for frame in [first, *others]:
+        values = [c for c in frame.columns if c != shape.key]
+        part = (
+            frame.repartition(shape.partitions, shape.key)
+            .groupBy(shape.key)
+            .agg(*(F.max(c).alias(c) for c in values))
+        )
+        reduced = part if reduced is None else reduced.union(part)
+    assert reduced is not None
     reduced.write.format("noop").mode("overwrite").save()
+
+
+def await_commit(store: Path) -> None:
+    """Waits until a checkpoint is in the store's catalogue: uploads end beside the query."""
+    deadline = time.monotonic() + 120
+    while not list(store.glob("catalog/*.manifest")):
+        if time.monotonic() > deadline:
+            raise TimeoutError("no checkpoint was committed")
+        time.sleep(0.02)
+
+
+class Reads:
+    """Reads one shuffle twice: while its local files are there, and once it is in the store."""
+
+    def __init__(self, spark: SparkSession, store: Path) -> None:
+        self.spark = spark
+        self.store = store
+        self.executions = 1_000_000
+
+    def seconds(self, frame: DataFrame, shape: Shape, checkpointed: bool) -> float:
+        """Seconds of a job that only reads the shuffle (its map stage has run before)."""
+        context = self.spark.sparkContext
+        # Only queries with an execution id are planned by the plugin; this one is run as an RDD.
+        self.executions += 1
+        context.setLocalProperty("spark.sql.execution.id", str(self.executions))
+        shuffled: Any = frame.repartition(shape.partitions, shape.key)
+        rdd = shuffled._jdf.queryExecution().toRdd()
+        rdd.count()
+        if checkpointed:
+            await_commit(self.store)
+            time.sleep(0.3)  # readers hear of it
+        started = time.monotonic()
+        rdd.count()
+        seconds = time.monotonic() - started
+        context.setLocalProperty("spark.sql.execution.id", None)  # type: ignore[arg-type]
+        return seconds
 
 
 def main(path: Path) -> int:
     spec = json.loads(path.read_text())
     spark = SparkSession.builder.appName("checkpoint-cost").getOrCreate()
-    scratch = Path(spec["scratch"])
+    scratch, store = Path(spec["scratch"]), Path(spec["store"])
     spark.sparkContext.setCheckpointDir(str(scratch / "rdd"))
     for name, place in spec["tables"].items():
         spark.read.parquet(place).createOrReplaceTempView(name)
     rng = random.Random(spec["seed"])
+    reads = Reads(spark, store)
     began = time.monotonic()
 
     def plugin(mode: str, force: str = "none") -> None:
         spark.conf.set("spark.phoebe.mode", mode)
         spark.conf.set("spark.phoebe.force", force)
 
-    def plain(frame: DataFrame, key: str) -> None:
-        finish(frame, key)
-
-    def phoebe(frame: DataFrame, key: str) -> None:
-        plugin("apply", "e0")
-        finish(frame, key)
-
-    def df_checkpoint(frame: DataFrame, key: str) -> None:
-        finish(frame.checkpoint(), key)
-
-    def parquet(frame: DataFrame, key: str) -> None:
-        place = str(scratch / "parquet")
-        frame.write.mode("overwrite").parquet(place)
-        finish(spark.read.parquet(place), key)
-
     def clear() -> None:
         # What one variant wrote must not fill the disk's cache for the next.
-        for place in (scratch, Path(spec["store"])):
+        for place in (scratch, store):
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
 
-    variants: list[Callable[[DataFrame, str], None]] = [plain, phoebe, df_checkpoint, parquet]
+    def timed(action: Callable[[], object]) -> float:
+        started = time.monotonic()
+        action()
+        return time.monotonic() - started
+
+    def plain(shape: Shape, frame: DataFrame, others: list[DataFrame]) -> float:
+        return timed(partial(finish, frame, shape, others))
+
+    def phoebe(shape: Shape, frame: DataFrame, others: list[DataFrame]) -> float:
+        plugin("apply", "e0")
+        return timed(partial(finish, frame, shape, others))
+
+    def df_checkpoint(shape: Shape, frame: DataFrame, others: list[DataFrame]) -> float:
+        return timed(lambda: finish(frame.checkpoint(), shape, others))
+
+    def parquet(shape: Shape, frame: DataFrame, others: list[DataFrame]) -> float:
+        def both() -> None:
+            place = str(scratch / "parquet")
+            frame.write.mode("overwrite").parquet(place)
+            finish(spark.read.parquet(place), shape, others)
+
+        return timed(both)
+
+    def df_checkpoint_write(_: Shape, frame: DataFrame, __: list[DataFrame]) -> float:
+        cached = frame.cache()
+        cached.count()
+        try:
+            return timed(cached.checkpoint)
+        finally:
+            cached.unpersist(blocking=True)
+
+    def read_local(shape: Shape, frame: DataFrame, _: list[DataFrame]) -> float:
+        return reads.seconds(frame, shape, checkpointed=False)
+
+    def read_store(shape: Shape, frame: DataFrame, _: list[DataFrame]) -> float:
+        plugin("apply", "e0")
+        return reads.seconds(frame, shape, checkpointed=True)
+
+    variants: list[Callable[[Shape, DataFrame, list[DataFrame]], float]] = [
+        plain, phoebe, df_checkpoint, parquet, df_checkpoint_write, read_local, read_store,
+    ]  # fmt: skip
     with Path(spec["results"]).open("a", buffering=1) as results:
-
-        def timed(shape: str, name: str, repeat: int, action: Callable[[], object]) -> None:
-            spark.sparkContext.setJobDescription(f"{shape} {name} {repeat}")
-            started = time.monotonic()
-            action()
-            seconds = time.monotonic() - started
-            spark.sparkContext.setJobDescription("between")
-            line = {"shape": shape, "variant": name, "repeat": repeat}
-            results.write(json.dumps({**line, "seconds": seconds}) + "\n")
-
         for repeat in range(spec["repeats"] + 1):
-            for number, shape in enumerate(spec["shapes"]):
+            for number, name in enumerate(spec["shapes"]):
+                shape = SHAPES[name]
+                # The large one three times: its bytes make up for the rounds.
+                if repeat > (3 if shape.copies > 1 else spec["repeats"]):
+                    continue
                 if repeat > 1 and time.monotonic() - began > spec["budget_s"]:
                     break
                 for variant in rng.sample(variants, len(variants)):
-                    # Mode off before the rows are defined: only `phoebe` runs with the plugin on.
+                    # Mode off before the rows are defined: only where it says so is it on.
                     plugin("off")
-                    frame, key = rows(spark, shape, repeat * 10 + number)
-                    timed(shape, variant.__name__, repeat, partial(variant, frame, key))
+                    literal = 10 * (repeat * len(SHAPES) + number)
+                    frame = rows(spark, shape, literal)
+                    others = [rows(spark, shape, literal + i) for i in range(1, shape.boundaries)]
+                    spark.sparkContext.setJobDescription(f"{name} {variant.__name__} {repeat}")
+                    seconds = variant(shape, frame, others)
+                    ended = time.monotonic()
+                    if variant is phoebe:
+                        await_commit(store)
+                    lag_s = time.monotonic() - ended
+                    spark.sparkContext.setJobDescription("between")
+                    plugin("off")
+                    spark.catalog.clearCache()
+                    line: dict[str, Any] = {
+                        "shape": name,
+                        "variant": variant.__name__,
+                        "repeat": repeat,
+                    }
+                    line |= {"variant": variant.__name__, "seconds": seconds, "lag_s": lag_s}
+                    results.write(json.dumps(line) + "\n")
+                    time.sleep(0.2)
                     clear()
-                plugin("off")
-                cached = rows(spark, shape, repeat * 10 + number)[0].cache()
-                cached.count()
-                timed(shape, "df_checkpoint_write", repeat, cached.checkpoint)
-                cached.unpersist(blocking=True)
-                clear()
     spark.stop()
     return 0
 
