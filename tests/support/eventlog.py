@@ -43,10 +43,13 @@ class StageRun:
     completed_ms: int = 0
     failure: str | None = None
     tasks_ended: int = 0
+    tasks_failed: int = 0
     task_time_ms: int = 0
     input_bytes: int = 0
     shuffle_write_bytes: int = 0
     shuffle_write_rows: int = 0
+    shuffle_read_local_bytes: int = 0
+    shuffle_read_remote_bytes: int = 0
     accumulators: set[int] = field(default_factory=set)
     properties: dict[str, str] = field(default_factory=dict)
 
@@ -205,6 +208,7 @@ def read(path: Path) -> AppRun:
 
 def _add_task(stage: StageRun, event: dict[str, Any]) -> None:
     if event["Task End Reason"]["Reason"] != "Success":
+        stage.tasks_failed += 1
         return
     stage.tasks_ended += 1
     stage.accumulators |= {a["ID"] for a in event["Task Info"].get("Accumulables", [])}
@@ -214,3 +218,6 @@ def _add_task(stage: StageRun, event: dict[str, Any]) -> None:
     written = metrics.get("Shuffle Write Metrics", {})
     stage.shuffle_write_bytes += written.get("Shuffle Bytes Written", 0)
     stage.shuffle_write_rows += written.get("Shuffle Records Written", 0)
+    read = metrics.get("Shuffle Read Metrics", {})
+    stage.shuffle_read_local_bytes += read.get("Local Bytes Read", 0)
+    stage.shuffle_read_remote_bytes += read.get("Remote Bytes Read", 0)

@@ -1,0 +1,60 @@
+"""A PySpark application that shuffles generated rows over a slow store: ``shuffle_app.py SPEC``.
+
+The spec is JSON: ``rows``, ``maps``, ``reducers``, ``row_bytes``, ``latency_ms`` of each request to
+the store, ``work_us`` that a reading task spends on each row, and ``result``, where one JSON object
+is written: the rows' count and sum, requests by kind before and while the query ran, and the bytes
+of shuffle files that are left on the local disk at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+KINDS = ("status", "list", "read", "write", "mkdirs", "rename", "delete")
+
+
+def main(spec: dict[str, Any]) -> int:
+    spark = SparkSession.builder.appName("shuffle").getOrCreate()
+    jvm: Any = spark._jvm
+    requests = jvm.phoebe.testing.SlowRequests
+    requests.setLatencyMs(spec["latency_ms"])
+    # Hashes do not compress: the shuffle is about as large as its rows.
+    words = spec["row_bytes"] // 16
+    payload = "concat(" + ", ".join(f"unhex(md5(string(id + {i})))" for i in range(words)) + ")"
+    rows = spark.range(0, spec["rows"], 1, spec["maps"]).selectExpr("id", f"{payload} as payload")
+    shuffled = rows.repartition(spec["reducers"], "id")
+    if spec["work_us"]:
+        # Deterministic work on each row, so that the reading stage lasts.
+        rounds = max(1, spec["work_us"] // 2)
+        shuffled = shuffled.selectExpr(
+            "id",
+            "payload",
+            f"aggregate(sequence(1, {rounds}), 0L, (a, x) -> a + x * id % 7) as work",
+        ).where("work >= 0")
+    before = {kind: requests.count(kind) for kind in KINDS}
+    started = time.monotonic()
+    row = shuffled.selectExpr("count(*)", "sum(id)", "bit_xor(xxhash64(payload))").collect()[0]
+    seconds = time.monotonic() - started
+    after = {kind: requests.count(kind) for kind in KINDS}
+    time.sleep(spec.get("settle_s", 0))
+    local = Path(spark.conf.get("spark.local.dir") or "")
+    left = sum(f.stat().st_size for f in local.rglob("*shuffle_0_*.data"))
+    found = {
+        "answer": [int(v) for v in row],
+        "seconds": seconds,
+        "requests": {kind: after[kind] - before[kind] for kind in KINDS},
+        "local_bytes_left": left,
+    }
+    Path(spec["result"]).write_text(json.dumps(found))
+    spark.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))
