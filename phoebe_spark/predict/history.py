@@ -20,7 +20,8 @@ from phoebe_spark.predict.query import Query, log_partitions, log_size, stage_ke
 FIGURES = ("task_time", "output", "start", "end", "tasks")
 """Log1p of task time (ms), output (bytes), start and end (ms), and of the number of tasks."""
 
-_KEEP = 8
+KEEP = 8
+"""Runs of one key that are kept: a bounded window, over which median and spread are exact."""
 _PRIOR_SLOPE = {"task_time": 0.7, "output": 0.7, "start": 0.7, "end": 0.7, "tasks": 0.5}
 _PRIOR_WEIGHT = 0.1  # in squared log size: one doubling (0.48) outweighs it fivefold
 
@@ -32,6 +33,21 @@ class Past:
     figures: Mapping[str, float]
     log_size: float
     log_partitions: float
+    at: float = math.nan  # its end, days since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What the past says of one figure: ``count`` of runs in all; over the window ``last`` and
+    ``median`` in the figure's unit, ``spread`` (the median absolute deviation of its log1p, scaled
+    to a normal's standard deviation) and ``trend`` (log1p per day, the median slope between two
+    runs: Theil-Sen; 0 where times are not known)."""
+
+    count: int
+    last: float
+    median: float
+    spread: float
+    trend: float
 
 
 @dataclass(slots=True)
@@ -44,10 +60,28 @@ class StageHistory:
     def add(self, past: Past) -> None:
         self.count += 1
         self.runs.append(past)
-        del self.runs[:-_KEEP]
+        del self.runs[:-KEEP]
 
     def median(self, figure: str) -> float:
         return median(run.figures[figure] for run in self.runs)
+
+    def stats(self, figure: str) -> Stats:
+        """The window's ``figure`` in short. Raises ``IndexError`` where there is no run."""
+        values = [run.figures[figure] for run in self.runs]
+        middle = median(values)
+        slopes = [
+            (b.figures[figure] - a.figures[figure]) / (b.at - a.at)
+            for n, a in enumerate(self.runs)
+            for b in self.runs[n + 1 :]
+            if b.at > a.at
+        ]
+        return Stats(
+            count=self.count,
+            last=math.expm1(values[-1]),
+            median=math.expm1(middle),
+            spread=1.4826 * median(abs(value - middle) for value in values),
+            trend=median(slopes) if slopes else 0.0,
+        )
 
     def slope(self, figure: str) -> float:
         """Log figure per log size over the runs whose size is known."""
@@ -99,11 +133,11 @@ class History:
                 self.stages.setdefault(key, StageHistory()).add(past)
         run = self.executions.setdefault(query.template, ExecutionHistory())
         run.count += 1
-        run.durations_ms = [*run.durations_ms, duration_ms][-_KEEP:]
+        run.durations_ms = [*run.durations_ms, duration_ms][-KEEP:]
         total = sum(s.task_time_ms for s in query.graph.stages)
-        run.task_times_ms = [*run.task_times_ms, total][-_KEEP:]
+        run.task_times_ms = [*run.task_times_ms, total][-KEEP:]
         if shape:
-            self.shapes[shape] = [*self.shapes.get(shape, []), duration_ms][-_KEEP:]
+            self.shapes[shape] = [*self.shapes.get(shape, []), duration_ms][-KEEP:]
 
     def lookup(self, query: Query, stage: Stage) -> tuple[StageHistory | None, int]:
         """The history that speaks for ``stage`` and its level: 2 this boundary of this template,
@@ -120,14 +154,7 @@ class History:
             "stages": {
                 key: {
                     "count": h.count,
-                    "runs": [
-                        {
-                            "figures": dict(r.figures),
-                            "log_size": _null(r.log_size),
-                            "log_partitions": _null(r.log_partitions),
-                        }
-                        for r in h.runs
-                    ],
+                    "runs": [past_to_json(r) for r in h.runs],
                 }
                 for key, h in self.stages.items()
             },
@@ -139,13 +166,7 @@ class History:
     def from_json(cls, data: Mapping[str, Any]) -> History:
         return cls(
             stages={
-                key: StageHistory(
-                    h["count"],
-                    [
-                        Past(r["figures"], _nan(r["log_size"]), _nan(r["log_partitions"]))
-                        for r in h["runs"]
-                    ],
-                )
+                key: StageHistory(h["count"], [past_from_json(r) for r in h["runs"]])
                 for key, h in data["stages"].items()
             },
             executions={key: ExecutionHistory(**h) for key, h in data["executions"].items()},
@@ -168,6 +189,25 @@ def keys(query: Query, stage: Stage) -> tuple[str, ...]:
     """Under what a stage's run is remembered."""
     exact = stage_key(query, stage)
     return (exact, template_key(stage)) if stage.template else (exact,)
+
+
+def past_to_json(past: Past) -> dict[str, Any]:
+    return {
+        "figures": dict(past.figures),
+        "log_size": _null(past.log_size),
+        "log_partitions": _null(past.log_partitions),
+        "at": _null(past.at),
+    }
+
+
+def past_from_json(data: Mapping[str, Any]) -> Past:
+    """``at`` is absent in a bundle that an earlier version wrote."""
+    return Past(
+        data["figures"],
+        _nan(data["log_size"]),
+        _nan(data["log_partitions"]),
+        _nan(data.get("at")),
+    )
 
 
 def _null(value: float) -> float | None:

@@ -94,10 +94,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What training made: heads by figure, history, and the out-of-fold predictions by run."""
+    """What training made: heads by figure, and the out-of-fold predictions by run."""
 
     heads: dict[str, tuple[Head, Head]]
-    history: History
     stage_delay_ms: float
     out_of_fold: list[Prediction]
     rows: dict[str, tuple[int, int]]
@@ -135,10 +134,7 @@ def fit(
         _fill_in(figure, sides[figure], chosen[figure], past, blank)
     _fall_back(runs, sides, options, chosen, past, blank)
     heads = {figure: (one.head, other.head) for figure, (one, other) in chosen.items()}
-    history = History()
-    for run in sorted(runs, key=lambda r: r.ended_at):
-        history.add(run.query, run.shape, run.duration_ms)
-    return Fitted(heads, history, delay, [e.prediction() for e in past], counts)
+    return Fitted(heads, delay, [e.prediction() for e in past], counts)
 
 
 def _fill_in(

@@ -29,8 +29,10 @@ import orjson
 
 from phoebe_spark.predict.bundle import HISTORY, local_home, read_bundle, write_bundle
 from phoebe_spark.predict.errors import BundleDamaged, BundleFormat, BundleMissing
+from phoebe_spark.predict.history import History
 from phoebe_spark.predict.models import GROUPS
 from phoebe_spark.predict.predictor import Predictor, from_bundle
+from phoebe_spark.predict.store import HistoryStore
 from phoebe_spark.reasons import Reason
 from phoebe_training.data import read_frames
 from phoebe_training.errors import NotEnoughData
@@ -45,6 +47,7 @@ from phoebe_training.seen import (
     trained_on_from_json,
     unseen,
 )
+from phoebe_training.template_history import add, update
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -92,6 +95,7 @@ def train(
     home = local_home(home)
     with _progress() as step:
         step("reading the tables")
+        update(home)  # before the runs are read: the history holds none that the training has not
         runs = build_runs(read_frames(home, spark))
         stages = sum(len(run.query.graph.stages) for run in runs)
         if stages < MIN_STAGES:
@@ -119,6 +123,7 @@ def train(
         step("recording in MLflow")
         now = datetime.now(UTC)
         files, heads = _files(fitted)
+        files[HISTORY] = orjson.dumps(_history(home, runs).to_json())
         files[TRAINED_ON] = orjson.dumps(trained_on(runs))
         version = _version(now, files)
         tags = {"version": version, "promoted": str(wanted).lower(), "reason": reason.code}
@@ -199,9 +204,17 @@ def _verdict(
     return True, Reason("better", args, f"promoted: {said}")
 
 
+def _history(home: str | Path, runs: Sequence[Run]) -> History:
+    """What the bundle's drivers know of the past: the home's history, with these runs in it."""
+    with HistoryStore(home) as store:
+        with store.adding():
+            add(store, runs)
+        return store.history()
+
+
 def _files(fitted: Fitted) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The bundle's files, and the heads' entries in its metadata."""
-    files = {HISTORY: orjson.dumps(fitted.history.to_json())}
+    files: dict[str, bytes] = {}
     heads: dict[str, Any] = {figure: {} for figure in FIGURES}
     for group, figures in GROUPS.items():
         for figure in figures:

@@ -1,0 +1,59 @@
+"""The history of all templates follows the tables, and reads only what is new."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from phoebe_training.data import read_new
+from phoebe_training.template_history import update
+
+from phoebe_spark.predict.store import HistoryStore
+from phoebe_spark.records import ApplicationRecord
+from phoebe_spark.tables import Tables
+from tests.unit.training.test_pipeline import TEMPLATES, day
+
+
+def test_only_what_is_new_is_read(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    for number in range(3):
+        tables.append(day(number, 50.0))
+    assert update(tmp_path) == 3 * len(TEMPLATES)
+    assert update(tmp_path) == 0
+    tables.append(day(3, 80.0))
+    # Written long before the last reading, committed after it: a companion whose tables hung.
+    tables.append(day(-40, 80.0))
+    with HistoryStore(tmp_path) as store:
+        frames, _ = read_new(tmp_path, store.versions)
+        assert sorted(set(frames.executions["app_id"])) == ["app--40", "app-3"]
+        assert set(frames.stages["app_id"]) == {"app--40", "app-3"}
+    assert update(tmp_path) == 2 * len(TEMPLATES)
+    for table in ("executions", "stages"):
+        tables.optimize(table)  # new files, no new rows
+    assert update(tmp_path) == 0
+    with HistoryStore(tmp_path) as store:
+        past = store.stage("sales/e0")
+        assert past is not None
+        assert past.count == 5
+        assert past.runs == sorted(past.runs, key=lambda run: run.at)
+
+
+def test_a_loss_that_is_told_later_takes_the_runs_out(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    rows = list(day(0, 50.0))
+    tables.append(rows)
+    tables.append(day(1, 50.0))
+    assert update(tmp_path) == 2 * len(TEMPLATES)
+    (application,) = (row for row in rows if isinstance(row, ApplicationRecord))
+    tables.append(
+        [
+            replace(
+                application, events_dropped=3, written_at=application.written_at.replace(year=2027)
+            )
+        ]
+    )
+    assert update(tmp_path) == 0
+    with HistoryStore(tmp_path) as store:
+        past = store.stage("sales/e0")
+        assert past is not None
+        assert past.count == 1
