@@ -67,6 +67,10 @@ def features(plan_graph: PlanGraph) -> dict[int, dict[str, float]]:
     depth: dict[int, int] = {}
     stages = plan_graph.graph.stages
     readers = Counter(parent for stage in stages for parent in stage.parents)
+    groups = {
+        stage_id: Counter(operator_group(n) for n in nodes if n.kind not in _STAGE_ROOTS)
+        for stage_id, nodes in plan_graph.nodes.items()
+    }
     made: dict[int, dict[str, float]] = {}
     for stage in stages:
         above = frozenset[int]().union(*(upstream[p] | {p} for p in stage.parents))
@@ -75,9 +79,7 @@ def features(plan_graph: PlanGraph) -> dict[int, dict[str, float]]:
         found = _own(stage, plan_graph.nodes[stage.stage_id])
         totals = Counter[str]()
         for stage_id in above:
-            totals.update(
-                operator_group(n) for n in plan_graph.nodes[stage_id] if n.kind not in _STAGE_ROOTS
-            )
+            totals.update(groups[stage_id])
         for group in GROUPS:
             found[f"up_{group}"] = found[f"own_{group}"] + totals[group]
         found["depth"] = float(depth[stage.stage_id])

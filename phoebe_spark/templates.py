@@ -112,17 +112,27 @@ _Memo = dict[int, tuple[str, ...]]
 class Digests:
     """`template` and `reuse_key` for the nodes of one plan: shared subtrees are hashed once."""
 
-    __slots__ = ("_loose", "_strict")
+    __slots__ = ("_loose", "_reuse_keys", "_strict", "_templates")
 
     def __init__(self) -> None:
         self._loose: _Memo = {}
         self._strict: _Memo = {}
+        self._templates: dict[int, str] = {}
+        self._reuse_keys: dict[int, str] = {}
 
     def template(self, node: PlanNode) -> str:
-        return _digest(node, self._loose, literals=False)[:16]
+        found = self._templates.get(id(node))
+        if found is None:
+            found = _digest(node, self._loose, literals=False)[:16]
+            self._templates[id(node)] = found
+        return found
 
     def reuse_key(self, node: PlanNode) -> str:
-        return _digest(node, self._strict, literals=True)[:32]
+        found = self._reuse_keys.get(id(node))
+        if found is None:
+            found = _digest(node, self._strict, literals=True)[:32]
+            self._reuse_keys[id(node)] = found
+        return found
 
 
 def _digest(root: PlanNode, done: _Memo, *, literals: bool) -> str:

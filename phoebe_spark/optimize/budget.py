@@ -145,7 +145,9 @@ class _Growth:
         self._problem = problem
         self._per_byte = weights.temp
         self._per_start = weights.restart / problem.duration_ms if problem.duration_ms > 0 else 0.0
-        self._costs = [cost(o, weights) for o in problem.outputs]
+        self._outputs = [
+            (o.item, o.readers, o.durable_bytes, cost(o, weights)) for o in problem.outputs
+        ]
         self._closure: list[int] = []
         for i in range(problem.n):
             mask = 1 << i
@@ -154,6 +156,9 @@ class _Growth:
             self._closure.append(mask)
         self._by_start = sorted(range(problem.n), key=problem.start_ms.__getitem__)
         self._first_start = problem.least_start_outside(0)
+        self._made: dict[tuple[int, int], Candidate] = {}
+        self._kept: list[Candidate] = []
+        self._known_saved: dict[int, float] = {}
         self._touched: list[int] = [0] * problem.n  # outputs of an item, or read by it
         for x, output in enumerate(problem.outputs):
             for i in (output.item, *bits(output.readers)):
@@ -161,31 +166,57 @@ class _Growth:
                     self._touched[i] |= 1 << x
 
     def extend(self, at: Candidate, item: int) -> Candidate:
+        """``at`` with ``item``; fills with different thresholds begin alike, and share their steps."""
+        key = (id(at), item)
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = self._extended(at, item)
+            self._kept.append(at)  # ids are those of living objects only
+        return found
+
+    def _extended(self, at: Candidate, item: int) -> Candidate:
+        # The innermost loop of advice: thousands of calls for a plan of 100 boundaries.
         problem = self._problem
         inside = at.inside | self._closure[item]
         gain, touched = at.gain, 0
         if self._per_start:
             gain -= self._per_start * self._saved(at.inside)
             gain += self._per_start * self._saved(inside)
-        for i in bits(inside & ~at.inside):
+        new = inside & ~at.inside
+        while new:
+            low = new & -new
+            new ^= low
+            i = low.bit_length() - 1
             gain += self._per_byte * problem.bytes[i]
             touched |= self._touched[i]
         outputs, durable, charged = at.outputs, at.durable_bytes, at.cost
-        for x in bits(touched):
-            output = problem.outputs[x]
-            now = inside >> output.item & 1 and output.readers & ~inside
-            if bool(now) != bool(outputs >> x & 1):
-                sign = 1.0 if now else -1.0
-                outputs ^= 1 << x
-                durable += sign * output.durable_bytes
-                charged += sign * self._costs[x]
+        while touched:
+            low = touched & -touched
+            touched ^= low
+            x = low.bit_length() - 1
+            owner, readers, size, price = self._outputs[x]
+            now = inside >> owner & 1 and readers & ~inside
+            if bool(now) != bool(outputs & low):
+                outputs ^= low
+                if now:
+                    durable += size
+                    charged += price
+                else:
+                    durable -= size
+                    charged -= price
         ttl = min(at.ttl_ms, problem.ttl_ms[item])
         return Candidate(inside, gain, ttl, durable, charged, outputs)
 
     def _saved(self, inside: int) -> float:
+        found = self._known_saved.get(inside)
+        if found is None:
+            found = self._known_saved[inside] = self._start_outside(inside) - self._first_start
+        return found
+
+    def _start_outside(self, inside: int) -> float:
         start = self._problem.outside_start_ms
         for i in self._by_start:
             if not inside >> i & 1:
                 start = min(start, self._problem.start_ms[i])
                 break
-        return start - self._first_start
+        return start

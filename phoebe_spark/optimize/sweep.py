@@ -11,17 +11,18 @@ With a budget no sweep is optimal; `phoebe_spark.optimize.budget` improves on it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from phoebe_spark.optimize.problem import INF, Problem, Weights, bits, cost
 
 Order = Literal["end", "start"]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A down-closed set with its figures; ``outputs`` is a mask over ``Problem.outputs``."""
+class Candidate(NamedTuple):
+    """A down-closed set with its figures; ``outputs`` is a mask over ``Problem.outputs``.
+
+    A named tuple, because thousands are made while a query waits, and tuples are made fastest.
+    """
 
     inside: int
     gain: float

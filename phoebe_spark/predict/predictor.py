@@ -120,6 +120,7 @@ class Estimates:
         }
         runs = history.executions.get(query.template)
         self._past_total = runs.task_times_ms if runs is not None else []
+        self._finish_ms = 0.0
         self._plan = plan_features(query)
         self._intervals: dict[int, dict[str, tuple[float, float]]] = {}
 
@@ -148,7 +149,7 @@ class Estimates:
         if figure in GROUPS["schedule"]:
             time = self.simulated[u]
             simulated = math.log1p(time.start_ms if figure == "start" else time.end_ms)
-            finish = max(t.end_ms for t in self.simulated.values())
+            finish = self._finish_ms
             row["sim_start"] = math.log1p(time.start_ms)
             row["sim_end"] = math.log1p(time.end_ms)
             row["sim_finish"] = math.log1p(finish)
@@ -192,6 +193,7 @@ class Estimates:
         self.simulated = simulate(
             self._graph(), max(1, self.query.slots), stage_delay_ms=stage_delay_ms
         )
+        self._finish_ms = max((t.end_ms for t in self.simulated.values()), default=0.0)
 
     def prediction(self) -> Prediction:
         times: dict[int, StageTime] = {}

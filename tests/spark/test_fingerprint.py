@@ -61,6 +61,7 @@ def last(session: Probe, query: str | DataFrame) -> str:
 
 def moved(passes: list[Pass]) -> tuple[set[str], set[str]]:
     """Exchanges seen on a first pass, and those whose fingerprint was another one later."""
+    assert all(p.agrees for p in passes), "what earlier passes were named changed a name"
     first: dict[str, set[str | None]] = {}
     unstable: set[str] = set()
     for p in passes:

@@ -36,10 +36,14 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One planning pass over one fragment of an execution; ``cpu_ms`` of all its fingerprints."""
+    """One planning pass over one fragment of an execution; ``cpu_ms`` of all its fingerprints.
+
+    ``agrees``: a fingerprinter that remembers nothing of earlier passes says the same.
+    """
 
     execution: str
     cpu_ms: float
+    agrees: bool
     exchanges: tuple[Exchange, ...]
 
 
@@ -77,7 +81,12 @@ class Probe:
     def drain(self) -> list[Pass]:
         """The planning passes since the last call."""
         return [
-            Pass(p["execution"], p["cpu_ns"] / 1e6, tuple(map(_exchange, p["exchanges"])))
+            Pass(
+                p["execution"],
+                p["cpu_ns"] / 1e6,
+                p["agrees"],
+                tuple(map(_exchange, p["exchanges"])),
+            )
             for p in json.loads(self._jvm.drain())
         ]
 

@@ -4,7 +4,7 @@ import scala.util.Try
 
 import com.fasterxml.jackson.databind.JsonNode
 
-import org.apache.spark.sql.execution.{SparkPlan, SparkPlanInfo}
+import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
 
 /**
@@ -22,64 +22,80 @@ private[phoebe] final case class Advised(
 private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
   import Advising._
 
+  /**
+   * @param long
+   *   whether the query is worth waiting for advice ([[isLong]])
+   * @param open
+   *   the boundaries that are still to be decided about
+   */
   def apply(
+      plan: SparkPlan,
+      id: Long,
+      settings: PhoebeSettings,
+      long: Boolean,
+      boundaries: Seq[PlannedBoundary],
+      prints: Seq[Either[Refusal, Fingerprint]],
+      restorable: Set[String],
+      open: Seq[(PlannedBoundary, Fingerprint)]
+  ): Advised =
+    if (open.isEmpty) Advised(Map.empty, NothingOpen, None)
+    else settings.force match {
+      case Force.None if !long => Advised(Map.empty, shortQuery(settings), None)
+      case Force.None =>
+        val began = System.nanoTime()
+        val answer = ask(plan, id, settings, boundaries, prints, restorable)
+        phoebe.planning.advice(id, System.nanoTime() - began)
+        answer match {
+          case Left(reason) => Advised(Map.empty, reason, None)
+          case Right(advice) =>
+            val choices =
+              advice.decisions.map(d => d.node -> ((d.checkpoint, d.reason, d.predicted))).toMap
+            Advised(choices, NotAdvised, advice.modelVersion)
+        }
+      case force =>
+        val choices = open.map { case (b, print) =>
+          val chosen = force.names(Some(print.hash), b.boundaryId)
+          b.node -> ((chosen, if (chosen) Forced else NotForced, Option.empty[JsonNode]))
+        }
+        Advised(choices.toMap, NotForced, None)
+    }
+
+  private def ask(
       plan: SparkPlan,
       id: Long,
       settings: PhoebeSettings,
       boundaries: Seq[PlannedBoundary],
       prints: Seq[Either[Refusal, Fingerprint]],
-      restorable: Set[String],
-      open: Seq[(PlannedBoundary, Either[Refusal, Fingerprint])]
-  ): Advised = {
-    if (open.isEmpty) Advised(Map.empty, NothingOpen, None)
-    else settings.force match {
-      case Force.None =>
-        val info = SparkPlanInfo.fromSparkPlan(plan)
-        if (!isLong(plan, info, settings)) Advised(Map.empty, shortQuery(settings), None)
-        else {
-          val requests = boundaries.zip(prints).map { case (b, print) =>
-            BoundaryRequest(
-              b.node,
-              print.toOption.map(_.hash),
-              print.isRight,
-              print.left.toOption.map(BoundaryReports.reasonOf),
-              b.exchange.outputPartitioning.numPartitions,
-              b.catalystBytes,
-              b.catalystRows,
-              print.toOption.exists(p => restorable(p.hash))
-            )
-          }
-          val began = System.nanoTime()
-          val answer = phoebe.companion.ask(id, slots, settings.minDurationMs, info, requests)
-          phoebe.planning.advice(id, System.nanoTime() - began)
-          answer match {
-            case Left(reason) => Advised(Map.empty, reason, None)
-            case Right(advice) =>
-              val choices =
-                advice.decisions.map(d => d.node -> ((d.checkpoint, d.reason, d.predicted))).toMap
-              Advised(choices, NotAdvised, advice.modelVersion)
-          }
-        }
-      case force =>
-        val choices = open.map { case (b, print) =>
-          val chosen = force.names(print.toOption.map(_.hash), b.boundaryId)
-          b.node -> ((chosen, if (chosen) Forced else NotForced, Option.empty[JsonNode]))
-        }
-        Advised(choices.toMap, NotForced, None)
+      restorable: Set[String]
+  ): Either[Reason, Advice] = {
+    val requests = boundaries.zip(prints).map { case (b, print) =>
+      BoundaryRequest(
+        b.node,
+        print.toOption.map(_.hash),
+        print.isRight,
+        print.left.toOption.map(BoundaryReports.reasonOf),
+        b.exchange.outputPartitioning.numPartitions,
+        b.catalystBytes,
+        b.catalystRows,
+        print.toOption.exists(p => restorable(p.hash))
+      )
     }
+    phoebe.companion.ask(id, slots, settings.minDurationMs, PlanView.json(plan), requests)
   }
 
   /** Whether waiting for advice can pay: past runs of such a plan were long, or its input is large. */
-  private def isLong(plan: SparkPlan, info: SparkPlanInfo, settings: PhoebeSettings): Boolean =
-    phoebe.companion.longShapes.contains(PlanShape.of(info)) || {
+  def isLong(plan: SparkPlan, settings: PhoebeSettings): Boolean = {
+    val shapes = phoebe.companion.longShapes
+    (shapes.nonEmpty && shapes(PlanShape.of(plan))) || {
       val msOfInput = PlanShape.inputBytes(plan) / (ScanBytesPerSlotMs * math.max(1, slots))
       msOfInput >= settings.minDurationMs
     }
+  }
 
   private def slots: Int = Try(phoebe.sparkContext.defaultParallelism).getOrElse(1)
 }
 
-private object Advising {
+private[phoebe] object Advising {
 
   /** What a core scans in a millisecond, at best (about 100 MB/s): a bound, not a prediction. */
   private val ScanBytesPerSlotMs = 100000L
@@ -89,7 +105,7 @@ private object Advising {
   private val NothingOpen = Reason("nothing_open", "no boundary is left to decide about")
   private val NotAdvised = Reason("not_advised", "the advice does not speak of it")
 
-  private def shortQuery(settings: PhoebeSettings) = Reason(
+  def shortQuery(settings: PhoebeSettings) = Reason(
     "short_query",
     s"neither history nor its input says that it runs for ${settings.minDurationMs} ms",
     Map("min_duration_ms" -> settings.minDurationMs)

@@ -1,7 +1,5 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.util.IdentityHashMap
-
 import com.fasterxml.jackson.databind.JsonNode
 
 import org.apache.spark.sql.execution.SparkPlan
@@ -13,8 +11,8 @@ import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
 private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
   import BoundaryReports._
 
-  /** All boundaries of a plan that is only watched. */
-  def observed(id: Long, boundaries: Seq[PlannedBoundary], reason: Reason): Unit =
+  /** All boundaries of a plan about which nothing was decided one by one. */
+  def skipped(id: Long, boundaries: Seq[PlannedBoundary], reason: Reason): Unit =
     boundaries.foreach { b =>
       tell(id, b, None, "skip", reason, accumulator(b.exchange), None, None)
     }
@@ -22,10 +20,9 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
   /** One `boundary` message for each exchange of the first plan, with the node that really runs. */
   def decided(
       id: Long,
-      mode: Mode,
       boundaries: Seq[PlannedBoundary],
       prints: Seq[Either[Refusal, Fingerprint]],
-      vanished: IdentityHashMap[SparkPlan, java.lang.Boolean],
+      restores: Restores,
       state: ExecutionState,
       advised: Advised,
       result: SparkPlan
@@ -33,7 +30,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
     // Replacing keeps the order of what it leaves.
     val running = result.collect { case e: ShuffleExchangeLike => e }.iterator
     boundaries.zip(prints).foreach { case (b, print) =>
-      val gone = mode == Mode.Apply && vanished.containsKey(b.exchange)
+      val gone = restores.isUpstream(b)
       val node = if (gone || !running.hasNext) None else Some(running.next())
       val predicted = advised.choices.get(b.node).flatMap(_._3)
       val hash = print.toOption.map(_.hash)

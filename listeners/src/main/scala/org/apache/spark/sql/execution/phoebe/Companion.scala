@@ -18,7 +18,6 @@ import org.apache.hadoop.conf.Configuration
 import org.apache.spark.SPARK_VERSION
 import org.apache.spark.internal.Logging
 import org.apache.spark.scheduler._
-import org.apache.spark.sql.execution.SparkPlanInfo
 
 /**
  * The driver's end of the pipe to the companion (docs/protocol.md).
@@ -75,7 +74,10 @@ final class Companion private[phoebe] (
     else if (ready) "ready"
     else "starting"
 
-  /** Hands a message to the writer thread; never waits, never throws. */
+  /**
+   * Hands a message to the writer thread, which puts it into words: values must not change any more.
+   * Never waits, never throws.
+   */
   def send(fields: (String, Any)*): Unit =
     Guard.run("send")(if (offBecause.isEmpty) outbox.message(Json.line(fields: _*)))
 
@@ -87,7 +89,7 @@ final class Companion private[phoebe] (
       executionId: Long,
       slots: Int,
       minDurationMs: Long,
-      plan: SparkPlanInfo,
+      plan: JsonNode,
       boundaries: Seq[BoundaryRequest]
   ): Either[Reason, Advice] = {
     val began = System.nanoTime()
@@ -156,6 +158,9 @@ final class Companion private[phoebe] (
       if (failure.isDefined && spool == null && offBecause.isEmpty) spoolInstead(failure.get)
       outbox.poll(PollMs) match {
         case null => flush()
+        case Outbox.Message(text) =>
+          Guard("serialise", Option.empty[String])(Some(text())).foreach(line(_))
+          if (outbox.isEmpty) flush()
         case Outbox.Line(text) =>
           line(text)
           if (outbox.isEmpty || text.startsWith(AdvisePrefix)) flush()

@@ -4,6 +4,14 @@ import java.util.concurrent.ConcurrentHashMap
 
 import scala.jdk.CollectionConverters._
 
+import org.apache.spark.sql.classic.SparkSession
+import org.apache.spark.sql.execution.SparkPlan
+import org.apache.spark.sql.execution.phoebe.fingerprint.{
+  Fingerprint,
+  Fingerprinter,
+  Listing,
+  Refusal
+}
 import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
 
 /** What was decided for one fingerprint within one SQL execution; it holds for all its exchanges. */
@@ -19,6 +27,36 @@ private[phoebe] object Verdict {
 /** The verdicts of one SQL execution, over all its fragments (main plan and subqueries). */
 private[phoebe] final class ExecutionState {
   val verdicts = new ConcurrentHashMap[String, Verdict]()
+
+  private var fingerprinter: Fingerprinter = _
+  private var passedOver = Seq.empty[(Seq[SparkPlan], Reason)]
+
+  /**
+   * Fingerprints of a plan's exchanges, remembered over all plans of the execution. Fragments that
+   * were passed over come first: what they compute without a word is computed by all.
+   */
+  def fingerprints(
+      session: SparkSession,
+      exchanges: Seq[SparkPlan]
+  ): Seq[Either[Refusal, Fingerprint]] = synchronized {
+    if (fingerprinter == null) fingerprinter = new Fingerprinter(session)
+    val earlier = passedOver
+    passedOver = Nil
+    earlier.foreach { case (shuffles, reason) =>
+      fingerprinter(shuffles).flatMap(_.toOption).foreach(f =>
+        verdicts.putIfAbsent(f.hash, Verdict.Skip(reason))
+      )
+    }
+    fingerprinter(exchanges)
+  }
+
+  /** Whether the files of a fingerprint are as they were planned. */
+  def unchanged(inputs: Seq[Listing]): Boolean = fingerprinter.unchanged(inputs)
+
+  /** A fragment in which nothing can be checkpointed or restored: its exchanges get no look. */
+  def passOver(exchanges: Seq[SparkPlan], reason: Reason): Unit = synchronized {
+    passedOver = passedOver :+ (exchanges -> reason)
+  }
 
   /** Fingerprints whose checkpoints were committed or abandoned, with a word on it. */
   val settled: java.util.Set[String] = ConcurrentHashMap.newKeySet[String]()

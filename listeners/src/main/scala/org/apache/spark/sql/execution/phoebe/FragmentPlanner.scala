@@ -2,15 +2,11 @@ package org.apache.spark.sql.execution.phoebe
 
 import java.util.IdentityHashMap
 
-import scala.collection.mutable
-
-import org.apache.spark.sql.SparkSession
-import org.apache.spark.sql.classic
+import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.adaptive.QueryStageExec
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
-import org.apache.spark.sql.execution.phoebe.store.{CatalogEntry, CommittedCheckpoint}
-import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Fingerprinter}
+import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
 
 /**
  * Puts checkpoints and restored boundaries into one adaptive plan fragment (a query's main plan or
@@ -30,7 +26,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
   private val reports = new BoundaryReports(phoebe)
 
   def plan(plan: SparkPlan): SparkPlan = {
-    val conf = session.asInstanceOf[classic.SparkSession].sessionState.conf
+    val conf = session.sessionState.conf
     phoebe.forQuery(conf) match {
       case Some((mode, settings)) if plan.exists(_.isInstanceOf[ShuffleExchangeExec]) =>
         LeftAlone.plan(sc) match {
@@ -50,12 +46,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     if (mode != Mode.Apply) plan
     else checkpoints.map(runtime => runtime -> runtime.execution(id)) match {
       case Some((runtime, state)) if state.replaces =>
-        val fingerprinter = newFingerprinter()
-        Replacing(plan, id, runtime) { exchange =>
-          fingerprinter(exchange).toOption.map(f => f.hash -> state.verdicts.get(f.hash)).filter(
-            _._2 != null
-          )
-        }
+        val exchanges = plan.collect { case exchange: ShuffleExchangeExec => exchange }
+        replaced(plan, id, runtime, state, exchanges, state.fingerprints(session, exchanges))
       case _ => plan
     }
 
@@ -67,11 +59,11 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
   ): SparkPlan = {
     val boundaries = PlannedBoundary.of(plan)
     phoebe.planning.boundaries(id, boundaries.size)
-    val unknownGround = LeftAlone.application
+    val unknownGround = phoebe.unknownGround
     if (boundaries.isEmpty) plan
     else if (mode == Mode.Observe || unknownGround.isDefined) {
       val reason = unknownGround.getOrElse(phoebe.limitReason.getOrElse(Observing))
-      reports.observed(id, boundaries, reason)
+      reports.skipped(id, boundaries, reason)
       plan
     } else decide(plan, id, mode, settings, boundaries)
   }
@@ -85,93 +77,86 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
   ): SparkPlan = {
     val runtime = CheckpointRuntime.start(phoebe)
     val state = runtime.execution(id)
-    val fingerprinter = newFingerprinter()
-    val prints = boundaries.map(b => fingerprinter(b.exchange))
-    val known =
-      if (prints.exists(_.isRight)) runtime.known() else Map.empty[String, Seq[CatalogEntry]]
-
-    // Downstream first (pre-order): what lies upstream of a restored boundary needs no look.
-    val restores = mutable.Map.empty[String, Verdict.Restore]
-    val damaged = mutable.Map.empty[String, Reason]
-    val vanished = new IdentityHashMap[SparkPlan, java.lang.Boolean]
-    if (mode == Mode.Apply) {
-      boundaries.zip(prints).foreach {
-        case (b, Right(print))
-            if known.contains(print.hash) && !vanished.containsKey(b.exchange) &&
-              mayRestore(state.verdicts.get(print.hash)) =>
-          if (!restores.contains(print.hash)) {
-            runtime.restorer.admit(known(print.hash)) match {
-              case Right(checkpoint) =>
-                restores(print.hash) =
-                  Verdict.Restore(restoredReason(checkpoint), checkpoint)
-              case Left(reason) => damaged(print.hash) = reason
-            }
-          }
-          if (restores.contains(print.hash)) b.exchange.child.foreach(vanished.put(_, true))
-        case _ =>
+    val known = runtime.known()
+    val forced = settings.force != Force.None
+    val long = !forced && advising.isLong(plan, settings)
+    if (forced || long || (mode == Mode.Apply && known.nonEmpty)) {
+      val exchanges = boundaries.map(_.exchange)
+      val prints = state.fingerprints(session, exchanges)
+      val restores =
+        if (mode != Mode.Apply) Restores.none
+        else Restores.of(runtime, session, state, known, boundaries, prints)
+      val open = boundaries.zip(prints).collect {
+        case (b, Right(f)) if !restores.isUpstream(b) && !restores.verdicts.contains(f.hash) =>
+          b -> f
       }
+      val restorable = if (mode == Mode.Apply) restores.verdicts.keySet else known.keySet
+      val advised = advising(plan, id, settings, long, boundaries, prints, restorable, open)
+      settle(state, open, advised, restores)
+      val result =
+        if (mode == Mode.Apply) replaced(plan, id, runtime, state, exchanges, prints) else plan
+      reports.decided(id, boundaries, prints, restores, state, advised, result)
+      result
+    } else {
+      // Nothing can follow from a fingerprint.
+      val reason = Advising.shortQuery(settings)
+      state.passOver(boundaries.map(_.exchange), reason)
+      reports.skipped(id, boundaries, reason)
+      plan
     }
+  }
 
-    val open = boundaries.zip(prints).filter { case (b, print) =>
-      print.isRight && !vanished.containsKey(b.exchange) && !restores.contains(
-        print.toOption.get.hash
-      )
-    }
-    val restorable = if (mode == Mode.Apply) restores.keySet.toSet else known.keySet
-    val advised = advising(plan, id, settings, boundaries, prints, restorable, open)
-    // The first fragment's word holds: an exchange of a subquery that was planned already cannot
-    // be changed, and two kinds of exchange over the same data would not be reused.
-    open.groupBy(_._2.toOption.get.hash).foreach { case (hash, same) =>
+  /**
+   * The verdicts on a fragment's fingerprints. The first fragment's word holds: an exchange of a
+   * subquery that was planned already cannot be changed, and two kinds of exchange over the same data
+   * would not be reused.
+   */
+  private def settle(
+      state: ExecutionState,
+      open: Seq[(PlannedBoundary, Fingerprint)],
+      advised: Advised,
+      restores: Restores
+  ): Unit = {
+    open.groupBy(_._2.hash).foreach { case (hash, same) =>
       val choices = same.flatMap { case (b, _) => advised.choices.get(b.node) }
       val verdict = choices.find(_._1).orElse(choices.headOption) match {
         case Some((true, reason, _)) =>
-          val inputs = same.head._2.toOption.get.inputs
-          Verdict.Write(reason, () => fingerprinter.unchanged(inputs))
-        case Some((false, reason, _)) => Verdict.Skip(damaged.getOrElse(hash, reason))
-        case None => Verdict.Skip(damaged.getOrElse(hash, advised.otherwise))
+          val inputs = same.head._2.inputs
+          Verdict.Write(reason, () => state.unchanged(inputs))
+        case Some((false, reason, _)) => Verdict.Skip(restores.refused.getOrElse(hash, reason))
+        case None => Verdict.Skip(restores.refused.getOrElse(hash, advised.otherwise))
       }
       state.verdicts.putIfAbsent(hash, verdict)
     }
-    restores.foreach { case (hash, verdict) => state.verdicts.putIfAbsent(hash, verdict) }
-
-    val byNode = new IdentityHashMap[SparkPlan, Fingerprint]
-    boundaries.zip(prints).foreach { case (b, print) => print.foreach(byNode.put(b.exchange, _)) }
-    val result =
-      if (mode == Mode.Apply) {
-        Replacing(plan, id, runtime) { exchange =>
-          Option(byNode.get(exchange)).map(f => f.hash -> state.verdicts.get(f.hash)).filter(
-            _._2 != null
-          )
-        }
-      } else plan
-    reports.decided(id, mode, boundaries, prints, vanished, state, advised, result)
-    result
+    restores.verdicts.foreach { case (hash, verdict) => state.verdicts.putIfAbsent(hash, verdict) }
   }
 
-  /** What an earlier fragment of this execution planned to compute is computed here too. */
-  private def mayRestore(earlier: Verdict): Boolean = earlier match {
-    case null | _: Verdict.Restore => true
-    case _ => false
+  private def replaced(
+      plan: SparkPlan,
+      id: Long,
+      runtime: CheckpointRuntime,
+      state: ExecutionState,
+      exchanges: Seq[ShuffleExchangeExec],
+      prints: Seq[Either[Refusal, Fingerprint]]
+  ): SparkPlan = {
+    val verdicts = new IdentityHashMap[SparkPlan, (String, Verdict)]
+    exchanges.zip(prints).foreach { case (exchange, print) =>
+      print.foreach { f =>
+        state.verdicts.get(f.hash) match {
+          case null | _: Verdict.Skip =>
+          case verdict => verdicts.put(exchange, f.hash -> verdict)
+        }
+      }
+    }
+    if (verdicts.isEmpty) plan
+    else Replacing(plan, id, runtime)(exchange => Option(verdicts.get(exchange)))
   }
 
   private def checkpoints: Option[CheckpointRuntime] = Option(phoebe.slot.get()).collect {
     case runtime: CheckpointRuntime => runtime
   }
-
-  private def newFingerprinter(): Fingerprinter =
-    new Fingerprinter(session.asInstanceOf[classic.SparkSession])
 }
 
 private[phoebe] object FragmentPlanner {
-
   private val Observing = Reason("observing", "mode is observe: nothing is decided")
-
-  private def restoredReason(checkpoint: CommittedCheckpoint) = {
-    val manifest = checkpoint.manifest
-    Reason(
-      "restored",
-      s"application ${manifest.appId} left ${manifest.bytes} bytes of it in the store",
-      Map("from_app_id" -> manifest.appId, "bytes" -> manifest.bytes)
-    )
-  }
 }

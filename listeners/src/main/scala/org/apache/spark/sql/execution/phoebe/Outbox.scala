@@ -30,8 +30,8 @@ final private[phoebe] class Outbox(capacity: Int) {
       droppedCount.incrementAndGet()
     }
 
-  def message(line: String): Unit =
-    if (!closed && !queue.offerLast(Line(line))) droppedCount.incrementAndGet()
+  def message(line: => String): Unit =
+    if (!closed && !queue.offerLast(Message(() => line))) droppedCount.incrementAndGet()
 
   /** False: no room, the request was not taken. */
   def request(line: String): Boolean = queue.offerFirst(Line(line))
@@ -57,6 +57,9 @@ private[phoebe] object Outbox {
 
   sealed trait Item
   final case class Event(event: SparkListenerEvent) extends Item
+
+  /** A line that is made when its turn comes. */
+  final case class Message(line: () => String) extends Item
   final case class Line(line: String) extends Item
   case object End extends Item
 }

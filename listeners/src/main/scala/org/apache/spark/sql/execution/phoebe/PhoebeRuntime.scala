@@ -30,6 +30,9 @@ final class PhoebeRuntime private[phoebe] (
   private val counters = new ConcurrentHashMap[String, LongAdder]()
   private val complained = ConcurrentHashMap.newKeySet[String]()
 
+  /** Why shuffles of this application cannot be checkpointed at all. */
+  private[phoebe] lazy val unknownGround: Option[Reason] = LeftAlone.application
+
   private[phoebe] val planning = new PlanningTimes
 
   /** For what the planner hook keeps for the whole application (its store handle and index). */

@@ -2,10 +2,9 @@ package org.apache.spark.sql.execution.phoebe
 
 import scala.util.Try
 
+import org.apache.spark.sql.catalyst.plans.QueryPlan
 import org.apache.spark.sql.execution.SparkPlan
-import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, QueryStageExec}
-import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
-import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeExec}
+import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 
 /**
  * One shuffle exchange of a fragment's first plan.
@@ -34,7 +33,7 @@ private[phoebe] object PlannedBoundary {
     val found = Seq.newBuilder[PlannedBoundary]
     var rank = -1
     var exchanges = 0
-    def walk(node: SparkPlan, own: Boolean): Unit = {
+    def walk(node: QueryPlan[_], own: Boolean): Unit = {
       rank += 1
       node match {
         case exchange: ShuffleExchangeExec if own =>
@@ -42,15 +41,10 @@ private[phoebe] object PlannedBoundary {
           exchanges += 1
         case _ =>
       }
-      node match {
-        case ReusedExchangeExec(_, child) => walk(child, own = false)
-        case adaptive: AdaptiveSparkPlanExec => walk(adaptive.executedPlan, own = false)
-        case stage: QueryStageExec => walk(stage.plan, own = false)
-        case scan: InMemoryTableScanExec => walk(scan.relation.cachedPlan, own = false)
-        case other =>
-          other.children.foreach(walk(_, own))
-          other.subqueries.foreach(walk(_, own = false))
-      }
+      val below = PlanView.children(node)
+      // Children of its own come first, then subqueries and what is merely shown.
+      val ownBelow = if (own) node.children.size else 0
+      below.zipWithIndex.foreach { case (child, i) => walk(child, i < ownBelow) }
     }
     walk(plan, own = true)
     found.result()

@@ -1,6 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
-import org.apache.spark.sql.SparkSession
+import org.apache.spark.sql.{classic, SparkSession}
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 
@@ -12,11 +12,17 @@ case class PlannerHook(session: SparkSession) extends Rule[SparkPlan] {
   override def apply(plan: SparkPlan): SparkPlan =
     PhoebeRuntime.active.fold(plan) { runtime =>
       val began = System.nanoTime()
-      try runtime.guard("plan", plan)(new FragmentPlanner(runtime, session).plan(plan))
-      finally runtime.guard("planning times", ())(record(runtime, System.nanoTime() - began))
+      val cpuBegan = PlanningTimes.cpuNanos()
+      val planner = new FragmentPlanner(runtime, session.asInstanceOf[classic.SparkSession])
+      try runtime.guard("plan", plan)(planner.plan(plan))
+      finally runtime.guard("planning times", ()) {
+          Option(runtime.sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY)).foreach(id =>
+            runtime.planning.pass(
+              id.toLong,
+              System.nanoTime() - began,
+              PlanningTimes.cpuNanos() - cpuBegan
+            )
+          )
+        }
     }
-
-  private def record(runtime: PhoebeRuntime, nanos: Long): Unit =
-    Option(runtime.sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY))
-      .foreach(id => runtime.planning.pass(id.toLong, nanos))
 }

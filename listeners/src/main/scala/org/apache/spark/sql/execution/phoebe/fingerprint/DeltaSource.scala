@@ -21,7 +21,7 @@ private[fingerprint] object DeltaSource {
     }
     try {
       if (get(fileFormat, "isCDCRead") != false) refuse(index, "it reads a change feed")
-      ListingCache(index, "delta", Array.empty)(hash(index, fileFormat))
+      ListingCache(index, "delta", this)(hash(index, fileFormat))
     } catch {
       case e @ (_: ReflectiveOperationException | _: ClassCastException) =>
         refuse(index, s"it is not a Delta that is known ($e)")
@@ -50,7 +50,7 @@ private[fingerprint] object DeltaSource {
       .add(get(metadata, "schemaString").toString)
       .addAll(configuration.toSeq.sorted.flatMap { case (k, v) => Seq(k, v) })
       .addAll(files)
-    new Listing(digest.hex(), InputFiles(index.rootPaths.mkString(","), Nil))
+    new Listing(digest.hex(), index.rootPaths.mkString(","), Array.empty, () => true)
   }
 
   private def get(target: AnyRef, member: String): AnyRef =

@@ -7,7 +7,7 @@
 package org.apache.spark.sql.execution.phoebe.fingerprint
 
 import java.lang.management.ManagementFactory
-import java.util.concurrent.ConcurrentLinkedQueue
+import java.util.concurrent.{ConcurrentHashMap, ConcurrentLinkedQueue}
 
 import com.fasterxml.jackson.databind.ObjectMapper
 import com.fasterxml.jackson.module.scala.DefaultScalaModule
@@ -35,19 +35,32 @@ object FingerprintProbe {
     override def apply(plan: SparkPlan): SparkPlan = {
       val execution = session.sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY)
       val start = threads.getCurrentThreadCpuTime
-      val fingerprinter = new Fingerprinter(session)
-      val found = exchanges(plan).map(e => e -> fingerprinter(e))
+      val all = exchanges(plan)
+      val found = all.zip(ofExecution(session, execution)(all))
       val elapsed = threads.getCurrentThreadCpuTime - start
+      val afresh = new Fingerprinter(session)(all).map(_.map(_.hash))
       seen.add(Map(
         "execution" -> execution,
         "cpu_ns" -> elapsed,
+        "agrees" -> (found.map(_._2.map(_.hash)) == afresh),
         "exchanges" -> found.map { case (e, f) => describe(e, f) }
       ))
       plan
     }
   }
 
-  /** What was seen since the last call: a JSON list, one object for each planning pass. */
+  // As the planner hook does it: one for all passes of an execution.
+  private val ofExecutions = new ConcurrentHashMap[String, Fingerprinter]
+  private def ofExecution(session: SparkSession, execution: String): Fingerprinter =
+    ofExecutions.computeIfAbsent(
+      s"${session.sessionUUID} $execution",
+      _ => new Fingerprinter(session)
+    )
+
+  /**
+   * What was seen since the last call: a JSON list, one object for each planning pass; `agrees` when
+   * a fingerprinter that has seen nothing before says the same.
+   */
   def drain(): String =
     json.writeValueAsString(Iterator.continually(seen.poll()).takeWhile(_ != null).toList)
 
@@ -57,7 +70,7 @@ object FingerprintProbe {
   /** Whether a Dataset's listed inputs are as they were. */
   def unchanged(dataset: Dataset[_]): Boolean = {
     val fingerprinter = new Fingerprinter(dataset.sparkSession)
-    exchanges(dataset.queryExecution.executedPlan).map(fingerprinter(_)).forall {
+    fingerprinter(exchanges(dataset.queryExecution.executedPlan)).forall {
       case Right(f) => fingerprinter.unchanged(f.inputs)
       case Left(_) => false
     }
@@ -65,9 +78,8 @@ object FingerprintProbe {
 
   private def exchangesOf(execution: QueryExecution): String = {
     val fingerprinter = new Fingerprinter(execution.sparkSession)
-    json.writeValueAsString(
-      exchanges(execution.executedPlan).map(e => describe(e, fingerprinter(e)))
-    )
+    val all = exchanges(execution.executedPlan)
+    json.writeValueAsString(all.zip(fingerprinter(all)).map { case (e, f) => describe(e, f) })
   }
 
   private def describe(
@@ -83,7 +95,7 @@ object FingerprintProbe {
       case Right(p) => identity ++ Map(
           "hash" -> p.hash,
           "roots" -> p.inputs.map(_.root),
-          "files" -> p.inputs.map(_.files.size).sum
+          "files" -> p.inputs.map(_.files.length).sum
         )
       case Left(r) => identity ++ Map("code" -> r.code, "args" -> r.args, "message" -> r.message)
     }

@@ -5,6 +5,7 @@
  */
 package org.apache.spark.sql.execution.phoebe.fingerprint
 
+import scala.collection.mutable
 import scala.util.control.NonFatal
 
 import org.apache.spark.sql.catalyst.expressions.Expression
@@ -20,20 +21,32 @@ import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{typeTex
  * @param inputs
  *   the files that were listed for the plan, to be looked at again before a commit
  */
-final case class Fingerprint(hash: String, inputs: Seq[InputFiles])
+final case class Fingerprint(hash: String, inputs: Seq[Listing])
 
 /**
- * Takes the fingerprints of one planned fragment's exchanges; subtrees are walked once. Make one
- * per planning pass: settings are read when it is made. Not thread-safe.
+ * Takes the fingerprints of one SQL execution's exchanges, on its first plan and on each re-plan. Make
+ * one per execution: what did not change from plan to plan is not worked out again.
  */
 final class Fingerprinter(session: SparkSession) {
   private val relations = new Relations
-  private lazy val settings: Either[Refusal, String] =
-    try Right(Settings.hash(session.sessionState.conf, session.sparkContext.getConf))
-    catch { case r: Refused => Left(r.refusal) }
+  private var settings: Either[Refusal, String] = Right("")
+  private val known = mutable.HashMap.empty[Statement, Fingerprint]
 
-  /** The fingerprint of a shuffle, plain or ours, or why it has none. Never throws (NonFatal). */
-  def apply(exchange: SparkPlan): Either[Refusal, Fingerprint] =
+  /**
+   * The fingerprints of a plan's shuffles, plain or ours, or why they have none. Settings are read
+   * once for all of them. Never throws (NonFatal).
+   */
+  def apply(exchanges: Seq[SparkPlan]): Seq[Either[Refusal, Fingerprint]] = synchronized {
+    val now =
+      try Right(Settings.hash(session.sessionState.conf, session.sparkContext.conf))
+      catch { case r: Refused => Left(r.refusal) }
+    if (now != settings) known.clear()
+    settings = now
+    try exchanges.map(one)
+    finally relations.endPass()
+  }
+
+  private def one(exchange: SparkPlan): Either[Refusal, Fingerprint] =
     try {
       exchange match {
         case shuffle: ShuffleExchangeLike => settings.map(of(shuffle, _))
@@ -49,19 +62,23 @@ final class Fingerprinter(session: SparkSession) {
     }
 
   /** Whether the inputs' files still have the lengths and modification times they were listed with. */
-  def unchanged(inputs: Seq[InputFiles]): Boolean =
-    Sources.unchanged(inputs, session.sessionState.newHadoopConf())
+  def unchanged(inputs: Seq[Listing]): Boolean =
+    Listings.unchanged(inputs, session.sessionState.newHadoopConf())
 
   private def of(shuffle: ShuffleExchangeLike, settings: String): Fingerprint = {
     val relation = relations(shuffle)
-    val columns = shuffle.output.map(a => relation.env(a) + typeText(a.dataType))
-    val hash = new Digest("shuffle")
-      .add(settings)
-      .add(relation.hash)
-      .addAll(columns)
-      .addAll(partitioning(shuffle.outputPartitioning, relation.env))
-      .hex()
-    Fingerprint(hash, relation.inputs.toSeq.map(_.inputs).sortBy(_.root))
+    known.getOrElseUpdate(
+      new Statement(shuffle, Seq(relation)), {
+        val columns = shuffle.output.map(a => relation.env(a) + typeText(a.dataType))
+        val hash = new Digest("shuffle")
+          .add(settings)
+          .add(relation.hash)
+          .addAll(columns)
+          .addAll(partitioning(shuffle.outputPartitioning, relation.env))
+          .hex()
+        Fingerprint(hash, relation.inputs.toSeq.sortBy(_.root))
+      }
+    )
   }
 
   private def partitioning(p: Partitioning, env: Env): Seq[String] = {

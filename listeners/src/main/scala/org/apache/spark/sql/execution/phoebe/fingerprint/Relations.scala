@@ -30,32 +30,82 @@ trait CarriesOriginal {
  *   canonical names of the columns; a name says how the column follows from the rows
  * @param inputs
  *   the listings of files that were read
+ * @param output
+ *   the columns put out, in order; set once the node's relation is complete
  */
-private[fingerprint] final case class Relation(hash: String, env: Env, inputs: Set[Listing])
+private[fingerprint] final case class Relation(
+    hash: String,
+    env: Env,
+    inputs: Set[Listing],
+    output: Seq[ExprId] = Nil
+)
 
-/** Walks plans bottom-up; every node once. Not thread-safe. */
+/**
+ * Walks plans bottom-up; every node once. One for each SQL execution: what was made for a node of an
+ * earlier plan serves every node that says the same over the same inputs, so a re-plan pays for what
+ * is new in it. Not thread-safe.
+ */
 private[fingerprint] final class Relations {
   import Relations._
 
-  private val memo = new java.util.IdentityHashMap[SparkPlan, Either[Refusal, Relation]]
+  // Of the pass at hand, except query stages, which stay as long as the execution.
+  private val nodes = new java.util.IdentityHashMap[SparkPlan, Either[Refusal, Relation]]
+  private val stages = new java.util.IdentityHashMap[SparkPlan, Relation]
+  private val made = mutable.HashMap.empty[Statement, Either[Refusal, Relation]]
   private val subqueryInputs = mutable.Set.empty[Listing]
   val text = new ExpressionText(subquery, pruning)
 
+  /** The plan at hand was fingerprinted: its nodes need not be known any longer. */
+  def endPass(): Unit = nodes.clear()
+
   def apply(plan: SparkPlan): Relation = {
-    var known = memo.get(plan)
+    var known = nodes.get(plan)
     if (known == null) {
-      known =
-        try Right(restrict(plan, visit(plan)))
-        catch { case r: Refused => Left(r.refusal) }
-      memo.put(plan, known)
+      known = attempt(of(plan))
+      nodes.put(plan, known)
     }
     known.fold(refusal => throw new Refused(refusal), identity)
   }
 
+  private def attempt(relation: => Relation): Either[Refusal, Relation] =
+    try Right(relation)
+    catch { case r: Refused => Left(r.refusal) }
+
+  private def of(plan: SparkPlan): Relation = plan match {
+    case stage: QueryStageExec =>
+      var relation = stages.get(stage)
+      if (relation == null) {
+        relation = restrict(stage, visit(stage))
+        stages.put(stage, relation)
+      }
+      relation
+    case _ if Statement.suits(plan) =>
+      val statement = new Statement(plan, plan.children.map(apply))
+      made.getOrElseUpdate(statement, attempt(restrict(plan, visit(plan))))
+        .fold(refusal => throw new Refused(refusal), identity)
+    case scan: FileSourceScanExec if AllowList.operators(scan.getClass.getName) =>
+      val listing = Sources.listing(scan, text)
+      if (Statement.hasSubquery(scan)) restrict(scan, visitScan(scan, listing))
+      else {
+        val statement = new Statement(scan, Nil, listing)
+        made.getOrElseUpdate(statement, attempt(restrict(scan, visitScan(scan, listing))))
+          .fold(refusal => throw new Refused(refusal), identity)
+      }
+    case _ => restrict(plan, visit(plan))
+  }
+
+  private def visitScan(scan: FileSourceScanExec, listing: Listing): Relation =
+    withSubqueries(scan.partitionFilters ++ scan.dataFilters)(Sources.files(scan, listing, text))
+
   /** Only what a node puts out is named above it; subqueries met on the way are inputs as well. */
   private def restrict(plan: SparkPlan, r: Relation): Relation = {
-    val output = plan.output.flatMap(a => r.env.get(a).map(a.exprId -> _)).toMap
-    Relation(r.hash, Env(output), r.inputs)
+    val output = plan.output
+    val ids = output.map(_.exprId)
+    if (ids == r.output) r
+    else {
+      val names = output.flatMap(a => r.env.get(a).map(a.exprId -> _)).toMap
+      Relation(r.hash, Env(names), r.inputs, ids)
+    }
   }
 
   private def visit(plan: SparkPlan): Relation = plan match {
@@ -74,8 +124,6 @@ private[fingerprint] final class Relations {
         _: RowToColumnarExec | _: AQEShuffleReadExec | _: CoalesceExec | _: SubqueryExec) =>
       apply(c.children.head)
 
-    case s: FileSourceScanExec =>
-      withSubqueries(s.partitionFilters ++ s.dataFilters)(Sources.files(s, text))
     case s: LocalTableScanExec => Sources.rows(s)
     case r: RangeExec =>
       if (r.range.isStreaming) Refused.source("streaming", "Range", "it is a stream")
@@ -89,7 +137,12 @@ private[fingerprint] final class Relations {
         val below = apply(child)
         val conjuncts = text.conjuncts(Seq(condition), below.env)
         if (conjuncts.isEmpty) below
-        else below.copy(hash = new Digest("filter").add(below.hash).addAll(conjuncts).hex())
+        else {
+          below.copy(
+            hash = new Digest("filter").add(below.hash).addAll(conjuncts).hex(),
+            output = Nil
+          )
+        }
       }
     case a: BaseAggregateExec => withSubqueries(a.expressions)(Aggregates(a, apply(a.child), text))
     case j: BaseJoinExec => withSubqueries(j.expressions)(join(j, apply(j.left), apply(j.right)))
@@ -118,7 +171,7 @@ private[fingerprint] final class Relations {
         .addAll(w.orderSpec.map(text.text(_, below.env)))
         .add(text.text(w.rankLikeFunction, below.env))
         .add(w.limit.toLong).add(w.mode.toString).hex()
-      below.copy(hash = hash)
+      below.copy(hash = hash, output = Nil)
     case _: TakeOrderedAndProjectExec =>
       Refused.refuse(
         "limit_with_ties",
@@ -164,7 +217,7 @@ private[fingerprint] final class Relations {
         case r: Refused if r.refusal.code == Refused.metadataColumnCode =>
           ExpressionText.unstableName(e.name)
       }
-    below.copy(env = Env(list.map(e => e.exprId -> name(e)).toMap))
+    below.copy(env = Env(list.map(e => e.exprId -> name(e)).toMap), output = Nil)
   }
 
   private def join(j: BaseJoinExec, left: Relation, right: Relation): Relation = {
@@ -228,7 +281,7 @@ private[fingerprint] final class Relations {
       subqueryInputs.clear()
       try {
         val relation = make
-        relation.copy(inputs = relation.inputs ++ subqueryInputs)
+        relation.copy(inputs = relation.inputs ++ subqueryInputs, output = Nil)
       } finally subqueryInputs ++= outer
     }
   }

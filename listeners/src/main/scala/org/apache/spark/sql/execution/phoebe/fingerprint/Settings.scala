@@ -20,20 +20,24 @@ private[fingerprint] object Settings {
    *   the application's settings: compression of shuffle files, and readers' Hadoop settings
    */
   def hash(sql: SQLConf, core: SparkConf): String = {
-    // Asked on every planning pass, changed hardly ever.
-    val key = (sql.getAllConfs, core.getAll.toMap)
+    // Asked on every planning pass, changed hardly ever; the application's never change.
     val known = last.get
-    if (known != null && known._1 == key) {
-      known._2
-    } else {
+    if (known != null && (known.core eq core) && known.sql == sql.settings) known.hash
+    else {
+      val snapshot = sql.settings.synchronized(new java.util.HashMap(sql.settings))
       val made = compute(sql, core)
-      last.set((key, made))
+      // Not remembered when somebody has set something meanwhile.
+      if (snapshot == sql.settings) last.set(new Known(snapshot, core, made))
       made
     }
   }
 
-  private type Key = (Map[String, String], Map[String, String])
-  private val last = new AtomicReference[(Key, String)]
+  private final class Known(
+      val sql: java.util.Map[String, String],
+      val core: SparkConf,
+      val hash: String
+  )
+  private val last = new AtomicReference[Known]
 
   private def compute(sql: SQLConf, core: SparkConf): String = {
     if (core.getBoolean("spark.io.encryption.enabled", defaultValue = false)) {

@@ -1,0 +1,114 @@
+package org.apache.spark.sql.execution.phoebe
+
+import java.util.IdentityHashMap
+
+import scala.collection.mutable
+
+import org.apache.spark.sql.classic.SparkSession
+import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
+import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
+import org.apache.spark.sql.execution.phoebe.store.{CatalogEntry, CommittedCheckpoint}
+
+/**
+ * Which boundaries of a first plan are restored.
+ *
+ * @param verdicts
+ *   by fingerprint
+ * @param refused
+ *   why what the store holds cannot stand in, by fingerprint
+ */
+private[phoebe] final class Restores(
+    val verdicts: Map[String, Verdict.Restore],
+    val refused: Map[String, Reason],
+    vanished: IdentityHashMap[SparkPlan, java.lang.Boolean]
+) {
+
+  /** Whether a boundary lies upstream of a restored one, and will not run. */
+  def isUpstream(boundary: PlannedBoundary): Boolean = vanished.containsKey(boundary.exchange)
+}
+
+private[phoebe] object Restores {
+  val none = new Restores(Map.empty, Map.empty, new IdentityHashMap)
+
+  private type Prints = Seq[Either[Refusal, Fingerprint]]
+
+  /**
+   * Restores what the store holds, downstream first: what lies upstream of a restored boundary needs
+   * no look. A store may be far away, so all candidates that do not hide one another are looked at at
+   * once, and not one after the other.
+   */
+  def of(
+      runtime: CheckpointRuntime,
+      session: SparkSession,
+      state: ExecutionState,
+      known: Map[String, Seq[CatalogEntry]],
+      boundaries: Seq[PlannedBoundary],
+      prints: Prints
+  ): Restores = {
+    val verdicts = mutable.Map.empty[String, Verdict.Restore]
+    val refused = mutable.Map.empty[String, Reason]
+    val vanished = new IdentityHashMap[SparkPlan, java.lang.Boolean]
+    val stored = boundaries.zip(prints).collect {
+      case (b, Right(f)) if known.contains(f.hash) && mayRestore(state, f.hash) => b -> f.hash
+    }
+
+    def outermost: Seq[String] = {
+      val hidden = new IdentityHashMap[SparkPlan, java.lang.Boolean](vanished)
+      stored.collect {
+        case (b, hash)
+            if !hidden.containsKey(b.exchange) && !refused.contains(hash) &&
+              !verdicts.contains(hash) =>
+          hide(b, hidden)
+          hash
+      }.distinct
+    }
+
+    var candidates = outermost
+    while (candidates.nonEmpty) {
+      candidates.zip(inParallel(runtime, session, candidates) { hash =>
+        runtime.restorer.admit(known(hash))
+      }).foreach {
+        case (hash, Right(checkpoint)) =>
+          verdicts(hash) = Verdict.Restore(restoredReason(checkpoint), checkpoint)
+        case (hash, Left(reason)) => refused(hash) = reason
+      }
+      stored.foreach { case (b, hash) =>
+        if (verdicts.contains(hash) && !vanished.containsKey(b.exchange)) hide(b, vanished)
+      }
+      candidates = outermost
+    }
+    new Restores(verdicts.toMap, refused.toMap, vanished)
+  }
+
+  private def hide(
+      boundary: PlannedBoundary,
+      hidden: IdentityHashMap[SparkPlan, java.lang.Boolean]
+  ): Unit = boundary.exchange.child.foreach(hidden.put(_, true))
+
+  private def inParallel[A, B](runtime: CheckpointRuntime, session: SparkSession, all: Seq[A])(
+      look: A => B
+  ): Seq[B] = all match {
+    case Seq(one) => Seq(look(one))
+    case _ =>
+      val looks = all.map { one =>
+        SQLExecution.withThreadLocalCaptured(session, runtime.pool)(look(one))
+      }
+      looks.map(_.get())
+  }
+
+  /** What an earlier fragment of this execution planned to compute is computed here too. */
+  private def mayRestore(state: ExecutionState, hash: String): Boolean =
+    state.verdicts.get(hash) match {
+      case null | _: Verdict.Restore => true
+      case _ => false
+    }
+
+  private def restoredReason(checkpoint: CommittedCheckpoint) = {
+    val manifest = checkpoint.manifest
+    Reason(
+      "restored",
+      s"application ${manifest.appId} left ${manifest.bytes} bytes of it in the store",
+      Map("from_app_id" -> manifest.appId, "bytes" -> manifest.bytes)
+    )
+  }
+}
