@@ -166,7 +166,7 @@ class _Growth:
                     self._touched[i] |= 1 << x
 
     def extend(self, at: Candidate, item: int) -> Candidate:
-        """``at`` with ``item``; fills with different thresholds begin alike, and share their steps."""
+        """``at`` with ``item``; fills of different thresholds begin alike, and share steps."""
         key = (id(at), item)
         found = self._made.get(key)
         if found is None:
