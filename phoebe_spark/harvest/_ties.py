@@ -63,12 +63,15 @@ def tie(
         accumulators[stage_id] |= stage.accumulators
     writers = _writers(execution, stages, accumulators)
     boundary_of_acc = _match(initial, execution.seen, set(writers.values()))
-    plan = derive(execution.latest) if execution.latest is not None else None
+    # Whether an operator's inner shuffle was needed is not in the plan, but in what ran.
+    inner = any(s.writes_shuffle and stage_id not in writers for stage_id, s in stages.items())
+    latest = execution.latest
+    plan = derive(latest, assume_single=not inner) if latest is not None else None
     plan_stage = _plan_stages(plan, stages, accumulators, writers) if plan else {}
 
     tied: dict[int, StageTie] = {}
     boundaries: dict[str, int] = {}
-    for stage_id, stage in stages.items():
+    for stage_id in stages:
         planned = plan_stage.get(stage_id)
         operators = planned.operators if planned else None
         if (acc_id := writers.get(stage_id)) is not None:
@@ -77,7 +80,7 @@ def tie(
             if boundary_id is not None:
                 boundaries[boundary_id] = stage_id
         elif planned is not None:
-            tied[stage_id] = StageTie(_template(planned, stage), None, operators)
+            tied[stage_id] = StageTie(planned.template, None, operators)
     # Equal exchanges are run once: the others were read from the same stage.
     by_key = {
         e.reuse_key: boundaries[e.boundary_id] for e in initial if e.boundary_id in boundaries
@@ -151,21 +154,28 @@ def _plan_stages(
     writers: Mapping[int, int],
 ) -> dict[int, Stage]:
     """Stage id to the stage of the last plan whose nodes it ran."""
-    owner: dict[int, int] = {}
+    owners: dict[int, list[int]] = defaultdict(list)
     by_exchange: dict[int, int] = {}
     for stage_id, nodes in plan.nodes.items():
         for node in nodes:
             for acc_id in own_accumulators(node):
-                owner.setdefault(acc_id, stage_id)
-        if nodes and (acc := nodes[0].shuffle_acc_id) is not None and nodes[0].kind == "Exchange":
+                owners[acc_id].append(stage_id)
+        if plan.roles[stage_id] == "write" and (acc := nodes[0].shuffle_acc_id) is not None:
             by_exchange[acc] = stage_id
     by_id = {stage.stage_id: stage for stage in plan.graph.stages}
     found: dict[int, Stage] = {}
-    for stage_id in stages:
+    for stage_id, stage in stages.items():
         if (written := by_exchange.get(writers.get(stage_id, -1))) is not None:
             found[stage_id] = by_id[written]
             continue
-        votes = Counter(owner[acc] for acc in accumulators[stage_id] if acc in owner)
+        # Some stages have operators in common: the two sides of an inner shuffle, and a sampling
+        # job with the stage that it samples. What a stage's tasks are tells them apart.
+        votes = Counter(
+            owner
+            for acc in accumulators[stage_id]
+            for owner in owners.get(acc, ())
+            if _may_be(plan.roles[owner], stage)
+        )
         if votes:
             found[stage_id] = by_id[votes.most_common(1)[0][0]]
     _tie_bare_broadcasts(plan, stages, accumulators, found)
@@ -205,17 +215,10 @@ def _tie_bare_broadcasts(
                 break
 
 
-def _template(planned: Stage, stage: StageState) -> str:
-    """The template of a stage that wrote no exchange of the plan.
-
-    Two kinds of stages share plan nodes with another: the map side of ``TakeOrderedAndProject``,
-    and the job that samples for a range partitioning. They must not share its history.
-    """
-    if stage.writes_shuffle:
-        return f"{planned.template}+map"
-    if planned.boundary is not None and planned.boundary.carrier == "shuffle":
-        return f"{planned.template}+sample"
-    return planned.template
+def _may_be(role: str, stage: StageState) -> bool:
+    if stage.writes_shuffle is None:
+        return True
+    return stage.writes_shuffle == (role in ("write", "local"))
 
 
 def _parents(

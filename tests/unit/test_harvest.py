@@ -205,6 +205,28 @@ def test_templates_recur_from_run_to_run() -> None:
     assert len(same) >= 20
 
 
+def test_stages_inside_of_an_operator_are_told_apart() -> None:
+    """The two sides of an inner shuffle share their plan nodes, and so does a sampling job with the
+    stage that it samples: each has a template of its own, named by the stage that it serves."""
+    stages = [s for s in of(records(TPCH), StageRecord) if s.execution_id is not None]
+    inner = Counter((s.template or "").partition("+")[2] for s in stages)
+    assert inner == {"": 159, "sample": 13, "map": 3}
+    by_id = {s.stage_id: s for s in stages}
+    for stage in stages:
+        host, _, kind = (stage.template or "").partition("+")
+        if kind == "map":
+            assert stage.shuffle_write_bytes
+            assert stage.boundary_id is None
+            (reader,) = (s for s in stages if stage.stage_id in (s.parents or ()))
+            assert reader.template == host
+        elif kind == "sample":
+            later = [s for s in stages if s.execution_id == stage.execution_id
+                     and s.template == host and s.stage_id > stage.stage_id]  # fmt: skip
+            assert [s.boundary_id is not None for s in later] == [True]
+            read = set(by_id[stage.stage_id].parents or ())
+            assert set(later[0].parents or ()) == read | {stage.stage_id}, "it waits for the bounds"
+
+
 def test_failures_keep_their_class_and_nothing_else() -> None:
     failed = [e for e in of(records(TPCDS), ExecutionRecord) if e.status == "failed"]
     assert [(e.description, e.error_class) for e in failed] == [
