@@ -87,8 +87,9 @@ def tables(directory: Path) -> dict[str, Path]:
     }
 
 
-def _query_jar() -> Path:
-    target = BUILD / "queries"
+def artifact(coordinates: str, name: str) -> Path:
+    """A jar of Maven Central, downloaded once into ``build/<name>``."""
+    target = BUILD / name
     with _appears_whole(target) as scratch:
         if scratch is not None:
             subprocess.run(
@@ -97,7 +98,7 @@ def _query_jar() -> Path:
                     "-q",
                     "-B",
                     "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy",
-                    f"-Dartifact={QUERY_ARTIFACT}",
+                    f"-Dartifact={coordinates}",
                     f"-DoutputDirectory={scratch}",
                 ],
                 check=True,
@@ -106,6 +107,10 @@ def _query_jar() -> Path:
                 env={k: v for k, v in os.environ.items() if k != "MAVEN_ARGS"},
             )
     return next(target.glob("*.jar"))
+
+
+def _query_jar() -> Path:
+    return artifact(QUERY_ARTIFACT, "queries")
 
 
 def query(name: str) -> str:

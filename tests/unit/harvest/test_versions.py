@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from phoebe_spark.ingest import ingest
 from phoebe_spark.tables import Tables
+from tests.support import tpc
 
 LOGS = Path(__file__).parents[2] / "data" / "eventlogs"
-PUBLISHED = Path(__file__).parents[3] / "build" / "data" / "spark-events"
 
 
 @pytest.mark.parametrize("version", ["3.5.7", "4.0.1", "4.1.0"])
@@ -39,12 +40,15 @@ def test_logs_of_other_versions(version: str, tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_sparks_published_samples(tmp_path: Path) -> None:
-    """Files of core/src/test/resources/spark-events of the Apache Spark repository (Apache License
-    2.0), from Spark 1.2 to today; put there by hand."""
-    files = sorted(PUBLISHED.rglob("*")) if PUBLISHED.is_dir() else []
-    if not files:
-        pytest.skip(f"no samples in {PUBLISHED}")
-    summary = ingest([PUBLISHED], tmp_path)
+    """The logs that Spark tests its History Server with, of Spark 1.2 to 4.2, in its own test
+    artifact (Apache License 2.0)."""
+    jar = tpc.artifact("org.apache.spark:spark-core_2.13:4.2.0:jar:tests", "spark-events")
+    with zipfile.ZipFile(jar) as archive:
+        names = [name for name in archive.namelist() if name.startswith("spark-events/")]
+        archive.extractall(tmp_path, names)
+    summary = ingest([tmp_path / "spark-events"], tmp_path / "home")
     assert summary.errors == ()
-    assert summary.applications + summary.skipped == summary.files
-    assert Tables(tmp_path).read("stages").num_rows > 100
+    assert (summary.files, summary.applications, summary.bad_lines) == (19, 19, 0)
+    tables = Tables(tmp_path / "home")
+    assert tables.read("stages").num_rows == 39
+    assert all(row["complete"] for row in tables.read("applications").to_pylist())
