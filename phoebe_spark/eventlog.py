@@ -15,6 +15,8 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from errno import ENOENT
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -44,22 +46,44 @@ class LogSource:
     path: Path
     files: tuple[Path, ...]
     kind: Kind
+    origin: str | None = None  # where it was copied from
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.origin or str(self.path)
+
+    def written_at(self) -> datetime:
+        """When it was written last. Raises ``OSError``."""
+        last = max((file.stat().st_mtime for file in self.files), default=0.0)
+        return datetime.fromtimestamp(last, tz=UTC)
 
 
 _ROLLED = re.compile(r"events_(\d+)_.*")
 _SPOOL = re.compile(r"(?P<stem>.+?)(?:-[0-9a-f]{8})?\.ndjson")
 
 
-def find_logs(paths: Iterable[str | Path]) -> list[LogSource]:
+def find_logs(
+    paths: Iterable[str | Path], unreadable: Callable[[Path, OSError], None] | None = None
+) -> list[LogSource]:
     """The logs in ``paths``: files, rolling directories, or directories of either.
 
-    Spool files of one application are one log. Raises ``FileNotFoundError`` for a path that does
-    not exist. Hidden files and Hadoop's ``_SUCCESS`` and checksums are passed over.
+    Spool files of one application are one log. Hidden files and Hadoop's ``_SUCCESS`` and checksums
+    are passed over. ``unreadable`` is told of each path that does not exist or cannot be listed;
+    without it ``OSError`` is raised.
     """
     found: list[LogSource] = []
     spools: dict[tuple[Path, str], list[Path]] = {}
 
     def visit(path: Path) -> None:
+        try:
+            look(path)
+        except OSError as error:
+            if unreadable is None:
+                raise
+            unreadable(path, error)
+
+    def look(path: Path) -> None:
         if path.is_dir():
             if path.name.startswith("eventlog_v2_"):
                 found.append(LogSource(path, tuple(_rolled(path)), "eventlog"))
@@ -68,7 +92,7 @@ def find_logs(paths: Iterable[str | Path]) -> list[LogSource]:
                 if not child.name.startswith((".", "_")):
                     visit(child)
         elif not path.exists():
-            raise FileNotFoundError(f"no such file or directory: {path}")
+            raise FileNotFoundError(ENOENT, "no such file or directory", str(path))
         elif spool := _SPOOL.fullmatch(path.name):
             spools.setdefault((path.parent, spool.group("stem")), []).append(path)
         else:

@@ -13,11 +13,14 @@ and its spool are two parts of one: they add up.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime, timedelta
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,105 +28,132 @@ from deltalake.exceptions import DeltaError
 
 from phoebe_spark.eventlog import EventReader, LogSource, UnreadableLogError, find_logs
 from phoebe_spark.harvest import Harvest, decode
+from phoebe_spark.ingest_summary import IngestError, IngestProgress, IngestSummary, Totals
 from phoebe_spark.records import ApplicationRecord, BoundaryRecord, CheckpointRecord, Record
+from phoebe_spark.remote_logs import is_remote, remote_logs
 from phoebe_spark.tables import Tables
 
+_NEWEST_SPARK = (4, 2)
+_TO_THE_SECOND = "%Y-%m-%d %H:%M:%S"
+_SAME_START = timedelta(minutes=10)
 _ROWS_A_COMMIT = 5_000
 _EVENTS_TO_NAME = 1_000  # an application is named within its first lines
 _PROGRESS_EVERY = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class IngestError:
-    """A file that could not be taken in, and why in one sentence."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class IngestSummary:
-    """What one call of `ingest` did. ``files`` counts logs (a rolling directory is one),
-    ``skipped`` those whose application was there already, ``aborted`` applications without an end.
-    """
-
-    files: int = 0
-    applications: int = 0
-    executions: int = 0
-    stages: int = 0
-    skipped: int = 0
-    aborted: int = 0
-    events: int = 0
-    rows: int = 0
-    bad_lines: int = 0
-    seconds: float = 0.0
-    errors: tuple[IngestError, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class IngestProgress:
-    """Where an ingest is: log ``file`` of ``files`` (from 1), ``events`` read of it."""
-
-    path: str
-    file: int
-    files: int
-    events: int
-
-
-@dataclass(slots=True)
-class _Totals:
-    applications: int = 0
-    skipped: int = 0
-    aborted: int = 0
-    events: int = 0
-    bad_lines: int = 0
-    rows: dict[str, int] = field(default_factory=dict)
+Progress = Callable[[IngestProgress], None]
 
 
 def ingest(
     paths: Iterable[str | Path],
     home: str | Path,
-    progress: Callable[[IngestProgress], None] | None = None,
+    progress: Progress | None = None,
+    *,
+    since: datetime | None = None,
+    parallel: int = 1,
 ) -> IngestSummary:
     """Read the logs in ``paths`` into the tables of ``home``.
 
-    A log that cannot be read is an entry of ``errors`` and does not stop the others. Raises
-    ``FileNotFoundError`` for a path that does not exist, and what `Tables.append` raises when the
-    tables cannot be written.
+    Paths are files and directories, or URIs of any store that Spark reaches (`remote_logs`). Logs
+    last written before ``since`` are passed over. With ``parallel`` so many processes read local
+    logs. A log that cannot be read is an entry of ``errors`` and does not stop the others. Raises
+    what `Tables.append` raises when the tables cannot be written, and ``ImportError`` for a URI
+    without PySpark.
     """
     started = time.monotonic()
-    tables, totals, errors = Tables(home), _Totals(), list[IngestError]()
-    sources = find_logs(paths)
-    for number, source in enumerate(sources, start=1):
+    given = [str(path) for path in paths]
+    totals = Totals()
 
-        def report(events: int, source: LogSource = source, number: int = number) -> None:
+    def unreadable(path: str | Path, error: OSError) -> None:
+        totals.errors.append(IngestError(str(path), error.strerror or str(error)))
+
+    local = [path.removeprefix("file://") for path in given if not is_remote(path)]
+    sources = find_logs(local, unreadable)
+    recent = [source for source in sources if since is None or _written_since(source, since)]
+    totals.too_old = len(sources) - len(recent)
+    files = len(sources)
+    if parallel > 1 and len(recent) > 1:
+        for part in _in_processes(recent, home, parallel, progress):
+            totals.add(part)
+    else:
+        for number, source in enumerate(recent, start=1):
+            totals.add(_ingest_log(source, home, _reporter(progress, source, number, len(recent))))
+    for uri in filter(is_remote, given):
+        for source in remote_logs(uri, since, unreadable):
+            files += 1
+            totals.add(_ingest_log(source, home, _reporter(progress, source, files, files)))
+    return totals.summary(files, time.monotonic() - started)
+
+
+def _written_since(source: LogSource, since: datetime) -> bool:
+    try:
+        return source.written_at() >= since
+    except OSError:
+        return True  # reading it will say what is wrong
+
+
+Report = Callable[[int], None]
+
+
+def _reporter(progress: Progress | None, source: LogSource, number: int, of: int) -> Report:
+    def report(events: int) -> None:
+        if progress is not None:
+            progress(IngestProgress(source.name, number, of, events))
+
+    report(0)
+    return report
+
+
+def _in_processes(
+    sources: list[LogSource], home: str | Path, processes: int, progress: Progress | None
+) -> Iterator[Totals]:
+    """Each process takes all logs of an application, in their order: one may know more than the
+    other, which only shows when they come after each other."""
+    groups: dict[object, list[LogSource]] = {}
+    for number, source in enumerate(sources):
+        groups.setdefault(_quick_name(source) or number, []).append(source)
+    context = get_context("spawn")  # the tables' library has threads, which a fork would break
+    done = 0
+    with ProcessPoolExecutor(min(processes, len(groups)), mp_context=context) as pool:
+        futures = {pool.submit(_ingest_group, group, home): group for group in groups.values()}
+        for future in as_completed(futures):
+            done += len(futures[future])
+            part = future.result()
             if progress is not None:
-                progress(IngestProgress(str(source.path), number, len(sources), events))
+                name = futures[future][-1].name
+                progress(IngestProgress(name, done, len(sources), part.events))
+            yield part
 
-        report(0)
-        try:
-            _ingest_one(source, tables, totals, report)
-        except UnreadableLogError as error:
-            errors.append(IngestError(str(source.path), str(error)))
-        except DeltaError:
+
+def _ingest_group(sources: list[LogSource], home: str | Path) -> Totals:
+    totals = Totals()
+    for source in sources:
+        totals.add(_ingest_log(source, home, lambda _events: None))
+    return totals
+
+
+def _quick_name(source: LogSource) -> tuple[str, str] | None:
+    try:
+        first = _first(source)
+    except (OSError, UnreadableLogError):
+        return None
+    return (first.app_id, first.app_attempt) if first.app_id is not None else None
+
+
+def _ingest_log(source: LogSource, home: str | Path, report: Report) -> Totals:
+    """One log; what is wrong with it is in ``errors``, what is wrong with the tables is raised."""
+    totals, tables = Totals(), Tables(home)
+    try:
+        _ingest_one(source, tables, totals, report)
+    except UnreadableLogError as error:
+        totals.errors.append(IngestError(source.name, str(error)))
+    except DeltaError:
+        raise
+    except OSError as error:
+        if _is_ours(error, tables.home):
             raise
-        except OSError as error:
-            if _is_ours(error, tables.home):
-                raise
-            errors.append(IngestError(str(source.path), error.strerror or str(error)))
-    return IngestSummary(
-        files=len(sources),
-        applications=totals.applications,
-        executions=totals.rows.get("executions", 0),
-        stages=totals.rows.get("stages", 0),
-        skipped=totals.skipped,
-        aborted=totals.aborted,
-        events=totals.events,
-        rows=sum(totals.rows.values()),
-        bad_lines=totals.bad_lines,
-        seconds=time.monotonic() - started,
-        errors=tuple(errors),
-    )
+        totals.errors.append(IngestError(source.name, error.strerror or str(error)))
+    return totals
 
 
 def _is_ours(error: OSError, home: str) -> bool:
@@ -131,11 +161,16 @@ def _is_ours(error: OSError, home: str) -> bool:
     return error.filename is None or str(error.filename).startswith(home)
 
 
-def _ingest_one(
-    source: LogSource, tables: Tables, totals: _Totals, report: Callable[[int], None]
-) -> None:
-    known = _known(tables, _name(source))
+def _ingest_one(source: LogSource, tables: Tables, totals: Totals, report: Report) -> None:
+    first = _first(source)
+    known = _known(tables, first)
     current = known[-1] if known else None
+    if current is not None and not _one_run(current, first):
+        raise UnreadableLogError(
+            f"{first.app_id} is in the tables already, of an application that started at "
+            f"{current['started_at']:{_TO_THE_SECOND}}, not at {first.started_at:{_TO_THE_SECOND}}:"
+            " two applications with one id"
+        )
     mine = next((row for row in reversed(known) if row["source"] == source.kind), None)
     if current is not None and (_covers(current, source) or (mine and mine["complete"])):
         totals.skipped += 1
@@ -144,7 +179,7 @@ def _ingest_one(
     if current is not None:
         # Seen before but not whole: has it grown? Known from elsewhere: better? Read once without
         # writing.
-        ending = _last_application(_read(source, Harvest(source=source.kind), _Totals(), report))
+        ending = _last_application(_read(source, Harvest(source=source.kind), Totals(), report))
         if mine is not None and ending is not None and _same(mine, ending):
             totals.skipped += 1
             return
@@ -157,7 +192,8 @@ def _ingest_one(
     said = _said(tables, current) if source.kind == "eventlog" else {}
     rows: list[Record] = []
     ending = None
-    for row in _read(source, Harvest(source=source.kind), totals, report):
+    harvest = Harvest(source=source.kind)
+    for row in _read(source, harvest, totals, report):
         if isinstance(row, ApplicationRecord):
             ending = row  # only the last: it tells that the log was taken in whole
             continue
@@ -170,25 +206,51 @@ def _ingest_one(
             rows = []
     if ending is None:
         raise UnreadableLogError("no application in it: is this a Spark event log?")
-    _write(tables, rows, totals)
     if current is not None and source.kind == "eventlog":
         ending = _filled(ending, current)
-    _write(tables, [ending], totals)  # last, so that an ingest cut short is done again
+    # The application comes last, so that an ingest cut short is done again.
+    _write(tables, [*rows, ending], totals)
     if poorer and current is not None:
         # This one has been read now, but what is known of the run is the other's.
         _write(tables, [_filled(_again(current), asdict(ending))], totals)
     totals.applications += 1
     totals.aborted += ending.status == "aborted"
+    totals.incomplete += ending.status != "aborted" and not ending.complete
+    totals.warnings += [IngestError(source.name, text) for text in _odd(harvest)]
 
 
-def _write(tables: Tables, rows: list[Record], totals: _Totals) -> None:
+def _odd(harvest: Harvest) -> Iterator[str]:
+    """Sentences about a log that was read, and that may not say what it seems to say."""
+    version = re.match(r"(\d+)\.(\d+)", harvest.spark_version or "")
+    if version is not None and tuple(map(int, version.groups())) > _NEWEST_SPARK:
+        yield (
+            f"written by Spark {harvest.spark_version}, newer than "
+            f"{'.'.join(map(str, _NEWEST_SPARK))}: events that are not known yet were passed over"
+        )
+    if harvest.clock_jumps:
+        yield (
+            f"the driver's clock was set back: {harvest.clock_jumps} stages or queries end before "
+            "they start; their executions count as incomplete"
+        )
+    if harvest.malformed:
+        yield f"{harvest.malformed} events have a shape that no Spark writes; they were passed over"
+
+
+def _one_run(known: Mapping[str, Any], first: Harvest) -> bool:
+    """Whether a row of the same application id is of the same run; a plugin and Spark's own events
+    may differ by what an application's start takes."""
+    if known["started_at"] is None or first.started_at is None:
+        return True
+    return bool(abs(known["started_at"] - first.started_at) < _SAME_START)
+
+
+def _write(tables: Tables, rows: list[Record], totals: Totals) -> None:
     tables.append(rows)
-    for row in rows:
-        totals.rows[row.TABLE] = totals.rows.get(row.TABLE, 0) + 1
+    totals.rows.update(row.TABLE for row in rows)
 
 
 def _read(
-    source: LogSource, harvest: Harvest, totals: _Totals, report: Callable[[int], None]
+    source: LogSource, harvest: Harvest, totals: Totals, report: Callable[[int], None]
 ) -> Iterator[Record]:
     reader = EventReader(source, decode)
     lost = 0
@@ -213,23 +275,23 @@ def _read(
     yield from harvest.close()
 
 
-def _name(source: LogSource) -> tuple[str, str] | None:
-    """Application id and attempt, from the log's first lines."""
+def _first(source: LogSource) -> Harvest:
+    """What a log's first lines say: the application's id, attempt and start."""
     harvest = Harvest(source=source.kind)
     for event in islice(EventReader(source, decode), _EVENTS_TO_NAME):
         harvest.consume(event)
         if harvest.app_id is not None:
-            return harvest.app_id, harvest.app_attempt
-    return None
+            break
+    return harvest
 
 
-def _known(tables: Tables, name: tuple[str, str] | None) -> list[dict[str, Any]]:
+def _known(tables: Tables, first: Harvest) -> list[dict[str, Any]]:
     """The application's rows in the tables, of all sources, in the order in which they came."""
-    if name is None:
+    if first.app_id is None:
         return []
     rows: list[dict[str, Any]] = tables.read(
         "applications",
-        filters=[("app_id", "=", name[0]), ("app_attempt", "=", name[1])],
+        filters=[("app_id", "=", first.app_id), ("app_attempt", "=", first.app_attempt)],
         latest=False,
     ).to_pylist()
     return sorted(rows, key=lambda row: row["written_at"])

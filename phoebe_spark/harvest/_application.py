@@ -22,12 +22,16 @@ Handler = Callable[[JsonObject], Iterable[Record]]
 """Takes an event or a message, gives the rows that it completes."""
 
 
+_CLOCK_SLACK_MS = 1000
+
+
 class ApplicationEvents:
     """The part of `Harvest` that is about the application."""
 
     def __init__(self, source: str, clock: Callable[[], datetime]) -> None:
         self.source = source
         self.malformed = 0
+        self.clock_jumps = 0  # ends that are earlier than their starts
         self.ended = False  # ApplicationEnd or `end` was seen
         self._clock = clock
         self._last_written: datetime | None = None
@@ -60,6 +64,16 @@ class ApplicationEvents:
     @property
     def app_attempt(self) -> str:
         return self._application.app_attempt if self._application else ""
+
+    @property
+    def spark_version(self) -> str | None:
+        """Of the Spark that ran the application, as soon as it was heard of."""
+        known = self._known.get("spark_version")
+        return str(known) if known is not None else None
+
+    @property
+    def started_at(self) -> datetime | None:
+        return self._application.started_at if self._application else None
 
     @property
     def events_dropped(self) -> int:
@@ -147,6 +161,13 @@ class ApplicationEvents:
 
     def _learn(self, **fields: str | int | None) -> None:
         self._known.update({name: value for name, value in fields.items() if value is not None})
+
+    def _in_order(self, start_ms: int | None, end_ms: int | None) -> bool:
+        """Whether a clock went on between the two; a second is a clock that was set right."""
+        if start_ms is None or end_ms is None or end_ms >= start_ms - _CLOCK_SLACK_MS:
+            return True
+        self.clock_jumps += 1
+        return False
 
     def _saw_time(self, ms: int | None) -> None:
         if ms is not None and (self._last_ms is None or ms > self._last_ms):

@@ -128,6 +128,8 @@ class ExecutionEvents(ApplicationEvents):
             return ()
         execution.ended = True
         execution.ended_ms = time_ms(event, "time")
+        if not self._in_order(execution.started_ms, execution.ended_ms):
+            execution.damaged = True  # its times mean nothing
         if execution.started_ms and execution.ended_ms:
             execution.ended_ms = max(execution.started_ms, execution.ended_ms)
         execution.error = text(event.get("errorMessage"))

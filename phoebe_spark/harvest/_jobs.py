@@ -156,6 +156,9 @@ class JobEvents(ExecutionEvents):
         if stage is None or stage.completed:
             return
         stage.completed = True
+        execution = self._find(stage.execution_id)
+        if not self._in_order(stage.submitted_ms, stage.completed_ms) and execution is not None:
+            execution.damaged = True
         self._saw_time(stage.completed_ms)
         if stage.writes_shuffle is not False and stage.rdd_id is not None:
             remember(self._ran_rdd, stage.rdd_id, stage.stage_id)

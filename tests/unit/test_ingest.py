@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -10,7 +12,8 @@ import zstandard
 
 from phoebe_spark.eventlog import EventReader, find_logs
 from phoebe_spark.harvest import Harvest
-from phoebe_spark.ingest import IngestProgress, ingest
+from phoebe_spark.ingest import ingest
+from phoebe_spark.ingest_summary import IngestProgress
 from phoebe_spark.plan import parse_plan
 from phoebe_spark.tables import Tables
 from phoebe_spark.templates import exchanges
@@ -101,7 +104,7 @@ def test_a_spool_has_what_an_event_log_has_not_and_is_kept(
     home, spool = tmp_path / "home", tmp_path / "local-1.ndjson"
     app_id = next(event["App ID"] for event in map(orjson.loads, lines) if "App ID" in event)
     hello = {"type": "hello", "protocol": 1, "app_id": app_id, "app_attempt": "",
-             "app_name": "tpch", "mode": "observe", "slots": 2, "time": 1795213006000}  # fmt: skip
+             "app_name": "tpch", "mode": "observe", "slots": 2, "time": 1795211603812}  # fmt: skip
     body = [orjson.dumps(hello), *lines, orjson.dumps({"type": "end", "time": 1})]
     spool.write_bytes(b"\n".join(body) + b"\n")
     assert ingest([spool], home).applications == 1
@@ -114,7 +117,7 @@ def spool_lines(lines: list[bytes], **changes: object) -> list[bytes]:
     """A spool of the same application, in which the plugin decided on every boundary."""
     app_id = next(event["App ID"] for event in map(orjson.loads, lines) if "App ID" in event)
     hello = {"type": "hello", "protocol": 1, "app_id": app_id, "app_attempt": "",
-             "app_name": "tpch", "mode": "apply", "slots": 2, "time": 1795213006000,
+             "app_name": "tpch", "mode": "apply", "slots": 2, "time": 1795211603812,
              **changes}  # fmt: skip
     found = [orjson.dumps(hello)]
     for line in lines:
@@ -207,3 +210,98 @@ def test_a_home_that_cannot_be_written_raises(tmp_path: Path) -> None:
     home.write_text("a file")
     with pytest.raises(Exception, match=r"(?i)not a directory|exists|file|directory"):
         ingest([TPCH], home)
+
+
+# --- what is odd, old or double ------------------------------------------------------------------
+
+
+def changed(lines: list[bytes], **fields: object) -> bytes:
+    """The log with fields of its application's start, or of its first line, replaced."""
+    found = []
+    for line in lines:
+        event = orjson.loads(line)
+        if event["Event"] == "SparkListenerApplicationStart":
+            event |= {name: value for name, value in fields.items() if name in event}
+        if event["Event"] == "SparkListenerLogStart" and "version" in fields:
+            event["Spark Version"] = fields["version"]
+        found.append(orjson.dumps(event))
+    return b"\n".join(found) + b"\n"
+
+
+def test_what_is_wrong_is_said_by_name_and_the_rest_is_read(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    logs = tmp_path / "logs"
+    (logs / "deep" / "eventlog_v2_none").mkdir(parents=True)
+    (logs / "deep" / "app").write_bytes(changed(lines))
+    (logs / "deep" / "another").write_bytes(changed(lines, Timestamp=1))
+    (logs / "image.png").write_bytes(bytes(range(256)) * 100)
+    missing = tmp_path / "not-there"
+    summary = ingest([missing, logs], tmp_path / "home")
+    assert summary.applications == 1
+    reasons = {Path(error.path).name: error.reason for error in summary.errors}
+    assert set(reasons) == {"not-there", "eventlog_v2_none", "image.png", "app"}
+    assert "no such file" in reasons["not-there"]
+    assert "no application" in reasons["eventlog_v2_none"]
+    assert "not JSON" in reasons["image.png"]
+    assert "two applications with one id" in reasons["app"]
+    assert summary.files == 4
+    assert summary.files - summary.applications == len(summary.errors) - 1, "one path was no file"
+
+
+def test_a_newer_spark_is_read_as_far_as_it_is_known(tmp_path: Path, lines: list[bytes]) -> None:
+    log = tmp_path / "app"
+    log.write_bytes(changed(lines, version="5.1.0"))
+    summary = ingest([log], tmp_path / "home")
+    assert (summary.applications, summary.incomplete) == (1, 0)
+    ((path, reason),) = [(warning.path, warning.reason) for warning in summary.warnings]
+    assert (path, "Spark 5.1.0, newer than 4.2" in reason) == (str(log), True)
+
+
+def test_a_clock_that_jumps_back_makes_its_executions_incomplete(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    found = []
+    for line in lines:
+        event = orjson.loads(line)
+        if event["Event"].endswith("SQLExecutionEnd") and event["executionId"] == 12:
+            event["time"] -= 3_600_000
+        found.append(orjson.dumps(event))
+    log = tmp_path / "app"
+    log.write_bytes(b"\n".join(found) + b"\n")
+    summary = ingest([log], tmp_path / "home")
+    assert [w.path for w in summary.warnings] == [str(log)]
+    assert "clock was set back" in summary.warnings[0].reason
+    rows = Tables(tmp_path / "home").read("executions").to_pylist()
+    assert [row["execution_id"] for row in rows if not row["complete"]] == [12]
+    assert all(row["duration_ms"] >= 0 for row in rows)
+
+
+def test_only_recent_logs(tmp_path: Path, lines: list[bytes]) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for name, written in (("old", 1_700_000_000), ("new", 1_800_000_000)):
+        (logs / name).write_bytes(changed(lines, **{"App ID": name}))
+        os.utime(logs / name, (written, written))
+    since = datetime.fromtimestamp(1_750_000_000, tz=UTC)
+    summary = ingest([logs], tmp_path / "home", since=since)
+    assert (summary.files, summary.too_old, summary.applications) == (2, 1, 1)
+    (row,) = Tables(tmp_path / "home").read("applications").to_pylist()
+    assert row["app_id"] == "new"
+
+
+def test_several_processes_give_what_one_gives(tmp_path: Path, lines: list[bytes]) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for name in ("a", "b", "c"):
+        (logs / name).write_bytes(changed(lines, **{"App ID": name}))
+    (logs / "copy-of-c").write_bytes(changed(lines, **{"App ID": "c"}))
+    (logs / "d.txt").write_text("not a log")
+    seen: list[IngestProgress] = []
+    summary = ingest([logs], tmp_path / "two", seen.append, parallel=2)
+    assert (summary.files, summary.applications, summary.skipped) == (5, 3, 1)
+    assert [Path(error.path).name for error in summary.errors] == ["d.txt"]
+    assert seen[-1].file == seen[-1].files == 5
+    one = ingest([logs], tmp_path / "one")
+    assert (one.rows, one.events, one.stages) == (summary.rows, summary.events, summary.stages)
+    assert ingest([logs], tmp_path / "two", parallel=2).rows == 0

@@ -100,7 +100,7 @@ def test_version() -> None:
 
 def test_wrong_usage_is_2() -> None:
     assert run("no-such-command")[0] == 2
-    assert run("ingest", "/no/such/file")[0] == 2
+    assert run("ingest", "x", "--since", "yesterday")[0] == 2
 
 
 def test_jar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

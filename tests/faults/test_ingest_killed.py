@@ -1,0 +1,64 @@
+"""``phoebe ingest`` is killed anywhere and run again: the tables end as if it never had been."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phoebe_spark.ingest import ingest
+from phoebe_spark.tables import RECORDS, Tables
+from tests.support.places import ROOT
+
+LOGS = ROOT / "tests" / "data" / "eventlogs"
+KILLS = 6
+
+
+def contents(home: Path) -> dict[str, list[dict[str, Any]]]:
+    """The current rows of all tables but for when they were written."""
+    found = {}
+    for table, record in RECORDS.items():
+        rows = Tables(home).read(table).to_pylist()
+        for row in rows:
+            del row["written_at"]
+        found[table] = sorted(rows, key=lambda row: [str(row[name]) for name in record.KEY])
+    return found
+
+
+def started(logs: Path, home: Path, *options: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "from phoebe_spark.cli import main; main()", "ingest", str(logs), "--home", str(home),
+         "--json", *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [(), ("--parallel", "2")])
+def test_killed_anywhere_and_run_again(tmp_path: Path, options: tuple[str, ...]) -> None:
+    whole, home = tmp_path / "whole", tmp_path / "home"
+    began = time.monotonic()
+    process = started(LOGS, whole, *options)
+    assert process.wait() == 1, "the README is no log"
+    took = time.monotonic() - began
+    killed = 0
+    for _ in range(KILLS):
+        process = started(LOGS, home, *options)
+        time.sleep(random.uniform(0.2, 1.0) * took)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed >= KILLS / 2
+    summary = ingest([LOGS], home)
+    assert summary.applications + summary.skipped == summary.files - len(summary.errors)
+    assert contents(home) == contents(whole)
+    assert ingest([LOGS], home).rows == 0
