@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from phoebe_spark.tables import RECORDS, Tables
 from tests.support.places import ROOT
 
 LOGS = ROOT / "tests" / "data" / "eventlogs"
-KILLS = 6
+NAMES = ("01-tpch-sf0.1-p8.zstd", "11-tpch-sf1-p32.zstd", "spark-3.5.7.gz", "README.md")
+KILLS = 4
 
 
 def contents(home: Path) -> dict[str, list[dict[str, Any]]]:
@@ -34,8 +36,8 @@ def contents(home: Path) -> dict[str, list[dict[str, Any]]]:
 
 def started(logs: Path, home: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from phoebe_spark.cli import main; main()", "ingest", str(logs), "--home", str(home),
-         "--json", *options],
+        [sys.executable, "-c", "from phoebe_spark.cli import main; main()", "ingest", str(logs),
+         "--home", str(home), "--json", *options],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
@@ -44,21 +46,24 @@ def started(logs: Path, home: Path, *options: str) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("options", [(), ("--parallel", "2")])
 def test_killed_anywhere_and_run_again(tmp_path: Path, options: tuple[str, ...]) -> None:
-    whole, home = tmp_path / "whole", tmp_path / "home"
+    whole, home, logs = tmp_path / "whole", tmp_path / "home", tmp_path / "logs"
+    logs.mkdir()
+    for name in NAMES:
+        shutil.copy(LOGS / name, logs)
     began = time.monotonic()
-    process = started(LOGS, whole, *options)
+    process = started(logs, whole, *options)
     assert process.wait() == 1, "the README is no log"
     took = time.monotonic() - began
     killed = 0
     for _ in range(KILLS):
-        process = started(LOGS, home, *options)
+        process = started(logs, home, *options)
         time.sleep(random.uniform(0.2, 1.0) * took)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1
         process.wait()
     assert killed >= KILLS / 2
-    summary = ingest([LOGS], home)
+    summary = ingest([logs], home)
     assert summary.applications + summary.skipped == summary.files - len(summary.errors)
     assert contents(home) == contents(whole)
-    assert ingest([LOGS], home).rows == 0
+    assert ingest([logs], home).rows == 0
