@@ -62,7 +62,10 @@ class PlanNode:
     @property
     def shuffle_acc_id(self) -> int | None:
         """Accumulator id of the exchange's "shuffle bytes written" metric."""
-        return self.metrics.get(SHUFFLE_WRITE_METRIC)
+        for metric in self.raw_metrics:
+            if isinstance(metric, dict) and metric.get("name") == SHUFFLE_WRITE_METRIC:
+                return found if isinstance(found := metric.get("accumulatorId"), int) else None
+        return None
 
 
 def parse_plan(info: Mapping[str, Any]) -> PlanNode:
@@ -109,7 +112,13 @@ def _strings(raw: object) -> dict[str, str]:
 
 
 def _metrics(raw: Sequence[Any]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    try:
+        found = {metric["name"]: metric["accumulatorId"] for metric in raw}
+        if set(map(type, found)) <= {str} and set(map(type, found.values())) <= {int}:
+            return found
+    except (KeyError, TypeError):
+        pass  # not Spark's shape: what can be read is read
+    found = {}
     for metric in raw:
         if isinstance(metric, dict) and isinstance(metric.get("accumulatorId"), int):
             found[str(metric.get("name"))] = metric["accumulatorId"]

@@ -64,7 +64,7 @@ def derive(
     ``assume_single``, ``filled``: see `phoebe_spark.activities.split`.
     """
     facts = {b["node"]: b for b in boundaries if "node" in b}
-    digests = Digests()
+    digests = Digests.of(plan)
     parts = split(plan, digests, inner=inner, assume_single=assume_single, filled=filled)
     return _Stages(plan, facts, digests, parts, inner).result()
 

@@ -65,7 +65,7 @@ def exchanges(plan: PlanNode, digests: Digests | None = None) -> tuple[Exchange,
     Query stages, subqueries and cached plans are seen through. What a ``ReusedExchange`` or
     ``ReusedSubquery`` shows again is not a boundary of its own.
     """
-    digests = digests or Digests()
+    digests = digests or Digests.of(plan)
     return tuple(
         Exchange(
             f"e{rank}", node, digests.template(node), digests.reuse_key(node), partitions(node)
@@ -120,6 +120,17 @@ class Digests:
         self._templates: dict[int, str] = {}
         self._reuse_keys: dict[int, str] = {}
 
+    @staticmethod
+    def of(plan: PlanNode) -> Digests:
+        """Those of ``plan``, which may have been made for another question about it just before."""
+        global _recent
+        for known, digests in _recent:
+            if known is plan:
+                return digests
+        made = Digests()
+        _recent = ((plan, made), *_recent[:3])
+        return made
+
     def template(self, node: PlanNode) -> str:
         found = self._templates.get(id(node))
         if found is None:
@@ -133,6 +144,9 @@ class Digests:
             found = _digest(node, self._strict, literals=True)[:32]
             self._reuse_keys[id(node)] = found
         return found
+
+
+_recent: tuple[tuple[PlanNode, Digests], ...] = ()
 
 
 def _digest(root: PlanNode, done: _Memo, *, literals: bool) -> str:

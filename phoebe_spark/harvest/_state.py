@@ -281,7 +281,7 @@ class ExecutionState:
 
     def _see_exchanges(self, plan: PlanNode, placed: set[int]) -> None:
         """Add the plan's exchanges to `seen`; those in ``placed`` are there from a newer plan."""
-        digests = Digests()
+        digests = Digests.of(plan)
         for node in exchange_nodes(plan):
             acc_id = node.shuffle_acc_id
             if acc_id is None or acc_id in placed:
