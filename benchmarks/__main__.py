@@ -21,6 +21,7 @@ NAMES: tuple[str, ...] = (
     "restart",
     "plan_latency",
     "ingest",
+    "faults",
     "graph",
 )
 

@@ -2,8 +2,8 @@
 
 Layout (written by the JVM side, docs/checkpoints.md): ``catalog/<fingerprint>-<attempt>.manifest``
 is the commit, ``.damaged`` beside it a tombstone; the data is under
-``data/<fingerprint>/<attempt>``, and was never committed if no manifest names it. Stores on other file systems than the local one are
-read through the driver's Hadoop file systems, not here.
+``data/<fingerprint>/<attempt>``, and was never committed if no manifest names it. Stores on other
+file systems than the local one are read through the driver's Hadoop file systems, not here.
 """
 
 from __future__ import annotations

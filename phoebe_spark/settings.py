@@ -138,6 +138,15 @@ SETTINGS: tuple[Setting, ...] = (
         maximum=64,
     ),
     Setting(
+        "checkpoint.read_timeout_ms",
+        "int",
+        60000,
+        "The longest a task waits for one request (up to 8 MiB) to a checkpoint store that is not "
+        "a local disk, milliseconds. After it, Spark computes again what was to be read there.",
+        minimum=100,
+        maximum=3600000,
+    ),
+    Setting(
         "python",
         "text",
         None,

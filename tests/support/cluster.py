@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +56,44 @@ class Worker:
         return pids
 
 
-@dataclass(frozen=True, slots=True)
 class Cluster:
-    master: str  # the URL that --master takes
-    workers: tuple[Worker, ...]
+    """A running cluster; ``master`` is the URL that ``--master`` takes."""
+
+    def __init__(self, master: str, start: Callable[[int], Worker], count: int) -> None:
+        self.master = master
+        self._start = start
+        self._workers = [start(number) for number in range(count)]
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        return tuple(self._workers)
 
     @property
     def local_dirs(self) -> list[Path]:
         """Where executors keep shuffle files, for the disk sampler."""
         return [w.local_dir for w in self.workers]
+
+    def restart_worker(self, number: int, down_s: float = 0.0) -> None:
+        """SIGKILLs a worker with its executors, as a lost machine would, and starts it again.
+
+        What its executors had on the local disk is gone too.
+        """
+        worker = self._workers[number]
+        os.kill(worker.pid, signal.SIGSTOP)  # or it would start another executor in between
+        worker.kill_executors()
+        os.kill(worker.pid, signal.SIGKILL)
+        for left in worker.local_dir.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
+        time.sleep(down_s)
+        self._workers[number] = self._start(number)
+
+    def wait_for_executors(self, timeout_s: float = 60) -> None:
+        """Waits until every worker runs an executor."""
+        deadline = time.monotonic() + timeout_s
+        while not all(w.executor_pids() for w in self._workers):
+            if time.monotonic() > deadline:
+                raise ClusterError(f"a worker has no executor after {timeout_s} s")
+            time.sleep(0.1)
 
 
 @contextmanager
@@ -98,11 +128,17 @@ def _await(log: Path, pattern: str, timeout_s: float) -> str:
 
 @contextmanager
 def standalone(
-    folder: Path, workers: int = 2, cores: int = 1, memory: str = "1200m", timeout_s: float = 60
+    folder: Path,
+    workers: int = 2,
+    cores: int = 1,
+    memory: str = "1200m",
+    timeout_s: float = 60,
+    service_port: int | None = None,
 ) -> Iterator[Cluster]:
     """Starts a cluster under ``folder``; raises ``ClusterError`` when a daemon stays down.
 
-    ``cores`` and ``memory`` are per worker.
+    ``cores`` and ``memory`` are per worker. ``service_port`` starts the external shuffle service in
+    the worker, on that port: with one worker, since all are on one host.
     """
     folder.mkdir(parents=True, exist_ok=True)
     common = ["--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
@@ -112,23 +148,23 @@ def standalone(
         name = "org.apache.spark.deploy.master.Master"
         stack.enter_context(_daemon(name, common, log, env))
         url = _await(log, r"spark://127\.0\.0\.1:\d+", timeout_s)
-        found = []
-        for number in range(workers):
+
+        def start(number: int) -> Worker:
             home = folder / f"worker{number}"
             local = home / "local"
             local.mkdir(parents=True, exist_ok=True)
             log = home / "worker.log"
             arguments = [*common, "--cores", str(cores), "--memory", memory]
             arguments += ["--work-dir", str(home / "work"), url]
-            pid = stack.enter_context(
-                _daemon(
-                    "org.apache.spark.deploy.worker.Worker",
-                    arguments,
-                    log,
-                    {**env, "SPARK_LOCAL_DIRS": str(local)},
+            settings = {**env, "SPARK_LOCAL_DIRS": str(local)}
+            if service_port is not None:
+                settings["SPARK_WORKER_OPTS"] = (
+                    "-Dspark.shuffle.service.enabled=true "
+                    f"-Dspark.shuffle.service.port={service_port}"
                 )
-            )
-            found.append((pid, local, log))
-        for _, _, log in found:
+            worker = "org.apache.spark.deploy.worker.Worker"
+            pid = stack.enter_context(_daemon(worker, arguments, log, settings))
             _await(log, "Successfully registered with master", timeout_s)
-        yield Cluster(url, tuple(Worker(pid, local) for pid, local, _ in found))
+            return Worker(pid, local)
+
+        yield Cluster(url, start, workers)

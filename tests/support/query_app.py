@@ -36,7 +36,8 @@ def _unique_columns(frame: DataFrame) -> DataFrame:
     return frame.toDF(*(f"c{i}_{n}" for i, n in enumerate(names)))
 
 
-def _run(spark: SparkSession, item: dict[str, Any]) -> None:
+def run(spark: SparkSession, item: dict[str, Any]) -> None:
+    """Runs one item: settings, SQL, and where the rows go."""
     for key, value in item.get("conf", {}).items():
         spark.conf.set(key, value)
     frame = spark.sql(item["sql"])
@@ -63,7 +64,7 @@ def main(spec_path: Path) -> int:
             error = None
             started = time.time()
             try:
-                _run(spark, item)
+                run(spark, item)
             except Exception as e:  # the line says what happened; the other queries still count
                 error = f"{type(e).__name__}: {e}"[:2000]
                 failed += 1

@@ -20,8 +20,11 @@ import org.apache.hadoop.fs.impl.OpenFileParameters
 import org.apache.hadoop.fs.permission.FsPermission
 import org.apache.hadoop.util.{LambdaUtils, Progressable}
 
-final class SlowFileSystem extends FilterFileSystem(new SlowFileSystem.Local) {
-  import SlowRequests.request
+class SlowFileSystem(scheme: String) extends FilterFileSystem(new SlowFileSystem.Local(scheme)) {
+  def this() = this("slow")
+
+  /** Every request comes by here before it is answered. */
+  protected def request(kind: String): Unit = SlowRequests.request(kind)
 
   override def open(path: Path, bufferSize: Int): FSDataInputStream = {
     request("status")
@@ -41,7 +44,7 @@ final class SlowFileSystem extends FilterFileSystem(new SlowFileSystem.Local) {
     )
 
   private def stream(path: Path, bufferSize: Int) =
-    new FSDataInputStream(new SlowFileSystem.Input(fs.open(path, bufferSize)))
+    new FSDataInputStream(new SlowFileSystem.Input(fs.open(path, bufferSize), request))
 
   override def create(
       path: Path,
@@ -53,7 +56,7 @@ final class SlowFileSystem extends FilterFileSystem(new SlowFileSystem.Local) {
       progress: Progressable
   ): FSDataOutputStream = {
     val out = fs.create(path, permission, overwrite, bufferSize, replication, blockSize, progress)
-    new FSDataOutputStream(new SlowFileSystem.Output(out), null)
+    new FSDataOutputStream(new SlowFileSystem.Output(out, request), null)
   }
 
   override def getFileStatus(path: Path): FileStatus = {
@@ -99,30 +102,32 @@ final class SlowFileSystem extends FilterFileSystem(new SlowFileSystem.Local) {
 
 object SlowFileSystem {
 
-  /** The files themselves: no checksum files beside them, paths under the scheme `slow`. */
-  private[testing] final class Local extends RawLocalFileSystem {
-    override def getUri: URI = URI.create("slow:///")
-    override def getScheme: String = "slow"
+  /** The files themselves: no checksum files beside them, paths under a scheme of their own. */
+  private[testing] final class Local(scheme: String) extends RawLocalFileSystem {
+    override def getUri: URI = URI.create(s"$scheme:///")
+    override def getScheme: String = scheme
   }
 
-  private[testing] final class Output(out: FSDataOutputStream) extends FilterOutputStream(out) {
+  private[testing] final class Output(out: FSDataOutputStream, request: String => Unit)
+      extends FilterOutputStream(out) {
     private var closed = false
     override def write(bytes: Array[Byte], offset: Int, length: Int): Unit =
       out.write(bytes, offset, length)
     override def close(): Unit = if (!closed) {
       closed = true
-      SlowRequests.request("write")
+      request("write")
       super.close()
     }
   }
 
-  private[testing] final class Input(in: FSDataInputStream) extends FSInputStream {
+  private[testing] final class Input(in: FSDataInputStream, request: String => Unit)
+      extends FSInputStream {
     private var streaming = false
 
     /** The request that brings what follows the current position. */
     private def next(): Unit = if (!streaming) {
       streaming = true
-      SlowRequests.request("read")
+      request("read")
     }
 
     override def read(): Int = { next(); in.read() }
@@ -131,11 +136,11 @@ object SlowFileSystem {
       in.read(bytes, offset, length)
     }
     override def read(position: Long, bytes: Array[Byte], offset: Int, length: Int): Int = {
-      SlowRequests.request("read")
+      request("read")
       in.read(position, bytes, offset, length)
     }
     override def readFully(position: Long, bytes: Array[Byte], offset: Int, length: Int): Unit = {
-      SlowRequests.request("read")
+      request("read")
       in.readFully(position, bytes, offset, length)
     }
     override def seek(position: Long): Unit = if (position != in.getPos) {

@@ -5,7 +5,6 @@ import scala.util.control.NonFatal
 
 import org.apache.spark.{MapOutputTrackerMaster, SparkEnv, SPARK_VERSION}
 import org.apache.spark.internal.Logging
-import org.apache.spark.internal.config.SPECULATION_ENABLED
 import org.apache.spark.io.CompressionCodec
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.scheduler.MapStatus
@@ -77,8 +76,12 @@ private[phoebe] final class CheckpointAttempt(
 
   override def isOver: Boolean = synchronized(state == Freed || state == Abandoned)
   override def isStored: Boolean = synchronized(stored.isDefined)
-  override def isUploading: Boolean = synchronized(state == Uploading || state == Committing)
-  override def executors: Seq[RpcEndpointRef] = synchronized(joined.values.toSeq)
+  override def isUploading: Boolean = synchronized {
+    state == Committing || state == Uploading && ended.forall { status =>
+      uploads.contains(status.mapId) || joined.contains(status.location.executorId)
+    }
+  }
+  override def executors: Map[String, RpcEndpointRef] = synchronized(joined.toMap)
 
   override def join(executorId: String, executor: RpcEndpointRef): ShuffleState = synchronized {
     joined(executorId) = executor
@@ -168,8 +171,9 @@ private[phoebe] final class CheckpointAttempt(
 
   private def closeQuietly(): Unit = {
     synchronized { node = None }
-    executors.foreach(_.send(encode(Close(shuffleId))))
-    runtime.store.remove(place)
+    executors.values.foreach(_.send(encode(Close(shuffleId))))
+    // The store answers when it likes, and this may be one of the driver's RPC threads.
+    runtime.pool.execute(() => runtime.store.remove(place))
   }
 
   private def currentStatuses: Array[MapStatus] = {
@@ -250,10 +254,10 @@ private[phoebe] final class CheckpointAttempt(
   private def switch(statuses: Array[MapStatus], manifest: Manifest): Boolean = synchronized {
     if (state != Committing) false
     else {
-      located = statuses.groupBy(_.location).map { case (where, there) =>
-        where -> there.map(_.mapId)
-      }
-      val epoch = ShuffleFreeing.moveToStore(shuffleId, statuses)
+      // Before the move: it changes the locations.
+      val local = statuses.map(s => s.location -> s.mapId)
+      val (epoch, replaced) = ShuffleFreeing.moveToStore(shuffleId, statuses)
+      located = ShuffleFreeing.byLocation(local ++ replaced.map(s => s.location -> s.mapId))
       val answer = Stored(place, manifest.packs.map(_.pack).toArray, epoch)
       stored = Some(answer)
       state = Committed
@@ -287,23 +291,29 @@ private[phoebe] final class CheckpointAttempt(
 
   private def freeUpstream(): Unit = {
     synchronized(node).foreach { exchange =>
-      if (sc.conf.get(SPECULATION_ENABLED)) awaitDuplicates(exchange)
-      val freed = ShuffleFreeing.upstream(exchange)
-      if (freed > 0) tellFreed(freed)
+      if (awaitDuplicates(exchange)) {
+        val freed = ShuffleFreeing.upstream(exchange)
+        if (freed > 0) tellFreed(freed)
+      }
     }
     synchronized { node = None }
   }
 
   /**
-   * Speculative duplicates of tasks that have won are being killed and still read upstream: files
-   * that vanish under them would look like a lost executor to Spark.
+   * Tasks of the boundary's stage that still run although all its outputs are committed
+   * (speculative duplicates, outputs computed again after the loss of an executor) still read
+   * upstream: files that vanish under them would look like a lost executor to Spark.
+   *
+   * @return
+   *   whether there are none any more
    */
-  private def awaitDuplicates(exchange: CheckpointExchangeExec): Unit = {
+  private def awaitDuplicates(exchange: CheckpointExchangeExec): Boolean = {
     val rdd = exchange.shuffleDependency.rdd.id
     def running: Boolean =
       sc.statusStore.stageList(null).exists(s => s.rddIds.contains(rdd) && s.numActiveTasks > 0)
     val deadline = System.nanoTime() + DuplicatesNs
     while (running && System.nanoTime() < deadline) Thread.sleep(50)
+    !running
   }
 
   private var freedBytes = 0L

@@ -37,6 +37,9 @@ private[phoebe] final class CheckpointEndpoint(
     case Join(id, executor) => shuffles.get(id).fold[ShuffleState](Ordinary)(_.join(executor, from))
     case Uploaded(id, _, upload) =>
       java.lang.Boolean.valueOf(shuffles.get(id).exists(_.uploaded(upload)))
+    case Unreadable(id, mapIndex) =>
+      shuffles.unreadable(id, mapIndex)
+      java.lang.Boolean.TRUE
   }
 }
 

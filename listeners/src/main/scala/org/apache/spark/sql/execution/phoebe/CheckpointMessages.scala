@@ -34,6 +34,9 @@ private[phoebe] object CheckpointMessages {
   /** Executor to driver: nobody here reads local files of this shuffle any more. */
   final case class Drained(shuffleId: Int, executorId: String)
 
+  /** Executor to driver: an output that the driver located in the store cannot be read there. */
+  final case class Unreadable(shuffleId: Int, mapIndex: Int)
+
   /** Driver to executor: the map stage is over, waiting for more outputs is in vain. */
   final case class Flush(shuffleId: Int)
 
@@ -57,7 +60,11 @@ private[phoebe] object CheckpointMessages {
 
   /** Committed: read from the store what the map output tracker locates there. */
   final case class Stored(place: CheckpointPlace, packs: Array[Pack], epoch: Long)
-      extends ShuffleState
+      extends ShuffleState {
+    @transient private lazy val mapIds = packs.iterator.flatMap(_.mapIds).toSet
+
+    def holds(mapId: Long): Boolean = mapIds.contains(mapId)
+  }
 
   /** No (or no longer a) checkpoint: an ordinary shuffle. */
   case object Ordinary extends ShuffleState

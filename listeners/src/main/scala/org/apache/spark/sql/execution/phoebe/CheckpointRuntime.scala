@@ -197,9 +197,13 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     clock.shutdownNow()
     shuffles.all.foreach(_.abandon(ApplicationOver))
     if (remove) {
-      (written.asScala ++ restoredPlaces.asScala).foreach(store.release(_, sc.applicationId))
+      (written.asScala ++ restoredPlaces.asScala).foreach { place =>
+        pool.execute(() => store.release(place, sc.applicationId))
+      }
     }
     pool.shutdown()
+    // A store that hangs holds nobody up for long.
+    pool.awaitTermination(CloseMs, TimeUnit.MILLISECONDS)
   }
 }
 
@@ -209,7 +213,7 @@ private[phoebe] object CheckpointRuntime {
   /** How long uploads may go on after their execution has ended. */
   private val UploadGraceMs = 60000L
 
-  /** How long an application's end may wait for uploads that the next one can use. */
+  /** How long an application's end may wait for uploads that the next one can use, or for removals. */
   private val CloseMs = 10000L
   private val LateUpload = Reason(
     "upload_late",

@@ -44,6 +44,7 @@ private[phoebe] final class CheckpointShuffleRDD(
     partitionSpecs: Array[ShufflePartitionSpec],
     source: CheckpointSource
 ) extends ShuffledRowRDD(checkpointed, readMetrics, partitionSpecs) {
+  import CheckpointShuffleRDD._
 
   def this(
       checkpointed: ShuffleDependency[Int, InternalRow, InternalRow],
@@ -77,7 +78,7 @@ private[phoebe] final class CheckpointShuffleRDD(
     val blocks = SparkEnv.get.mapOutputTracker
       .getMapSizesByExecutorId(id, startMap, endMap, startReduce, endReduce)
       .toSeq
-    val (inStore, elsewhere) = blocks.partition { case (location, _) =>
+    val (inStore, elsewhere) = located(blocks, known).partition { case (location, _) =>
       StoreLocation.matches(location)
     }
     if (inStore.isEmpty) super.compute(split, context)
@@ -102,6 +103,26 @@ private[phoebe] final class CheckpointShuffleRDD(
       }
     }
   }
+
+  /**
+   * Locations that an executor had asked for just before the switch may be kept after it, and their
+   * files are not: what the store is known to hold is read there.
+   */
+  private def located(blocks: Blocks, known: Option[Stored]): Blocks =
+    known.filter(_ => blocks.exists(b => !StoreLocation.matches(b._1))).fold(blocks) { stored =>
+      blocks.flatMap { case (location, ids) =>
+        ids.groupBy { case (id, _, mapIndex) =>
+          if (stored.holds(mapIdOf(id))) StoreLocation(dependency.shuffleId, mapIndex) else location
+        }
+      }
+    }
+}
+
+/** Blocks of a shuffle with their sizes and map indices, by location, as the tracker gives them. */
+private[phoebe] object CheckpointShuffleRDD {
+  type Blocks = Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])]
+
+  def mapIdOf(block: BlockId): Long = block.asInstanceOf[ShuffleBlockId].mapId
 }
 
 /** Reads shuffle blocks out of a checkpoint, one after the other, within one task. */
@@ -111,6 +132,8 @@ private[phoebe] final class StoreShuffleReader(
     context: TaskContext,
     metrics: SQLShuffleReadMetricsReporter
 ) extends Logging {
+  import CheckpointShuffleRDD._
+
   private val serializer = dependency.serializer.newInstance()
   private val wrap = SparkEnv.get.serializerManager
 
@@ -119,7 +142,7 @@ private[phoebe] final class StoreShuffleReader(
    *   where the packs are; None if the driver knows nothing of them, then Spark computes the blocks
    */
   def read(
-      blocks: Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])],
+      blocks: Blocks,
       stored: Option[Stored],
       startReduce: Int,
       endReduce: Int,
@@ -127,7 +150,7 @@ private[phoebe] final class StoreShuffleReader(
   ): Iterator[InternalRow] = {
     val places = blocks.iterator.flatMap { case (location, ids) =>
       ids.iterator.map { case (id, _, mapIndex) =>
-        id.asInstanceOf[ShuffleBlockId].mapId -> (location, mapIndex)
+        mapIdOf(id) -> (location, mapIndex)
       }
     }.toMap
     val first = blocks.head._2.head._1.asInstanceOf[ShuffleBlockId]
@@ -183,14 +206,14 @@ private[phoebe] final class StoreShuffleReader(
 
   private def wishes(
       table: Stored,
-      blocks: Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])],
+      blocks: Blocks,
       startReduce: Int,
       endReduce: Int,
       allMaps: Boolean
   ): Seq[PackWish] = {
     val counts = scala.collection.mutable.LongMap.empty[Int]
     blocks.foreach(_._2.foreach { case (id, _, _) =>
-      val mapId = id.asInstanceOf[ShuffleBlockId].mapId
+      val mapId = mapIdOf(id)
       counts(mapId) = counts.getOrElse(mapId, 0) + 1
     })
     val found = table.packs.toSeq.flatMap { pack =>
@@ -237,6 +260,8 @@ private[phoebe] final class StoreShuffleReader(
     if (source.restored) {
       if (!StoreFiles.isDamage(cause)) throw cause
       StoreFiles.writeTombstone(source.place, source.conf.value.value, cause.toString)
+    } else Guard.run("report an unreadable output") {
+      ExecutorCheckpoints.get.unreadable(dependency.shuffleId, mapIndex)
     }
     val message =
       s"phoebe: map output $mapIndex of the checkpoint ${source.place} cannot be read: $cause"

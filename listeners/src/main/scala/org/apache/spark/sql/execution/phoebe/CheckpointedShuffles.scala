@@ -7,6 +7,7 @@ import scala.jdk.CollectionConverters._
 import org.apache.spark.{MapOutputTrackerMaster, SparkEnv}
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
+import org.apache.spark.storage.BlockManagerId
 
 /** A shuffle of this application whose outputs are, or may come to be, in the store. */
 private[phoebe] trait CheckpointedShuffle {
@@ -20,7 +21,9 @@ private[phoebe] trait CheckpointedShuffle {
   /** Whether its map stage is over and a commit may yet come. */
   def isUploading: Boolean
   def join(executorId: String, executor: RpcEndpointRef): ShuffleState
-  def executors: Seq[RpcEndpointRef]
+
+  /** The executors that write or read it, by id. */
+  def executors: Map[String, RpcEndpointRef]
   def executorLost(executorId: String): Unit
   def drained(executorId: String): Unit
 
@@ -43,7 +46,7 @@ private[phoebe] final class RestoredShuffle(
     joined.put(executorId, executor)
     stored
   }
-  override def executors: Seq[RpcEndpointRef] = joined.values.asScala.toSeq
+  override def executors: Map[String, RpcEndpointRef] = joined.asScala.toMap
   override def executorLost(executorId: String): Unit = joined.remove(executorId)
   override def drained(executorId: String): Unit = ()
   override def uploaded(upload: Upload): Boolean = false
@@ -54,10 +57,38 @@ private[phoebe] final class RestoredShuffle(
 private[phoebe] final class CheckpointedShuffles {
   private val shuffles = new ConcurrentHashMap[Int, CheckpointedShuffle]()
 
+  /** Places in the store that could not be read, by execution. */
+  private val unreadable = new ConcurrentHashMap[Long, Set[BlockManagerId]]()
+
   def put(shuffleId: Int, shuffle: CheckpointedShuffle): Unit = shuffles.put(shuffleId, shuffle)
   def get(shuffleId: Int): Option[CheckpointedShuffle] = Option(shuffles.get(shuffleId))
   def all: Seq[CheckpointedShuffle] = shuffles.values.asScala.toSeq
   def of(executionId: Long): Seq[CheckpointedShuffle] = all.filter(_.executionId == executionId)
+
+  /** All executors that have ever met a checkpointed shuffle and live, as far as is known. */
+  def executors: Map[String, RpcEndpointRef] = all.flatMap(_.executors).toMap
+
+  /**
+   * An output in the store could not be read. Spark computes it again, and all that was at the same
+   * location; each location that fails costs the reading stage an attempt, of which it has four. So
+   * at an execution's second one, the store counts as out of order for it: all that it has there
+   * is computed again at once.
+   */
+  def unreadable(shuffleId: Int, mapIndex: Int): Unit = get(shuffleId).foreach { shuffle =>
+    val failed = unreadable.merge(
+      shuffle.executionId,
+      Set(StoreLocation(shuffleId, mapIndex)),
+      (known, more) => known ++ more
+    )
+    if (failed.size > 1) {
+      val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
+      shuffles.asScala.foreach {
+        case (id, own: CheckpointAttempt) if own.executionId == shuffle.executionId =>
+          StoreLocation.all(id).foreach(tracker.removeOutputsOnExecutor)
+        case _ => // what another application wrote cannot be computed here
+      }
+    }
+  }
 
   /**
    * Forgets the shuffles that Spark has forgotten (its cleaner works as the garbage collector finds
@@ -68,8 +99,9 @@ private[phoebe] final class CheckpointedShuffles {
     shuffles.asScala.foreach { case (id, shuffle) =>
       if (shuffle.isOver && !tracker.containsShuffle(id)) {
         shuffles.remove(id)
-        shuffle.executors.foreach(_.send(encode(Forget(id))))
+        shuffle.executors.values.foreach(_.send(encode(Forget(id))))
       }
     }
+    unreadable.keySet.retainAll(all.map(_.executionId).asJavaCollection)
   }
 }

@@ -70,7 +70,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
       if (local.queue.compareAndSet(null, made)) {
         // Until the driver has answered nothing is uploaded.
         uploads.run("join a checkpoint") {
-          joined(local) match {
+          Guard[ShuffleState]("join a checkpoint", Ordinary)(joined(local)) match {
             case Uploading(_, stageIsOver) => made.start(stageIsOver)
             case _ => made.close()
           }
@@ -118,6 +118,10 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
         }
     }
   }
+
+  /** The driver is to know, before Spark is told, that an output in the store cannot be read. */
+  def unreadable(shuffleId: Int, mapIndex: Int): Unit =
+    ask[java.lang.Boolean](driver, Unreadable(shuffleId, mapIndex), self)
 
   private def readerDone(local: LocalShuffle): Unit = {
     val drained = local.synchronized {

@@ -9,7 +9,7 @@ import scala.util.Try
 import com.fasterxml.jackson.databind.JsonNode
 import org.apache.hadoop.fs.Path
 
-import org.apache.spark.SparkConf
+import org.apache.spark.{SparkConf, SparkEnv}
 import org.apache.spark.sql.internal.SQLConf
 
 /**
@@ -31,6 +31,7 @@ final class PhoebeSettings private (val values: Map[String, String]) {
   def adviceTimeoutMs: Long = values("advice.timeout_ms").toLong
   def minDurationMs: Long = values("min_duration_ms").toLong
   def uploadThreads: Int = values("checkpoint.upload_threads").toInt
+  def readTimeoutMs: Long = values("checkpoint.read_timeout_ms").toLong
   def queueCapacity: Int = values("harvest.queue_capacity").toInt
 
   /** What the test setting `force` names. */
@@ -155,6 +156,10 @@ object PhoebeSettings {
   /** For executors, which are started with the application's settings, good or bad. */
   private[phoebe] def uploadThreads(conf: SparkConf): Int =
     read(conf).map(_.uploadThreads).getOrElse(1)
+
+  /** For tasks, and for readers outside of any Spark application. */
+  private[phoebe] def readTimeoutMs: Long =
+    Option(SparkEnv.get).flatMap(env => read(env.conf).toOption).fold(60000L)(_.readTimeoutMs)
 
   /** Keys under `spark.phoebe.` that no setting declares: most likely misspelt. */
   def unknownKeys(conf: SparkConf): Seq[String] = {

@@ -5,6 +5,7 @@ import java.util.{Collections, IdentityHashMap}
 import scala.collection.mutable
 import scala.concurrent.Await
 import scala.concurrent.duration._
+import scala.util.control.NonFatal
 
 import org.apache.spark.{MapOutputTrackerMaster, SparkContext, SparkEnv}
 import org.apache.spark.internal.Logging
@@ -36,37 +37,41 @@ private[phoebe] object ShuffleFreeing extends Logging {
 
   /**
    * Says in the map output tracker that a shuffle's outputs are in the store: those that it still
-   * has, and those that it has lost with an executor. What Spark has computed anew stays where it is.
+   * has, those that it has lost with an executor, and those that Spark has computed anew meanwhile
+   * (the stage is determinate, so either is right, but what is in the store survives executors).
    *
    * Only locations change: `BlockManagerMaster.removeShuffle` would make the driver forget the shuffle
    * (SPARK-53898 is not in 4.2.0), and running jobs would compute everything upstream again.
    *
    * @return
-   *   the tracker's epoch, from which on executors see the new locations
+   *   the tracker's epoch, from which on executors see the new locations, and the outputs that
+   *   were there instead of committed ones
    */
-  def moveToStore(shuffleId: Int, statuses: Array[MapStatus]): Long = {
-    tracker.shuffleStatuses.get(shuffleId).foreach { registered =>
-      val missing = registered.withMapStatuses { current =>
-        current.indices.filter { i =>
-          if (current(i) != null && current(i).mapId == statuses(i).mapId) {
-            current(i).updateLocation(StoreLocation(shuffleId, i))
-          }
-          current(i) == null
-        }
-      }
-      missing.foreach { i =>
-        statuses(i).updateLocation(StoreLocation(shuffleId, i))
-        tracker.registerMapOutput(shuffleId, i, statuses(i))
+  def moveToStore(shuffleId: Int, statuses: Array[MapStatus]): (Long, Seq[MapStatus]) = {
+    statuses.indices.foreach(i => statuses(i).updateLocation(StoreLocation(shuffleId, i)))
+    val others = tracker.shuffleStatuses.get(shuffleId).toSeq.flatMap { registered =>
+      val current = registered.withMapStatuses(_.clone())
+      current.indices.foreach { i =>
+        if (current(i) != null && current(i).mapId == statuses(i).mapId) {
+          current(i).updateLocation(StoreLocation(shuffleId, i))
+        } else tracker.registerMapOutput(shuffleId, i, statuses(i))
       }
       registered.invalidateSerializedMapOutputStatusCache()
+      current.indices.collect {
+        case i if current(i) != null && current(i).mapId != statuses(i).mapId => current(i)
+      }
     }
     tracker.incrementEpoch()
-    tracker.getEpoch
+    (tracker.getEpoch, others)
   }
 
+  /** Map ids by where their files are. */
+  def byLocation(outputs: Seq[(BlockManagerId, Long)]): Map[BlockManagerId, Array[Long]] =
+    outputs.groupMap(_._1)(_._2).map { case (where, mapIds) => where -> mapIds.toArray }
+
   /**
-   * Removes the local files of a shuffle that has moved to the store, on the executors that have
-   * them, and through the external shuffle service where the executor is gone.
+   * Removes local files of a shuffle whose outputs nobody is sent to any more, on the executors that
+   * have them, and through the external shuffle service where the executor is gone.
    *
    * @param located
    *   map ids by where they were before
@@ -81,14 +86,21 @@ private[phoebe] object ShuffleFreeing extends Logging {
   ): Long = {
     val answers = located.toSeq.flatMap { case (where, mapIds) =>
       executors.get(where.executorId) match {
-        case Some(executor) => Some(executor.ask[Long](encode(Free(shuffleId, mapIds))))
+        case Some(executor) =>
+          Some((where, mapIds, executor.ask[Long](encode(Free(shuffleId, mapIds)))))
         case None =>
           removeFromService(shuffleId, where, mapIds)
           None
       }
     }
-    val freed = answers.map { answer =>
-      Guard("free local files on an executor", 0L)(Await.result(answer, FreeTimeout))
+    val freed = answers.map { case (where, mapIds, answer) =>
+      try Await.result(answer, FreeTimeout)
+      catch {
+        case NonFatal(e) =>
+          logDebug(s"phoebe: $where did not free its files, it may just have been lost: $e")
+          removeFromService(shuffleId, where, mapIds)
+          0L
+      }
     }.sum
     unpin(sc, shuffleId)
     freed
@@ -136,30 +148,23 @@ private[phoebe] object ShuffleFreeing extends Logging {
           ) ||
           outside.pending(canonical)
         }
+        val runtime = exchange.runtime
         freeable.keys.toSeq.map { id =>
-          val size = tracker.shuffleStatuses.get(id).fold(0L) { status =>
-            status.withMapStatuses(s =>
-              if (s.contains(null)) 0L else bytes(s, inside.partitions(id))
-            )
-          }
-          val maps = tracker.shuffleStatuses.get(id).map(_.mapStatuses.length)
-          remove(id)
-          // A job that was submitted before may still ask: it finds the outputs missing, and
-          // recomputes them, where an unknown shuffle would fail it.
-          maps.filterNot(_ => tracker.containsShuffle(id)).foreach { n =>
-            tracker.registerShuffle(id, n, inside.partitions(id))
-          }
-          unpin(exchange.runtime.phoebe.sparkContext, id)
-          size
+          val outputs = whole(id)
+          // The shuffle stays registered: a job that was submitted before may still ask, finds the
+          // outputs missing and recomputes them. An unknown shuffle would fail it, and an output
+          // that is announced for one (by a task that is late) ends Spark's scheduler.
+          if (outputs.nonEmpty) tracker.unregisterAllMapAndMergeOutput(id)
+          own(runtime.phoebe.sparkContext, id, byLocation(outputs), runtime.shuffles.executors)
         }.sum
       }
     }
 
-  private def bytes(statuses: Array[MapStatus], partitions: Int): Long =
-    statuses.iterator.map(s => (0 until partitions).iterator.map(s.getSizeForBlock).sum).sum
-
-  private def remove(shuffleId: Int): Unit =
-    SparkEnv.get.blockManager.master.removeShuffle(shuffleId, blocking = true)
+  /** A shuffle's outputs; none where some are missing: then Spark is computing them again. */
+  private def whole(shuffleId: Int): Seq[(BlockManagerId, Long)] =
+    tracker.shuffleStatuses.get(shuffleId).toSeq.flatMap(_.withMapStatuses { statuses =>
+      if (statuses.contains(null)) Nil else statuses.toSeq.map(s => s.location -> s.mapId)
+    })
 
   /**
    * Collects the shuffles that a plan reads, looking through stages, reuse, subqueries and caches. It
@@ -168,7 +173,6 @@ private[phoebe] object ShuffleFreeing extends Logging {
    */
   private final class Walk(freeing: CheckpointExchangeExec) {
     val materialized = mutable.Map.empty[Int, SparkPlan]
-    val partitions = mutable.Map.empty[Int, Int]
     val pending = mutable.Set.empty[SparkPlan]
     var metFreeing = false
     private val seen = Collections.newSetFromMap(new IdentityHashMap[SparkPlan, java.lang.Boolean])
@@ -179,7 +183,6 @@ private[phoebe] object ShuffleFreeing extends Logging {
         case stage: ShuffleQueryStageExec if stage.isMaterialized =>
           val id = stage.shuffle.shuffleId
           materialized(id) = stage._canonicalized
-          partitions(id) = stage.shuffle.numPartitions
           if (!freeing.runtime.shuffles.get(id).exists(_.isStored)) from(stage.plan)
         case stage: ShuffleQueryStageExec =>
           pending += stage._canonicalized

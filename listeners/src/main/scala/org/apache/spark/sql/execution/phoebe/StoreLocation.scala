@@ -16,9 +16,14 @@ private[phoebe] object StoreLocation {
   private val PerShuffle = 2
 
   def apply(shuffleId: Int, mapIndex: Int): BlockManagerId = {
-    val name = s"$Prefix$shuffleId-${mapIndex % PerShuffle}"
+    val name = nameOf(shuffleId, mapIndex % PerShuffle)
     BlockManagerId(name, name, 1)
   }
+
+  /** The executor ids of a shuffle's locations. */
+  def all(shuffleId: Int): Seq[String] = (0 until PerShuffle).map(nameOf(shuffleId, _))
+
+  private def nameOf(shuffleId: Int, number: Int) = s"$Prefix$shuffleId-$number"
 
   def matches(location: BlockManagerId): Boolean = isStoreHost(location.executorId)
 

@@ -2,12 +2,13 @@ package org.apache.spark.sql.execution.phoebe.store
 
 import java.io.{Closeable, EOFException, FileNotFoundException, InterruptedIOException, IOException}
 import java.nio.channels.ClosedByInterruptException
-import java.util.concurrent.{ExecutionException, Future}
+import java.util.concurrent.{ExecutionException, Future, TimeoutException, TimeUnit}
 
 import scala.collection.mutable
 
 import org.apache.hadoop.fs.{FileStatus, FileSystem, FSDataInputStream, Path}
 
+import org.apache.spark.sql.execution.phoebe.PhoebeSettings
 import org.apache.spark.util.ThreadUtils
 
 /** Bytes `start` until `end` of a file of `fileBytes` bytes. */
@@ -31,7 +32,10 @@ private[phoebe] final case class FileRange(path: Path, fileBytes: Long, start: L
  *
  * Not thread safe.
  */
-private[phoebe] final class RangeFetcher(fs: FileSystem) extends Closeable {
+private[phoebe] final class RangeFetcher(
+    fs: FileSystem,
+    timeoutMs: Long = PhoebeSettings.readTimeoutMs
+) extends Closeable {
   import RangeFetcher._
 
   val isLocal: Boolean = StoreFiles.isLocal(fs)
@@ -71,17 +75,25 @@ private[phoebe] final class RangeFetcher(fs: FileSystem) extends Closeable {
       }
       fetchLocal(range)
       buffer
-    } else withRetries(range)(request(fs, range))
+    } else awaited(submit(range))
 
   private def fillAhead(): Unit =
     while (underWay.size < Ahead && planned.hasNext) {
       val range = planned.next()
-      underWay.enqueue(range -> pool.submit(() => withRetries(range)(request(fs, range))))
+      underWay.enqueue(range -> submit(range))
     }
 
+  private def submit(range: FileRange): Future[Array[Byte]] =
+    pool.submit(() => withRetries(range)(request(fs, range)))
+
   private def awaited(bytes: Future[Array[Byte]]): Array[Byte] =
-    try bytes.get()
-    catch { case e: ExecutionException if e.getCause != null => throw e.getCause }
+    try bytes.get(timeoutMs, TimeUnit.MILLISECONDS)
+    catch {
+      case e: ExecutionException if e.getCause != null => throw e.getCause
+      case _: TimeoutException =>
+        bytes.cancel(true)
+        throw new IOException(s"${fs.getUri}: no answer in $timeoutMs ms")
+    }
 
   private def fetchLocal(range: FileRange): Unit = withRetries(range) {
     try {

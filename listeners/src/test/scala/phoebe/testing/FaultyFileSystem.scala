@@ -1,0 +1,37 @@
+/*
+ * A local directory that behaves like a remote store with troubles, as a control file says:
+ *
+ *   spark.hadoop.fs.faulty.impl=phoebe.testing.FaultyFileSystem     faulty:///some/local/directory
+ *   spark.hadoop.fs.faulty.control=/some/local/file
+ *
+ * Each line of that file is a kind of request (as of SlowFileSystem, or `*`) and what becomes of it:
+ * `fail`, `full` (no space is left), `hang` (until the line is gone), or milliseconds that it takes
+ * longer. All JVMs of an application look at it at each request; no file: all is well.
+ */
+package phoebe.testing
+
+import java.io.{File, IOException}
+import java.nio.file.{Files, NoSuchFileException}
+
+import scala.jdk.CollectionConverters._
+
+final class FaultyFileSystem extends SlowFileSystem("faulty") {
+  private lazy val control = new File(getConf.get("fs.faulty.control"))
+
+  private def trouble(kind: String): Option[String] =
+    try Files.readAllLines(control.toPath).asScala.map(_.trim.split("\\s+")).collectFirst {
+        case Array(named, what) if named == kind || named == "*" => what
+      }
+    catch { case _: NoSuchFileException => None }
+
+  override protected def request(kind: String): Unit = {
+    super.request(kind)
+    trouble(kind) match {
+      case None =>
+      case Some("fail") => throw new IOException(s"the store fails to $kind")
+      case Some("full") => throw new IOException("No space left on device")
+      case Some("hang") => while (trouble(kind).contains("hang")) Thread.sleep(100)
+      case Some(ms) => Thread.sleep(ms.toLong)
+    }
+  }
+}

@@ -1,0 +1,362 @@
+"""Seeded faults, for real, under one long-lived application: what is killed or harmed, and when.
+
+A trial runs one query with checkpoints forced, does its harm at a moment that the query itself
+shows (a pack or a manifest appears in the store, so many seconds have passed), and compares the
+result with the plain run's of the same query.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support import queries, reruns, tpc
+from tests.support.cluster import Cluster
+from tests.support.compare import compare_results
+from tests.support.places import testing_jar
+from tests.support.served import Answer, Served
+from tests.support.store import committed, data_of
+
+# Higher-order functions cost time in one stage only, without a UDF: seconds for each reader.
+_SLOW = "aggregate(sequence(1, {work}), total * 0, (a, i) -> a + (i % 7))"
+SHAPES: Mapping[str, tuple[str, str]] = {
+    "one": (
+        f"""
+        select o_custkey % 8 as bucket, count(*) as n, sum(total) as total, sum({_SLOW}) as slow
+        from (
+          select /*+ REPARTITION(8, o_custkey) */ o_custkey, total
+          from (
+            select o_custkey, cast(sum(l_quantity) as bigint) as total
+            from orders join lineitem on o_orderkey = l_orderkey group by o_custkey
+          )
+        )
+        group by o_custkey % 8
+        """,
+        "e1",
+    ),
+    "joined": (
+        f"""
+        select c_nationkey % 8 as bucket, count(*) as n, sum(total) as total, sum({_SLOW}) as slow
+        from (
+          select o_custkey, cast(sum(l_quantity) as bigint) as total
+          from orders join lineitem on o_orderkey = l_orderkey group by o_custkey
+        ) join (
+          select /*+ REPARTITION(8, c_custkey) */ c_custkey, c_nationkey from customer
+        ) on o_custkey = c_custkey
+        group by c_nationkey % 8
+        """,
+        "all",
+    ),
+    "ranked": (
+        f"""
+        select o_custkey % 8 as bucket, sum(place * total) as places, sum({_SLOW}) as slow
+        from (
+          select *, row_number() over (partition by o_custkey order by total, o_orderkey) as place
+          from (
+            select o_custkey, o_orderkey, cast(sum(l_quantity) as bigint) as total
+            from orders join lineitem on o_orderkey = l_orderkey group by o_custkey, o_orderkey
+          )
+        )
+        where place = 1
+        group by o_custkey % 8
+        """,
+        "all",
+    ),
+}
+"""Name to SQL and the boundaries that are forced; each ends in a stage of some seconds."""
+
+CONF: Mapping[str, str] = {
+    **queries.SHUFFLE_CONF,
+    "spark.sql.shuffle.partitions": "8",
+    "spark.sql.autoBroadcastJoinThreshold": "-1",
+    "spark.sql.adaptive.coalescePartitions.enabled": "false",
+    "spark.executor.memory": "700m",
+    "spark.network.timeout": "60s",
+    "spark.phoebe.mode": "apply",
+    "spark.phoebe.checkpoint.read_timeout_ms": "2000",
+}
+PLAIN: Mapping[str, str] = {"spark.phoebe.mode": "off", "spark.phoebe.force": "none"}
+
+KILLS = (
+    "executor_map",
+    "executor_copy",
+    "executor_commit",
+    "executor_read",
+    "worker",
+)
+HARM = ("disk_full", "store_fails", "store_hangs", "delete", "truncate", "flip")
+KINDS: tuple[str, ...] = (*KILLS, *HARM)
+TROUBLED: frozenset[str] = frozenset({"executor_copy", "store_fails", "store_hangs"})
+"""Kinds that need the store whose troubles a control file says; the others use plain files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    name: str
+    kind: str
+    shape: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a trial ended; ``wrong`` and ``error`` are empty where all is well.
+
+    ``did`` says what was done, ``at_s`` seconds after the query was asked for; ``committed`` is how
+    many checkpoints there were then.
+    """
+
+    trial: Trial
+    seconds: float
+    did: str
+    at_s: float
+    committed: int
+    wrong: str = ""
+    error: str = ""
+
+
+def draw(count: int, seed: int, kinds: tuple[str, ...] = KINDS) -> list[Trial]:
+    """``count`` trials, every kind about as often, shapes and moments at random."""
+    rng = random.Random(seed)
+    shapes = list(SHAPES)
+    return [
+        Trial(f"t{i}-{kind}", kind, rng.choice(shapes), rng.randrange(2**31))
+        for i, kind in ((i, kinds[i % len(kinds)]) for i in range(count))
+    ]
+
+
+class Bench:
+    """One application on a cluster, for trials one after the other."""
+
+    def __init__(self, folder: Path, cluster: Cluster, disk: Path, troubled: bool) -> None:
+        """``disk`` holds the store; ``troubled`` puts the file system with troubles before it."""
+        self.folder = folder
+        self.cluster = cluster
+        self.store = disk / "store"
+        self.disk = disk
+        self.control = folder / "control"
+        self.troubled = troubled
+        self.plain: dict[str, float] = {}  # seconds of each shape's plain run
+        self._served: Served | None = None
+
+    def start(self) -> Served:
+        scheme = "faulty" if self.troubled else "file"
+        conf = {
+            **CONF,
+            "spark.phoebe.home": str(self.folder / "home"),
+            "spark.phoebe.checkpoint.dir": f"{scheme}://{self.store}",
+            "spark.hadoop.fs.faulty.impl": "phoebe.testing.FaultyFileSystem",
+            "spark.hadoop.fs.faulty.control": str(self.control),
+        }
+        self._served = Served(
+            self.folder,
+            tpc.data("tpch", 0.1),
+            master=self.cluster.master,
+            conf=conf,
+            plugin="jars",
+            packages_jars=[testing_jar()],
+        )
+        return self._served
+
+    @property
+    def served(self) -> Served:
+        assert self._served is not None, "not started"
+        return self._served
+
+    def expected(self, shape: str, work: int) -> Path:
+        """The plain run's result of a shape, made when it is first asked for."""
+        name = f"plain-{shape}"
+        if shape not in self.plain:
+            answer = self.served.run(name, sql_of(shape, work), PLAIN)
+            if answer.error:
+                raise AssertionError(f"the plain run of {shape} failed: {answer.error}")
+            self.plain[shape] = answer.ended - answer.started
+        return self.served.output(name)
+
+    def run(self, trial: Trial, work: int = 1500) -> Outcome:
+        """One trial; afterwards the store is empty and every worker has an executor again."""
+        expected = self.expected(trial.shape, work)
+        self.cluster.wait_for_executors()
+        rng = random.Random(trial.seed)
+        settings = {"spark.phoebe.mode": "apply", "spark.phoebe.force": SHAPES[trial.shape][1]}
+        before = self._harm_before(trial, rng)
+        asked = self.served.ask(trial.name, sql_of(trial.shape, work), settings)
+        started = time.monotonic()
+        filler = self.disk / "filler"
+        try:
+            did = before or self._harm(trial, rng, asked)
+            at_s = time.monotonic() - started
+            found = len(committed(self.store))
+            try:
+                answer = self.served.answer(asked, 180)
+            except TimeoutError as e:
+                return Outcome(trial, time.monotonic() - started, did, at_s, found, error=str(e))
+        finally:
+            self.control.unlink(missing_ok=True)
+            filler.unlink(missing_ok=True)
+        return self._judged(trial, answer, expected, did, at_s, found)
+
+    def fails_without(self, outcome: Outcome, work: int = 1500) -> bool:
+        """Whether the same kill at the same time fails the query without checkpoints too."""
+        if outcome.trial.kind not in KILLS:
+            return False
+        self.cluster.wait_for_executors()
+        name = f"again-{outcome.trial.name}"
+        asked = self.served.ask(name, sql_of(outcome.trial.shape, work), PLAIN)
+        time.sleep(outcome.at_s)
+        if outcome.trial.kind == "worker":
+            self.cluster.restart_worker(0, down_s=1)
+        else:
+            self.cluster.workers[0].kill_executors()
+        return self.served.answer(asked).error is not None
+
+    def _judged(
+        self, trial: Trial, answer: Answer, expected: Path, did: str, at_s: float, found: int
+    ) -> Outcome:
+        wrong = ""
+        if answer.error is None:
+            wrong = compare_results(expected, self.served.output(trial.name)).message
+            shutil.rmtree(self.served.output(trial.name), ignore_errors=True)
+        for part in ("catalog", "data"):
+            shutil.rmtree(self.store / part, ignore_errors=True)
+        seconds = answer.ended - answer.started
+        return Outcome(trial, seconds, did, at_s, found, wrong, answer.error or "")
+
+    def _harm_before(self, trial: Trial, rng: random.Random) -> str:
+        """What is done before the query begins, if that is all; the store's troubles begin here."""
+        match trial.kind:
+            case "executor_copy":
+                self.control.write_text("write 1500\n")
+            case "disk_full":
+                if rng.random() < 0.5:
+                    return self._fill(rng)
+            case "store_fails" | "store_hangs":
+                if rng.random() < 0.5:
+                    line = f"{rng.choice(('*', 'write', 'list', 'status'))} {self._trouble(trial)}"
+                    self.control.write_text(line + "\n")
+                    return f"{line} from the beginning"
+        return ""
+
+    def _harm(self, trial: Trial, rng: random.Random, asked: int) -> str:
+        """Waits for the moment, does the harm, says what was done."""
+        at = round(rng.uniform(0.0, 0.5), 2)
+        match trial.kind:
+            case "executor_map" | "worker":
+                # A quarter of the plain run is enough for the first map stages to be under way.
+                share = rng.uniform(0.05, 0.4 if trial.kind == "executor_map" else 0.9)
+                time.sleep(share * self.plain[trial.shape])
+                at = round(share, 2)
+            case "executor_copy":
+                self._await(asked, lambda: any((self.store / "data").glob("*/*/*.pack")))
+                time.sleep(at)
+            case "executor_commit":
+                self._await(asked, lambda: bool(committed(self.store)))
+            case "executor_read":
+                self._await(asked, lambda: self._all_committed(trial))
+                at = round(at + rng.uniform(0.2, 1.0), 2)
+                time.sleep(at)
+            case "store_fails" | "store_hangs":
+                self._await(asked, lambda: self._all_committed(trial))
+                line = f"{rng.choice(('*', 'read'))} {self._trouble(trial)}"
+                self.control.write_text(line + "\n")
+                return f"{line} after commit"
+            case "disk_full":
+                time.sleep(at)
+                return self._fill(rng)
+            case _:
+                self._await(asked, lambda: self._all_committed(trial))
+                time.sleep(at)
+                return self._damage(trial.kind, rng)
+        number = rng.randrange(len(self.cluster.workers))
+        if trial.kind == "worker":
+            self.cluster.restart_worker(number, down_s=rng.uniform(0, 2))
+            return f"worker {number} at {at} of the plain run"
+        killed = self.cluster.workers[number].kill_executors()
+        return f"{len(killed)} executors of worker {number}, at {at}"
+
+    def _all_committed(self, trial: Trial) -> bool:
+        return len(committed(self.store)) >= (1 if SHAPES[trial.shape][1] == "e1" else 3)
+
+    def _await(self, asked: int, condition: Callable[[], bool]) -> None:
+        """Waits for a moment of the query, or for the query's end if it never comes."""
+        while self.served.answered(asked) is None and self.served.app.running:
+            with suppress(OSError):  # what is listed may be removed meanwhile
+                if condition():
+                    return
+            time.sleep(0.01)
+
+    def _trouble(self, trial: Trial) -> str:
+        return "fail" if trial.kind == "store_fails" else "hang"
+
+    def _fill(self, rng: random.Random) -> str:
+        """Leaves a little room on the store's disk."""
+        room = rng.choice((0, 4, 64, 512)) << 10
+        free = shutil.disk_usage(self.disk).free
+        if self.disk.is_mount():
+            (self.disk / "filler").write_bytes(b"\0" * max(0, free - room))
+            return f"{room} bytes left on the store's disk"
+        return "no disk of its own to fill"
+
+    def _damage(self, kind: str, rng: random.Random) -> str:
+        manifests = committed(self.store)
+        if not manifests:
+            return "nothing was committed"
+        manifest = rng.choice(manifests)
+        files = [*sorted(data_of(manifest).glob("*.pack")), manifest]
+        # In a third of the cases all packs: more than one failure for their readers.
+        several = files[:-1] if rng.random() < 0.33 else [rng.choice(files)]
+        for file in several:
+            harm(file, kind, rng)
+        return f"{kind} {len(several)} of {len(files)} files of one of {len(manifests)} checkpoints"
+
+
+def harm(file: Path, kind: str, rng: random.Random) -> None:
+    """Deletes a file, cuts off its end, or flips bits in up to eight of its bytes."""
+    content = bytearray(file.read_bytes())
+    match kind:
+        case "delete":
+            file.unlink()
+            return
+        case "truncate":
+            content = content[: rng.randrange(len(content))]
+        case "flip":
+            for _ in range(rng.randint(1, 8)):
+                content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        case _:
+            raise ValueError(kind)
+    # In place, as a bad disk would: open files see it too.
+    with file.open("r+b") as out:
+        out.write(content)
+        out.truncate()
+
+
+def sql_of(shape: str, work: int) -> str:
+    return SHAPES[shape][0].format(work=work)
+
+
+def upstream_reruns(served: Served, outcomes: list[Outcome]) -> dict[str, reruns.Losses]:
+    """What the event log says of the trials that killed something, by trial name."""
+    log = next((served.folder / "events").iterdir())
+    losses = reruns.read(log)
+    names = {o.trial.name for o in outcomes if o.trial.kind in KILLS}
+    return {name: found for name, found in losses.items() if name in names}
+
+
+def as_row(outcome: Outcome) -> dict[str, Any]:
+    """For a bench's list of trials."""
+    trial = outcome.trial
+    return {
+        "name": trial.name,
+        "shape": trial.shape,
+        "did": outcome.did,
+        "committed": outcome.committed,
+        "seconds": outcome.seconds,
+        "wrong": outcome.wrong,
+        "error": outcome.error,
+    }
