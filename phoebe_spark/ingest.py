@@ -78,8 +78,14 @@ def ingest(
     else:
         for number, source in enumerate(recent, start=1):
             totals.add(_ingest_log(source, home, _reporter(progress, source, number, len(recent))))
+
+    def too_old() -> None:
+        nonlocal files
+        files += 1
+        totals.too_old += 1
+
     for uri in filter(is_remote, given):
-        for source in remote_logs(uri, since, unreadable):
+        for source in remote_logs(uri, since, unreadable, too_old):
             files += 1
             totals.add(_ingest_log(source, home, _reporter(progress, source, files, files)))
     return totals.summary(files, time.monotonic() - started)

@@ -26,12 +26,15 @@ def is_remote(path: str) -> bool:
 
 
 def remote_logs(
-    uri: str, since: datetime | None, unreadable: Callable[[str, OSError], None]
+    uri: str,
+    since: datetime | None,
+    unreadable: Callable[[str, OSError], None],
+    too_old: Callable[[], None],
 ) -> Iterator[LogSource]:
     """The logs below ``uri``, each as a local copy that is gone when the next one is asked for.
 
-    Logs last written before ``since`` are not copied. ``unreadable`` is told of what cannot be
-    read. Raises ``ImportError`` without PySpark.
+    Logs last written before ``since`` are not copied, and ``too_old`` is called for each;
+    ``unreadable`` is told of what cannot be read. Raises ``ImportError`` without PySpark.
     """
     from pyspark.sql import SparkSession
 
@@ -51,6 +54,7 @@ def remote_logs(
         folder = Path(tempfile.mkdtemp(prefix="phoebe-log-"))
         try:
             if since is not None and _written_at(files, status) < since:
+                too_old()
                 continue
             target = folder / str(status.getPath().getName())
             local.setWriteChecksum(False)
