@@ -32,7 +32,8 @@ class PlanGraph:
     ``stage_of_node`` maps the pre-order index of every exchange, reused ones included, to the
     stage that writes it; ``stage_of_boundary`` the same by boundary id (two boundaries that are run
     once share a stage); ``nodes`` lists each stage's own plan nodes, wrappers left out, its last
-    operator first; ``roles`` says what a stage's last activity is.
+    operator first; ``roles`` says what a stage's last activity is, ``reads`` by which connectors it
+    reads each parent.
     """
 
     graph: StageGraph
@@ -41,6 +42,7 @@ class PlanGraph:
     stage_of_boundary: Mapping[str, int]
     nodes: Mapping[int, tuple[PlanNode, ...]]
     roles: Mapping[int, str]
+    reads: Mapping[int, tuple[tuple[int, str], ...]]
     activities: Activities
 
 
@@ -93,10 +95,15 @@ class _Stages:
         groups = _components(self.split)
         ends = {group: self._end(members) for group, members in groups.items()}
         reads: dict[int, list[int]] = defaultdict(list)
+        handed: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        kinds: dict[int, list[tuple[int, str]]] = {}
         group_of = {a.activity_id: g for g, members in groups.items() for a in members}
         for connector in self.split.connectors:
             if not connector.pipelined:
                 reads[group_of[connector.target]].append(group_of[connector.source])
+                handed[group_of[connector.target]].append(
+                    (group_of[connector.source], connector.kind)
+                )
         stages: list[Stage] = []
         broadcasts = 0
         stage_of_group: dict[int, int] = {}
@@ -105,6 +112,9 @@ class _Stages:
         for group in _parents_first(groups, reads):
             if not self._runs(ends[group], groups[group]):
                 continue
+            kinds[group] = [
+                (stage_of_group[g], kind) for g, kind in handed[group] if g in stage_of_group
+            ]
             parents = (stage_of_group[g] for g in reads[group] if g in stage_of_group)
             template = self._template(ends, group, served)
             boundary = self._boundary(ends[group], template, broadcasts)
@@ -133,6 +143,7 @@ class _Stages:
             },
             nodes,
             {stage_of_group[g]: ends[g].role for g in stage_of_group},
+            {stage_of_group[g]: tuple(dict.fromkeys(kinds[g])) for g in stage_of_group},
             self.split,
         )
 

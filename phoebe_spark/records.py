@@ -72,6 +72,13 @@ class ExecutionRecord(Record):
     restored: bool = False  # at least one boundary was restored: never trained on
     complete: bool = False
     stage_parents: str | None = None  # JSON: {"<stage_id>": [parent stage ids]}
+    # JSON: {"<stage_id>": stage that computed it before, or null}, of stages that a job listed and
+    # that did not run; the first thousand
+    skipped_stages: str | None = None
+    stages_skipped: int = 0
+    # JSON, a list of the first plan's stages: template, boundary, operators, and what it reads as
+    # [place in the list, connector]; see `phoebe_spark.plan_graph`
+    plan: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +129,10 @@ class StageRecord(Record):
     copy_ms: int = 0
     copied_bytes: int = 0
     complete: bool = False
+    # The largest of one task; against the sum over the tasks they show skew.
+    shuffle_read_bytes_max: int = 0
+    shuffle_write_bytes_max: int = 0
+    spill_disk_bytes_max: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +147,7 @@ class BoundaryRecord(Record):
     template: str | None = None
     fingerprint: str | None = None
     stage_id: int | None = None  # the stage that ran it, tied by accumulator ids
+    reused: bool = False  # run by the stage of an equal boundary: read twice, written once
     partitions: int | None = None
     catalyst_bytes: int | None = None
     catalyst_rows: int | None = None
@@ -163,6 +175,25 @@ class ExecutorRecord(Record):
     added_at: datetime | None = None
     removed_at: datetime | None = None
     removal_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TempStorageRecord(Record):
+    """Shuffle files of one execution on one host's disks, over time.
+
+    They stay until the execution has ended, at the earliest; what checkpoints freed before is
+    taken off every host by its share. Bytes written again (a lost output, a second attempt of a
+    task) count again.
+    """
+
+    TABLE: ClassVar[str] = "temp_storage"
+    KEY: ClassVar[tuple[str, ...]] = ("app_id", "app_attempt", "execution_id", "host")
+
+    execution_id: int
+    host: str
+    peak_bytes: int = 0
+    byte_seconds: float = 0.0
+    series: str | None = None  # JSON: [[ms since the execution's start, bytes alive], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

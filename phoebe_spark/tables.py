@@ -37,6 +37,7 @@ from phoebe_spark.records import (
     ExecutorRecord,
     Record,
     StageRecord,
+    TempStorageRecord,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ RECORDS: dict[str, type[Record]] = {
         BoundaryRecord,
         ExecutorRecord,
         CheckpointRecord,
+        TempStorageRecord,
     )
 }
 

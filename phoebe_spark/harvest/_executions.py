@@ -17,10 +17,12 @@ from phoebe_spark.harvest._state import (
     StageState,
     remember,
 )
+from phoebe_spark.harvest._structure import structure, temp_storage
 from phoebe_spark.harvest._ties import NO_TIES, tie
 from phoebe_spark.harvest._values import (
     UNREADABLE,
     JsonObject,
+    count,
     integer,
     obj,
     text,
@@ -181,8 +183,12 @@ class ExecutionEvents(ApplicationEvents):
                 rows.stage_row(stage, self._stamp, ties.stages.get(stage_id), parents, ending)
             )
         found.extend(rows.boundary_rows(execution, self._stamp, initial, plan, ties))
+        for held in temp_storage(execution):
+            found.append(rows.temp_storage_row(held, execution.execution_id, self._stamp))
+        shown = structure(execution, plan, self._ran_rdd)
+        slots = self._slots()
         found.append(
-            rows.execution_row(execution, self._stamp, ending, ties, len(initial), self._slots())
+            rows.execution_row(execution, self._stamp, ending, ties, len(initial), slots, shown)
         )
         return found
 
@@ -203,6 +209,8 @@ class ExecutionEvents(ApplicationEvents):
             execution = self._mentioned(execution_id)
             if event.get("event") == "restored":
                 execution.restored = True
+            elif event.get("event") == "freed" and (when := time_ms(event, "time")) is not None:
+                execution.freed.append((when, count(event.get("freed_bytes"))))
             if fingerprint is not None:
                 boundary_id = _boundary_of(execution, fingerprint)
         if self._application is not None:

@@ -11,11 +11,18 @@ from typing import Any, Protocol, TypedDict
 
 from phoebe_spark.features import features
 from phoebe_spark.harvest._state import ExecutionState, StageState
+from phoebe_spark.harvest._structure import NO_STRUCTURE, HostStorage, Structure
 from phoebe_spark.harvest._ties import StageTie, Ties
 from phoebe_spark.harvest._values import JsonObject, integer, number, obj, text, timestamp
 from phoebe_spark.plan import body
 from phoebe_spark.plan_graph import PlanGraph
-from phoebe_spark.records import BoundaryRecord, CheckpointRecord, ExecutionRecord, StageRecord
+from phoebe_spark.records import (
+    BoundaryRecord,
+    CheckpointRecord,
+    ExecutionRecord,
+    StageRecord,
+    TempStorageRecord,
+)
 from phoebe_spark.templates import Exchange, shape, template
 
 
@@ -47,9 +54,10 @@ class Ending:
 
 def execution_row(
     execution: ExecutionState, stamp: Stamp, ending: Ending, ties: Ties | None, boundary_count: int,
-    slots: int | None,
+    slots: int | None, structure: Structure | None = None,
 ) -> ExecutionRecord:  # fmt: skip
     """The execution's row. Complete: it succeeded and every task of every stage was seen."""
+    structure = structure or NO_STRUCTURE
     plan = execution.initial
     latest: dict[int, StageState] = {}
     for _, stage in sorted(execution.stages.items()):
@@ -83,6 +91,9 @@ def execution_row(
             and started is not None
             and all(stage.saw_all_tasks for stage in latest.values())
         ),
+        skipped_stages=structure.skipped,
+        stages_skipped=structure.skipped_count,
+        plan=structure.plan,
         stage_parents=(
             json.dumps({str(k): list(v) for k, v in sorted(ties.parents.items())}) if ties else None
         ),
@@ -145,6 +156,9 @@ def stage_row(
         peak_memory_bytes=stage.peak_memory,
         copy_ms=stage.copy_ms,
         copied_bytes=stage.copied_bytes,
+        shuffle_read_bytes_max=stage.read_bytes_max,
+        shuffle_write_bytes_max=stage.write_bytes_max,
+        spill_disk_bytes_max=stage.spill_disk_max,
         complete=stage.saw_all_tasks and not ending.lossy,
     )
 
@@ -170,6 +184,7 @@ def boundary_rows(
                 boundary_id=exchange.boundary_id,
                 template=exchange.template,
                 stage_id=ties.boundaries.get(exchange.boundary_id),
+                reused=exchange.boundary_id in ties.reused,
                 features=json.dumps(found, sort_keys=True) if found is not None else None,
                 **_said(message, exchange.partitions),
             )
@@ -249,6 +264,17 @@ def boundary_facts(
         {**message, "node": nodes[boundary_id]}
         for boundary_id, message in _by_boundary(execution, initial, ties)[0].items()
     ]
+
+
+def temp_storage_row(held: HostStorage, execution_id: int, stamp: Stamp) -> TempStorageRecord:
+    return TempStorageRecord(
+        **stamp(),
+        execution_id=execution_id,
+        host=held.host,
+        peak_bytes=held.peak_bytes,
+        byte_seconds=held.byte_seconds,
+        series=json.dumps(held.points),
+    )
 
 
 def checkpoint_row(

@@ -73,6 +73,11 @@ class StageState:
     peak_memory: int = 0
     copy_ms: int = 0
     copied_bytes: int = 0
+    read_bytes_max: int = 0
+    write_bytes_max: int = 0
+    spill_disk_max: int = 0
+    # Shuffle bytes that a host holds of it, and when the last of them were written.
+    on_hosts: dict[str, tuple[int, int]] = field(default_factory=dict)
     accumulators: set[int] = field(default_factory=set)
     seen_tasks: int = 0  # that succeeded at least once
     seen_indexes: bytearray = field(default_factory=bytearray)
@@ -116,14 +121,21 @@ class StageState:
         self.cpu_ns += count(metrics("Executor CPU Time"))
         self.gc_ms += count(metrics("JVM GC Time"))
         self.spill_memory += count(metrics("Memory Bytes Spilled"))
-        self.spill_disk += count(metrics("Disk Bytes Spilled"))
+        if spilled := count(metrics("Disk Bytes Spilled")):
+            self.spill_disk += spilled
+            self.spill_disk_max = max(self.spill_disk_max, spilled)
         self.peak_memory = max(self.peak_memory, count(metrics("Peak Execution Memory")))
         if read := metrics("Shuffle Read Metrics"):
-            self.read_bytes += count(read.get("Remote Bytes Read"))
-            self.read_bytes += count(read.get("Local Bytes Read"))
+            taken_in = count(read.get("Remote Bytes Read")) + count(read.get("Local Bytes Read"))
+            self.read_bytes += taken_in
+            self.read_bytes_max = max(self.read_bytes_max, taken_in)
             self.read_rows += count(read.get("Total Records Read"))
         if write := metrics("Shuffle Write Metrics"):
-            self.write_bytes += count(write.get("Shuffle Bytes Written"))
+            written = count(write.get("Shuffle Bytes Written"))
+            self.write_bytes += written
+            self.write_bytes_max = max(self.write_bytes_max, written)
+            if written:
+                self._hold(text(info.get("Host")) or "", written, time_ms(info, "Finish Time"))
             self.write_rows += count(write.get("Shuffle Records Written"))
         if taken := metrics("Input Metrics"):
             self.input_bytes += count(taken.get("Bytes Read"))
@@ -146,6 +158,10 @@ class StageState:
             elif name == COPY_BYTES_METRIC:
                 copied += count(accumulable.get("Update"))
         return copy_ms, copied
+
+    def _hold(self, host: str, written: int, finished: int | None) -> None:
+        held, at = self.on_hosts.get(host, (0, 0))
+        self.on_hosts[host] = (held + written, max(at, finished or 0))
 
     def _see_task(self, index: int) -> None:
         """Count each task once: it may succeed again after its output was lost."""
@@ -226,6 +242,7 @@ class ExecutionState:
     jobs: set[int] = field(default_factory=set)  # running
     skipped: dict[int, int] = field(default_factory=dict)  # stage that did not run -> its RDD
     messages: list[JsonObject] = field(default_factory=list)  # `boundary` messages
+    freed: list[tuple[int, int]] = field(default_factory=list)  # by checkpoints: when, bytes
     restored: bool = False
     damaged: bool = False  # its plan could not be read, or a stage of it was not seen
     end_seen_at: int = 0  # count of events when its end came

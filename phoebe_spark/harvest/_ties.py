@@ -41,12 +41,14 @@ class StageTie:
 @dataclass(frozen=True, slots=True)
 class Ties:
     """``stages`` and ``parents`` by stage id; ``boundaries``: boundary id to the stage that ran it;
-    ``boundary_of_acc``: any exchange version's accumulator to its boundary."""
+    ``boundary_of_acc``: any exchange version's accumulator to its boundary; ``reused``: boundaries
+    that the stage of an equal one ran."""
 
     stages: Mapping[int, StageTie]
     parents: Mapping[int, tuple[int, ...]]
     boundaries: Mapping[str, int]
     boundary_of_acc: Mapping[int, str]
+    reused: frozenset[str] = frozenset()
 
 
 NO_TIES = Ties({}, {}, {}, {})
@@ -85,12 +87,14 @@ def tie(
     by_key = {
         e.reuse_key: boundaries[e.boundary_id] for e in initial if e.boundary_id in boundaries
     }
+    reused = set[str]()
     for exchange in initial:
         if exchange.boundary_id not in boundaries and exchange.reuse_key in by_key:
+            reused.add(exchange.boundary_id)
             boundaries[exchange.boundary_id] = by_key[exchange.reuse_key]
 
     parents = _parents(execution, stages, accumulators, writers, ran_rdd, plan, plan_stage)
-    return Ties(tied, parents, boundaries, boundary_of_acc)
+    return Ties(tied, parents, boundaries, boundary_of_acc, frozenset(reused))
 
 
 def _latest_attempts(execution: ExecutionState) -> dict[int, StageState]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import orjson
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +27,7 @@ from phoebe_spark.records import (
     ExecutorRecord,
     Record,
     StageRecord,
+    TempStorageRecord,
 )
 from phoebe_spark.templates import exchanges
 
@@ -227,6 +229,106 @@ def test_stages_inside_of_an_operator_are_told_apart() -> None:
             assert set(later[0].parents or ()) == read | {stage.stage_id}, "it waits for the bounds"
 
 
+def _raw(log: str, kind: str) -> list[Event]:
+    """The log's events as Spark wrote them: what harvest's reader leaves out is there."""
+    with zstandard.open(LOGS / f"{log}.zstd", "rt") as lines:
+        return [event for line in lines if (event := json.loads(line))["Event"].endswith(kind)]
+
+
+def test_the_largest_task_of_a_stage_shows_skew() -> None:
+    largest: dict[int, Counter[str]] = defaultdict(Counter)
+    for event in _raw(TPCH, "TaskEnd"):
+        metrics = event["Task Metrics"]
+        read, write = metrics["Shuffle Read Metrics"], metrics["Shuffle Write Metrics"]
+        for name, value in {
+            "read": read["Remote Bytes Read"] + read["Local Bytes Read"],
+            "write": write["Shuffle Bytes Written"],
+            "spill": metrics["Disk Bytes Spilled"],
+        }.items():
+            largest[event["Stage ID"]][name] = max(largest[event["Stage ID"]][name], value)
+    stages = of(records(TPCH), StageRecord)
+    assert any(s.shuffle_write_bytes_max < s.shuffle_write_bytes for s in stages)
+    for stage in stages:
+        told = (stage.shuffle_read_bytes_max, stage.shuffle_write_bytes_max)
+        assert told == (largest[stage.stage_id]["read"], largest[stage.stage_id]["write"])
+        assert stage.spill_disk_bytes_max == largest[stage.stage_id]["spill"]
+
+
+def test_temp_storage_adds_up_per_host() -> None:
+    rows = {r.execution_id: r for r in of(records(TPCH), TempStorageRecord)}
+    executions = {e.execution_id: e for e in of(records(TPCH), ExecutionRecord)}
+    written: Counter[int] = Counter()
+    alive: Counter[int] = Counter()  # byte milliseconds, stage by stage
+    finished: dict[int, int] = defaultdict(int)
+    for event in _raw(TPCH, "TaskEnd"):
+        at = event["Task Info"]["Finish Time"]
+        finished[event["Stage ID"]] = max(finished[event["Stage ID"]], at)
+    for stage in of(records(TPCH), StageRecord):
+        if stage.execution_id is not None and stage.shuffle_write_bytes:
+            written[stage.execution_id] += stage.shuffle_write_bytes
+            ended = executions[stage.execution_id].ended_at
+            assert ended is not None
+            left = round(ended.timestamp() * 1000) - finished[stage.stage_id]
+            alive[stage.execution_id] += stage.shuffle_write_bytes * left
+    assert {i: r.peak_bytes for i, r in rows.items()} == written
+    for execution_id, row in rows.items():
+        assert row.byte_seconds == pytest.approx(alive[execution_id] / 1000)
+        points = json.loads(row.series or "[]")
+        assert points == sorted(points), "grows until the end: nothing was freed"
+        assert points[-1][1] == row.peak_bytes
+        assert row.host == "localhost"
+
+
+def test_what_a_checkpoint_frees_is_alive_no_more() -> None:
+    stream = one_execution(TPCH, "tpch/q10")
+    start = next(e for e in stream if e["Event"].endswith("SQLExecutionStart"))
+    end = next(e for e in stream if e["Event"].endswith("SQLExecutionEnd"))
+    (plain,) = of(run(stream), TempStorageRecord)
+    freed = {
+        "type": "checkpoint",
+        "event": "freed",
+        "execution_id": start["executionId"],
+        "fingerprint": "f" * 64,
+        "freed_bytes": 1_000_000,
+        "time": end["time"] - 100,
+    }
+    (row,) = of(run([*stream[: stream.index(end)], freed, *stream[stream.index(end) :]]),
+                TempStorageRecord)  # fmt: skip
+    last, last_plain = json.loads(row.series or "[]")[-1], json.loads(plain.series or "[]")[-1]
+    assert last[1] == last_plain[1] - 1_000_000
+    assert plain.byte_seconds - row.byte_seconds == pytest.approx(1_000_000 * 0.1)
+
+
+def test_skipped_stages_name_the_stage_that_ran() -> None:
+    started = {e["Stage Info"]["Stage ID"] for e in _raw(TPCH, "StageSubmitted")}
+    rdd = {}
+    listed: dict[int, set[int]] = defaultdict(set)
+    for event in _raw(TPCH, "JobStart"):
+        execution_id = event["Properties"].get("spark.sql.execution.id")
+        for info in event["Stage Infos"]:
+            rdd[info["Stage ID"]] = info["RDD Info"][0]["RDD ID"]
+            if execution_id is not None:
+                listed[int(execution_id)].add(info["Stage ID"])
+    for row in of(records(TPCH), ExecutionRecord):
+        skipped = json.loads(row.skipped_stages or "{}")
+        assert {int(s) for s in skipped} == listed[row.execution_id] - started
+        assert row.stages_skipped == len(skipped)
+        assert all(ran in started and rdd[int(s)] == rdd[ran] for s, ran in skipped.items())
+    assert sum(row.stages_skipped for row in of(records(TPCH), ExecutionRecord)) > 100
+
+
+def test_the_plan_is_there_with_its_connectors() -> None:
+    by_name = {e.description: e for e in of(records(TPCH), ExecutionRecord)}
+    stages = json.loads(by_name["tpch/q12"].plan or "")
+    assert [s["boundary"] for s in stages] == ["e2", "e3", "e1", "e0", None]
+    assert stages[-1]["operators"] == ["OverwriteByExpression", "Sort"]
+    assert stages[-1]["reads"] == [[3, "range"]]
+    assert stages[3]["reads"] == [[2, "hash"]]
+    assert stages[2]["reads"] == [[0, "hash"], [1, "hash"]]
+    assert "BroadcastExchange" in str(by_name["tpch/q2"].plan)
+    assert '"replicate"' in str(by_name["tpch/q2"].plan)
+
+
 def test_failures_keep_their_class_and_nothing_else() -> None:
     failed = [e for e in of(records(TPCDS), ExecutionRecord) if e.status == "failed"]
     assert [(e.description, e.error_class) for e in failed] == [
@@ -419,6 +521,9 @@ def test_equal_boundaries_are_run_by_one_stage() -> None:
     rows = run(one_execution(TPCH, "tpch/q18"))
     ran = Counter(b.stage_id for b in of(rows, BoundaryRecord))
     assert sorted(ran.values()) == [1, 1, 1, 1, 1, 2]
+    twice = [b for b in of(rows, BoundaryRecord) if ran[b.stage_id] == 2]
+    assert [b.reused for b in twice] == [False, True]
+    assert sum(b.reused for b in of(rows, BoundaryRecord)) == 1
 
 
 @pytest.mark.parametrize(
