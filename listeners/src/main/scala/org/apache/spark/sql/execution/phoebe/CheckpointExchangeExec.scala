@@ -164,7 +164,7 @@ case class CheckpointExchangeExec(
         plain.rdd.getNumPartitions,
         plain.partitioner.numPartitions
       )
-      runtime.shuffles.put(dependency.shuffleId, attempt)
+      runtime.begun(dependency.shuffleId, attempt, fingerprint)
       metrics("numPartitions").set(dependency.partitioner.numPartitions)
       postDriverMetric("numPartitions")
       dependency

@@ -1,10 +1,9 @@
 package org.apache.spark.sql.execution.phoebe
 
 import java.util.concurrent.atomic.AtomicBoolean
-import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, TimeoutException, TimeUnit}
+import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, TimeUnit}
 
-import scala.concurrent.{Await, ExecutionContext, ExecutionContextExecutorService, Future}
-import scala.concurrent.duration._
+import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
 import scala.jdk.CollectionConverters._
 
 import org.apache.spark.SparkEnv
@@ -67,6 +66,12 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
 
+  /** A checkpoint's shuffle has its id: whatever becomes of it, the attempt will say. */
+  def begun(shuffleId: Int, attempt: CheckpointAttempt, fingerprint: String): Unit = {
+    shuffles.put(shuffleId, attempt)
+    Option(executions.get(attempt.executionId)).foreach(_.settled.add(fingerprint))
+  }
+
   def committed(place: CheckpointPlace): Unit = written.add(place)
 
   lazy val restorer = new Restorer(this)
@@ -101,21 +106,15 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   }
 
   /**
-   * Looks at the planned inputs again, right before a commit, which may come after the execution's
-   * end; a store of inputs that takes long to answer costs the checkpoint, not the query.
+   * Looks at the planned inputs again, right before a commit, on the commit's own thread; that may be
+   * after the execution's end.
    */
   def inputsUnchanged(executionId: Long, fingerprint: String): () => Either[Reason, Unit] =
     Option(executions.get(executionId)).map(_.verdicts.get(fingerprint)) match {
       case Some(Verdict.Write(_, inputsUnchanged)) =>
         () =>
-          val look = Future(inputsUnchanged())(pool)
-          try {
-            if (Await.result(look, InputLook)) Right(())
-            else Left(Reason("input_changed", "an input file changed between planning and commit"))
-          } catch {
-            case _: TimeoutException =>
-              Left(Reason("input_look_timeout", s"listing the inputs again took over $InputLook"))
-          }
+          if (inputsUnchanged()) Right(())
+          else Left(Reason("input_changed", "an input file changed between planning and commit"))
       case _ => () => Left(Reason("execution_over", "the execution ended before it ran"))
     }
 
@@ -208,7 +207,6 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 }
 
 private[phoebe] object CheckpointRuntime {
-  private val InputLook = 10.seconds
 
   /** How long uploads may go on after their execution has ended. */
   private val UploadGraceMs = 60000L

@@ -60,12 +60,21 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   /** Leaves a map output to be uploaded; returns at once. */
   def upload(shuffleId: Int, source: CheckpointSource, output: MapOutput): Unit = {
     val local = shuffle(shuffleId)
-    val linked = LinkedOutput.of(env, shuffleId, output)
+    val linked =
+      try LinkedOutput.of(env, shuffleId, output)
+      catch {
+        case e: java.io.IOException =>
+          val map = Array(UploadQueue.uploaded(output))
+          uploads.run("report a map output that cannot be uploaded") {
+            report(shuffleId, Upload(null, map, 0, e.toString))
+          }
+          return
+      }
     if (local.queue.get() == null) {
       val made = new UploadQueue(
         uploads,
         source,
-        upload => ask[Boolean](driver, Uploaded(shuffleId, env.executorId, upload))
+        report(shuffleId, _)
       )
       if (local.queue.compareAndSet(null, made)) {
         // Until the driver has answered nothing is uploaded.
@@ -79,6 +88,9 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     }
     local.queue.get().add(linked)
   }
+
+  private def report(shuffleId: Int, upload: Upload): Boolean =
+    ask[Boolean](driver, Uploaded(shuffleId, env.executorId, upload))
 
   /**
    * A task is about to read a shuffle. Unless all of it is in the store already, local files that it

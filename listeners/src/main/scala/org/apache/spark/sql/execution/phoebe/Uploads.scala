@@ -1,7 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
 import java.io.{BufferedInputStream, DataInputStream, File, FileInputStream}
-import java.nio.file.{Files, NoSuchFileException, StandardCopyOption}
+import java.nio.file.{Files, FileSystemException, NoSuchFileException}
 import java.util.concurrent.{LinkedBlockingQueue, ThreadPoolExecutor, TimeUnit}
 
 import scala.collection.mutable
@@ -29,11 +29,17 @@ private[phoebe] final case class MapOutput(
 /**
  * A map output with names of our own for its files (hard links), so that the upload does not depend
  * on how long Spark keeps them: its clean-up after a query removes names, not these bytes. They go
- * when the upload is done or given up.
+ * when the upload is done or given up. Where a file system has no links it is Spark's own files.
  *
  * @param data None where the output is empty: Spark writes no data file then
+ * @param links what to remove in the end
  */
-private[phoebe] final case class LinkedOutput(output: MapOutput, data: Option[File], index: File) {
+private[phoebe] final case class LinkedOutput(
+    output: MapOutput,
+    data: Option[File],
+    index: File,
+    links: Seq[File]
+) {
 
   /** Segment lengths from Spark's index file: numPartitions + 1 offsets, eight bytes each. */
   def lengths(): Array[Long] = {
@@ -44,35 +50,34 @@ private[phoebe] final case class LinkedOutput(output: MapOutput, data: Option[Fi
     } finally in.close()
   }
 
-  def release(): Unit = (data.toSeq :+ index).foreach(file => Files.deleteIfExists(file.toPath))
+  def release(): Unit = links.foreach(link => Files.deleteIfExists(link.toPath))
 }
 
 private[phoebe] object LinkedOutput {
 
   def of(env: SparkEnv, shuffleId: Int, output: MapOutput): LinkedOutput = {
     val resolver = env.shuffleManager.shuffleBlockResolver.asInstanceOf[IndexShuffleBlockResolver]
-    val index = link(resolver.getIndexFile(shuffleId, output.mapId))
-    val data =
-      if (output.bytes == 0) None
-      else
-        try Some(link(resolver.getDataFile(shuffleId, output.mapId)))
-        catch {
-          case e: NoSuchFileException =>
-            Files.deleteIfExists(index.toPath)
-            throw e
-        }
-    LinkedOutput(output, data, index)
+    val index = resolver.getIndexFile(shuffleId, output.mapId)
+    val data = Some(resolver.getDataFile(shuffleId, output.mapId)).filter(_ => output.bytes > 0)
+    val links = (data.toSeq :+ index).map(file => file -> link(file)).toMap
+    LinkedOutput(
+      output,
+      data.map(file => links(file).getOrElse(file)),
+      links(index).getOrElse(index),
+      links.values.flatten.toSeq
+    )
   }
 
   /** In the same directory, under a name that Spark takes for no block of its own. */
-  private def link(file: File): File = {
+  private def link(file: File): Option[File] = {
     val link = new File(file.getParentFile, s"phoebe-upload-${file.getName}")
-    try Files.createLink(link.toPath, file.toPath)
-    catch {
-      case _: UnsupportedOperationException =>
-        Files.copy(file.toPath, link.toPath, StandardCopyOption.REPLACE_EXISTING)
+    try {
+      Files.createLink(link.toPath, file.toPath)
+      Some(link)
+    } catch {
+      case e: NoSuchFileException => throw e
+      case _: UnsupportedOperationException | _: FileSystemException => None
     }
-    link
   }
 }
 
@@ -207,15 +212,7 @@ private[phoebe] final class UploadQueue(
   private def uploadAll(batch: Vector[LinkedOutput]): Unit = {
     val start = System.nanoTime()
     val sorted = batch.sortBy(_.output.mapIndex)
-    val maps = sorted.map { o =>
-      UploadedMap(
-        o.output.mapIndex,
-        o.output.mapId,
-        o.output.bytes,
-        o.output.rows,
-        o.output.dataSize
-      )
-    }.toArray
+    val maps = sorted.map(linked => uploaded(linked.output)).toArray
     val file = s"m${maps.head.mapIndex}-${maps.head.mapId}.pack"
     val result =
       try {
@@ -225,7 +222,7 @@ private[phoebe] final class UploadQueue(
         case e @ (NonFatal(_) | _: LinkageError | _: InterruptedException) =>
           Upload(null, maps, 0, e.toString)
       }
-    if (synchronized(closed)) discard(file)
+    if (synchronized(closed)) discardLast(file)
     else {
       if (result.error != null) {
         logWarning(s"phoebe: uploading to $directory failed: ${result.error}")
@@ -239,7 +236,7 @@ private[phoebe] final class UploadQueue(
         }
       if (!goOn) {
         close()
-        discard(file)
+        discardLast(file)
       }
     }
   }
@@ -284,15 +281,25 @@ private[phoebe] final class UploadQueue(
         withRetries(file, attempt + 1)(body)
     }
 
-  private def discard(file: String): Unit =
-    try {
-      fs.delete(new Path(directory, file), false)
-      // Not recursive: other executors' files keep it, and the driver removes those.
-      if (fs.listStatus(directory).isEmpty) fs.delete(directory, false)
-    } catch { case NonFatal(_) => }
+  private def discard(file: String): Unit = quietly(fs.delete(new Path(directory, file), false))
+
+  /** The checkpoint will not be: what this executor has written for it goes. */
+  private def discardLast(file: String): Unit = {
+    discard(file)
+    // Not recursive: other executors' files keep it, and the driver removes those.
+    quietly(if (fs.listStatus(directory).isEmpty) fs.delete(directory, false))
+  }
+
+  private def quietly(body: => Any): Unit =
+    try body
+    catch { case NonFatal(_) => }
 }
 
 private[phoebe] object UploadQueue {
+
+  def uploaded(output: MapOutput): UploadedMap =
+    UploadedMap(output.mapIndex, output.mapId, output.bytes, output.rows, output.dataSize)
+
   private val ShareBytes = 2L << 20
   private val LeastBytes = 64L << 20
   private val MostBytes = 1L << 30
