@@ -48,6 +48,7 @@ def examine(home: str, python: str) -> Iterator[Check]:
         ("jar", check_jar),
         ("home", lambda: check_home(home)),
         ("permissions", lambda: check_permissions(home)),
+        ("sink", lambda: check_sink(home)),
         ("companion", lambda: check_companion(python)),
         ("bundle", lambda: check_bundle(home)),
     ]
@@ -141,6 +142,22 @@ def check_home(home: str) -> Check:
     if free < 2**30:
         return Check("home", "warning", found, "checkpoints and tables need room")
     return Check("home", "ok", found)
+
+
+_DELTALAKE_SCHEMES = frozenset({"file", "s3", "s3a", "gs", "az", "abfs", "abfss"})
+
+
+def check_sink(home: str) -> Check:
+    """Which way a run's events can take into the tables, and why."""
+    scheme = home.partition("://")[0] if "://" in home else "file"
+    if scheme == "file":
+        return Check("sink", "ok", "delta: companions write the tables to a local disk")
+    if scheme not in _DELTALAKE_SCHEMES:
+        found = f"the deltalake package does not know {scheme}://, Hadoop may"
+        return Check("sink", "warning", found, "set spark.phoebe.harvest.sink=spool")
+    found = f"delta: companions write {scheme}:// with credentials from the driver's environment"
+    to_do = "if only Hadoop has the credentials: spark.phoebe.harvest.sink=spool"
+    return Check("sink", "ok", found, to_do)
 
 
 def check_permissions(home: str) -> Check:

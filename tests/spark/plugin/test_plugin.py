@@ -167,6 +167,16 @@ def test_without_python_events_are_spooled_and_can_be_ingested(job: Job) -> None
     assert application["source"] == "spool"
 
 
+def test_a_spool_as_the_sink_needs_no_companion(job: Job) -> None:
+    (line,) = said(job.run(**{"harvest.sink": "spool", "python": script(job.folder, "touch ran")}))
+    assert "spark.phoebe.harvest.sink=spool; events go to" in line
+    assert not list(job.folder.rglob("ran")), "no companion was started"
+    summary = ingest([job.home / "spool"], job.home)
+    assert (summary.applications, summary.executions, summary.errors) == (1, 1, ())
+    (application,) = job.rows("applications")
+    assert (application["status"], application["complete"]) == ("finished", True)
+
+
 @pytest.mark.parametrize(
     ("fake", "complaint"),
     [

@@ -291,6 +291,21 @@ def test_foreseen_errors_are_one_line(
         main()
 
 
+@pytest.mark.parametrize(
+    ("home", "status", "says"),
+    [
+        ("/var/lib/phoebe", "ok", "local disk"),
+        ("s3a://bucket/phoebe", "ok", "environment"),
+        ("hdfs://nn/phoebe", "warning", "hdfs://"),
+    ],
+)
+def test_doctor_says_which_way_events_take(home: str, status: str, says: str) -> None:
+    check = doctor.check_sink(home)
+    assert (check.name, check.status) == ("sink", status)
+    assert says in check.found
+    assert ("spool" in str(check.to_do)) == ("://" in home)
+
+
 def test_tables_are_compacted_and_vacuumed(home: str) -> None:
     for n in range(3):
         Tables(home).append([StageRecord(**ID, stage_id=100 + n, stage_attempt=0)])

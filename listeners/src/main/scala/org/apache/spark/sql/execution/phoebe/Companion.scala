@@ -150,6 +150,7 @@ final class Companion private[phoebe] (
   private def write(): Unit = {
     homeProblem() match {
       case Some(problem) => turnOff(problem)
+      case None if settings.spools => fail("spark.phoebe.harvest.sink=spool")
       case None => launch()
     }
     line(hello(continued = false), isHeader = true)

@@ -32,6 +32,9 @@ final class PhoebeSettings private (val values: Map[String, String]) {
   def minDurationMs: Long = values("min_duration_ms").toLong
   def uploadThreads: Int = values("checkpoint.upload_threads").toInt
   def readTimeoutMs: Long = values("checkpoint.read_timeout_ms").toLong
+
+  /** Whether events go to spool files, through Hadoop's file system, and no companion is started. */
+  def spools: Boolean = values("harvest.sink") == "spool"
   def queueCapacity: Int = values("harvest.queue_capacity").toInt
 
   /** What the test setting `force` names. */
