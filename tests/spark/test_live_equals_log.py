@@ -54,7 +54,9 @@ def rows(home: Path, table: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     return {tuple(row[name] for name in key): row for row in found}
 
 
-@pytest.mark.parametrize("table", ["applications", "executions", "stages", "executors"])
+@pytest.mark.parametrize(
+    "table", ["applications", "executions", "stages", "executors", "temp_storage"]
+)
 def test_rows_are_equal(homes: tuple[Path, Path], table: str) -> None:
     live, logged = (rows(home, table) for home in homes)
     assert live.keys() == logged.keys()
