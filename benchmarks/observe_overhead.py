@@ -91,6 +91,8 @@ def _measure(folder: Path, variant: str, items: list[queries.Item]) -> _Run:
         "spark.metrics.conf.*.sink.csv.unit": "minutes",
         "spark.metrics.conf.*.sink.csv.directory": str(metrics),
     }
+    if variant == "eventlog":  # as Spark comes
+        conf |= {"spark.eventLog.compress": "true", "spark.eventLog.rolling.enabled": "true"}
     with (
         queries.submit_queries(
             items,
