@@ -7,6 +7,7 @@ plugin does. Never raises: what goes wrong is "no checkpoint", with a reason.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -96,6 +97,8 @@ class AdviceDesk:
             return None
         if problem is not None:
             self._plugin.log("warning", f"no models, no query gets a checkpoint: {problem}")
+        # Models and history stay for good: a collection while a query waits need not walk them.
+        gc.freeze()
         self._plugin.ready(
             phoebe_spark.__version__, os.getpid(), self._shapes, advisor.model_version
         )

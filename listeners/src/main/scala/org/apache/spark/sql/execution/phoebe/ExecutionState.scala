@@ -6,12 +6,7 @@ import scala.jdk.CollectionConverters._
 
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.SparkPlan
-import org.apache.spark.sql.execution.phoebe.fingerprint.{
-  Fingerprint,
-  Fingerprinter,
-  Listing,
-  Refusal
-}
+import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Fingerprinter, Refusal}
 import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
 
 /** What was decided for one fingerprint within one SQL execution; it holds for all its exchanges. */
@@ -49,9 +44,6 @@ private[phoebe] final class ExecutionState {
     }
     fingerprinter(exchanges)
   }
-
-  /** Whether the files of a fingerprint are as they were planned. */
-  def unchanged(inputs: Seq[Listing]): Boolean = fingerprinter.unchanged(inputs)
 
   /** A fragment in which nothing can be checkpointed or restored: its exchanges get no look. */
   def passOver(exchanges: Seq[SparkPlan], reason: Reason): Unit = synchronized {

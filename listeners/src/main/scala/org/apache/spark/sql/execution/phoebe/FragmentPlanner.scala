@@ -6,7 +6,7 @@ import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.adaptive.QueryStageExec
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
-import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
+import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Fingerprinter, Refusal}
 
 /**
  * Puts checkpoints and restored boundaries into one adaptive plan fragment (a query's main plan or
@@ -121,8 +121,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       val choices = same.flatMap { case (b, _) => advised.choices.get(b.node) }
       val verdict = choices.find(_._1).orElse(choices.headOption) match {
         case Some((true, reason, _)) =>
-          val inputs = same.head._2.inputs
-          Verdict.Write(reason, () => state.unchanged(inputs))
+          Verdict.Write(reason, Fingerprinter.look(session, same.head._2.inputs))
         case Some((false, reason, _)) => Verdict.Skip(restores.refused.getOrElse(hash, reason))
         case None => Verdict.Skip(restores.refused.getOrElse(hash, advised.otherwise))
       }

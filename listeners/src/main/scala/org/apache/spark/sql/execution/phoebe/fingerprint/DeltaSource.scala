@@ -50,7 +50,7 @@ private[fingerprint] object DeltaSource {
       .add(get(metadata, "schemaString").toString)
       .addAll(configuration.toSeq.sorted.flatMap { case (k, v) => Seq(k, v) })
       .addAll(files)
-    new Listing(digest.hex(), index.rootPaths.mkString(","), Array.empty, () => true)
+    new Listing(digest.hex(), index.rootPaths.mkString(","), Array.empty, () => null, () => true)
   }
 
   private def get(target: AnyRef, member: String): AnyRef =

@@ -71,7 +71,7 @@ object FingerprintProbe {
   def unchanged(dataset: Dataset[_]): Boolean = {
     val fingerprinter = new Fingerprinter(dataset.sparkSession)
     fingerprinter(exchanges(dataset.queryExecution.executedPlan)).forall {
-      case Right(f) => fingerprinter.unchanged(f.inputs)
+      case Right(f) => Fingerprinter.look(dataset.sparkSession, f.inputs)()
       case Left(_) => false
     }
   }

@@ -61,10 +61,6 @@ final class Fingerprinter(session: SparkSession) {
         ))
     }
 
-  /** Whether the inputs' files still have the lengths and modification times they were listed with. */
-  def unchanged(inputs: Seq[Listing]): Boolean =
-    Listings.unchanged(inputs, session.sessionState.newHadoopConf())
-
   private def of(shuffle: ShuffleExchangeLike, settings: String): Fingerprint = {
     val relation = relations(shuffle)
     known.getOrElseUpdate(
@@ -94,5 +90,19 @@ final class Fingerprinter(session: SparkSession) {
           s"Partitioning ${other.getClass.getSimpleName} is not known."
         )
     }
+  }
+}
+
+object Fingerprinter {
+
+  /**
+   * A look at whether the inputs' files still have the lengths and modification times that they were
+   * listed with. It is kept for as long as the checkpoint that waits for it, so it holds on to the
+   * inputs and to nothing of the plan: or the plan's shuffles would never be cleaned up.
+   */
+  def look(session: SparkSession, inputs: Seq[Listing]): () => Boolean = {
+    val alive = inputs.map(_.source())
+    () =>
+      alive.size == inputs.size && Listings.unchanged(inputs, session.sessionState.newHadoopConf())
   }
 }

@@ -35,13 +35,16 @@ import org.apache.spark.util.ThreadUtils
  * @param files
  *   the listing's own records (path, length in bytes, modification time in ms since the epoch); none
  *   where files are never written twice
+ * @param source
+ *   the index that it was taken from, or null when nobody holds it any more
  * @param current
- *   whether the index that it was taken from has not been refreshed since
+ *   whether that index has not been refreshed since
  */
 final class Listing private[fingerprint] (
     private[fingerprint] val hash: String,
     val root: String,
     val files: Array[FileStatus],
+    private[fingerprint] val source: () => AnyRef,
     private[fingerprint] val current: () => Boolean
 )
 
@@ -65,6 +68,7 @@ private[fingerprint] object Listings {
           val made = hash(
             scan,
             partitionsOf(scan),
+            () => place.get,
             () => Option(place.get).flatMap(snapshot).contains(taken)
           )
           if (!made.current()) {
@@ -75,7 +79,7 @@ private[fingerprint] object Listings {
       case None =>
         val partitions = partitionsOf(scan)
         val statuses = new Statuses(partitions.flatMap(_._2))
-        ListingCache(index, key, statuses)(hash(scan, partitions, () => true))
+        ListingCache(index, key, statuses)(hash(scan, partitions, () => null, () => true))
     }
   }
 
@@ -92,6 +96,7 @@ private[fingerprint] object Listings {
   private def hash(
       scan: FileSourceScanExec,
       partitions: Array[(InternalRow, Array[FileStatus])],
+      source: () => AnyRef,
       current: () => Boolean
   ): Listing = {
     val schema: StructType = scan.relation.partitionSchema
@@ -106,7 +111,7 @@ private[fingerprint] object Listings {
       digest.add(s"${path.length}:$path ${s.getLen} ${s.getModificationTime} $partition")
     }
     val roots = scan.relation.location.rootPaths.map(_.toString).sorted.mkString(",")
-    new Listing(digest.hex(), roots, files.map(_._2), current)
+    new Listing(digest.hex(), roots, files.map(_._2), source, current)
   }
 
   /** What an index replaces whenever it lists anew; none where that cannot be seen. */

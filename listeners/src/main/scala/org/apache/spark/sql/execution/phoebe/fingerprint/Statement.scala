@@ -10,6 +10,7 @@ import org.apache.spark.sql.catalyst.trees.TreePattern.PLAN_EXPRESSION
 import org.apache.spark.sql.execution._
 import org.apache.spark.sql.execution.aggregate.BaseAggregateExec
 import org.apache.spark.sql.execution.joins.BaseJoinExec
+import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.isSparkSql
 import org.apache.spark.sql.execution.window.{WindowExec, WindowGroupLimitExec}
 import org.apache.spark.sql.types.{DataType, Metadata}
 
@@ -71,6 +72,8 @@ private[fingerprint] object Statement {
       case (Some(x), Some(y)) => same(x, y)
       case (x: ExprId, y: ExprId) => x == y
       case (x: DataType, y: DataType) => x == y
+      case (x: Product, y: Product) if isSparkSql(x.getClass.getName) =>
+        x.getClass == y.getClass && x.productIterator.corresponds(y.productIterator)(same)
       case (x: Metadata, y: Metadata) => x == y
       case (x: TableIdentifier, y: TableIdentifier) => x == y
       case (x: String, y: String) => x == y
