@@ -10,6 +10,8 @@ JAR    := phoebe_spark/jars/phoebe-spark_2.13-0.1.0.jar
 MVN    := mvn -q -B -f listeners/pom.xml
 SF     ?= 1
 NAME   ?= all
+TRIALS ?= 200
+SEED   ?= 20210711
 # Two test files at a time: most of a small application's time is its JVM starting on one core.
 TWO    := -n 2 --dist loadfile --durations=8
 say     = @printf '\033[1m== %s\033[0m\n' "$(1)"
@@ -78,9 +80,10 @@ demo: setup ## the main job end to end, at most ten minutes (SF= changes the sca
 bench: setup ## the figures of the README (NAME= for one)
 	@$(BIN)/python -m benchmarks $(NAME)
 
-nightly: test ## tests, those marked nightly, then every bench
+nightly: test ## tests, those marked nightly, every bench, more faults (TRIALS= SEED=)
 	@$(BIN)/python -m pytest -q --nightly -m nightly tests || test $$? -eq 5  # 5: none is marked
 	@$(BIN)/python -m benchmarks all
+	@$(BIN)/python -m benchmarks faults --repeats $(TRIALS) --seed $(SEED)
 
 wheel: $(STAMPS)/venv jar ## dist/*.whl, with the jar inside
 	$(call say,wheel)

@@ -25,7 +25,7 @@ from tests.support.store import committed, data_of
 
 # Higher-order functions cost time in one stage only, without a UDF: seconds for each reader.
 _SLOW = "aggregate(sequence(1, {work}), total * 0, (a, i) -> a + (i % 7))"
-SHAPES: Mapping[str, tuple[str, str]] = {
+SHAPES: Mapping[str, tuple[str, str, int]] = {
     "one": (
         f"""
         select o_custkey % 8 as bucket, count(*) as n, sum(total) as total, sum({_SLOW}) as slow
@@ -39,6 +39,7 @@ SHAPES: Mapping[str, tuple[str, str]] = {
         group by o_custkey % 8
         """,
         "e1",
+        1,
     ),
     "joined": (
         f"""
@@ -52,6 +53,7 @@ SHAPES: Mapping[str, tuple[str, str]] = {
         group by c_nationkey % 8
         """,
         "all",
+        4,
     ),
     "ranked": (
         f"""
@@ -67,9 +69,11 @@ SHAPES: Mapping[str, tuple[str, str]] = {
         group by o_custkey % 8
         """,
         "all",
+        2,
     ),
 }
-"""Name to SQL and the boundaries that are forced; each ends in a stage of some seconds."""
+"""Name to SQL, the boundaries that are forced, and how many of these are committed before the stage
+of some seconds that each has at its end."""
 
 CONF: Mapping[str, str] = {
     **queries.SHUFFLE_CONF,
@@ -281,7 +285,7 @@ class Bench:
         return f"{len(killed)} executors of worker {number}, at {at}"
 
     def _all_committed(self, trial: Trial) -> bool:
-        return len(committed(self.store)) >= (1 if SHAPES[trial.shape][1] == "e1" else 3)
+        return len(committed(self.store)) >= SHAPES[trial.shape][2]
 
     def _await(self, asked: int, condition: Callable[[], bool]) -> None:
         """Waits for a moment of the query, or for the query's end if it never comes."""

@@ -16,7 +16,7 @@ import java.util.concurrent.{CompletableFuture, ConcurrentHashMap}
 import java.util.concurrent.atomic.{AtomicInteger, LongAdder}
 
 import org.apache.hadoop.fs._
-import org.apache.hadoop.fs.impl.OpenFileParameters
+import org.apache.hadoop.fs.impl.FutureDataInputStreamBuilderImpl
 import org.apache.hadoop.fs.permission.FsPermission
 import org.apache.hadoop.util.{LambdaUtils, Progressable}
 
@@ -31,17 +31,20 @@ class SlowFileSystem(scheme: String) extends FilterFileSystem(new SlowFileSystem
     stream(path, bufferSize)
   }
 
-  override protected def openFileWithOptions(
-      path: Path,
-      parameters: OpenFileParameters
-  ): CompletableFuture[FSDataInputStream] =
-    LambdaUtils.eval(
-      new CompletableFuture[FSDataInputStream],
-      () => {
-        if (parameters.getStatus == null) request("status")
-        stream(path, parameters.getBufferSize)
-      }
-    )
+  /** A filter would hand this to the files themselves, past everything here. */
+  override def openFile(path: Path): FutureDataInputStreamBuilder =
+    new FutureDataInputStreamBuilderImpl(this, path) {
+      override def getThisBuilder: FutureDataInputStreamBuilder = this
+
+      override def build(): CompletableFuture[FSDataInputStream] =
+        LambdaUtils.eval(
+          new CompletableFuture[FSDataInputStream],
+          () => {
+            if (getStatus == null) request("status")
+            stream(path, getBufferSize)
+          }
+        )
+    }
 
   private def stream(path: Path, bufferSize: Int) =
     new FSDataInputStream(new SlowFileSystem.Input(fs.open(path, bufferSize), request))

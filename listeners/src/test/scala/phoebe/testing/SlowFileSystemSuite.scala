@@ -35,8 +35,11 @@ class SlowFileSystemSuite extends AnyFunSuite {
     in.close()
     val status = fs.listStatus(new Path(root, "a")).head
     assert(status.getPath == fs.makeQualified(file) && SlowRequests.count("list") == 1)
-    fs.openFile(file).withFileStatus(status).build().get().close()
-    assert(SlowRequests.count("status") == 1)
+    val before = SlowRequests.count("read")
+    val opened = fs.openFile(file).withFileStatus(status).build().get()
+    opened.readFully(0, new Array[Byte](1))
+    opened.close()
+    assert(SlowRequests.count("status") == 1 && SlowRequests.count("read") == before + 1)
     assert(fs.rename(file, new Path(root, "a/c")) && fs.delete(new Path(root, "a"), true))
     assert(SlowRequests.count("rename") == 1 && SlowRequests.count("delete") == 1)
   }
