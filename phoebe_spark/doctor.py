@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,7 @@ import orjson
 from phoebe_spark.companion.protocol import PROTOCOL
 from phoebe_spark.errors import MissingJarError
 from phoebe_spark.jar import jar_path
+from phoebe_spark.stores import Unreachable, hadoop_settings, reach, scheme
 
 TESTED_SPARK = "4.2.0"
 TESTED_DELTA_SPARK = "4.4.0"
@@ -144,20 +145,21 @@ def check_home(home: str) -> Check:
     return Check("home", "ok", found)
 
 
-_DELTALAKE_SCHEMES = frozenset({"file", "s3", "s3a", "gs", "az", "abfs", "abfss"})
+def check_sink(home: str, hadoop: Mapping[str, str] | None = None) -> Check:
+    """Which way a run's events can take into the tables, and why.
 
-
-def check_sink(home: str) -> Check:
-    """Which way a run's events can take into the tables, and why."""
-    scheme = home.partition("://")[0] if "://" in home else "file"
-    if scheme == "file":
+    ``hadoop``: Hadoop's settings, by default those of Spark's and Hadoop's files here; what a
+    session sets beside them only its driver knows, which logs one line when it spools.
+    """
+    found = reach(home, hadoop_settings() if hadoop is None else hadoop)
+    if isinstance(found, Unreachable):
+        to_do = "spark.phoebe.harvest.sink=spool spares the attempt; phoebe ingest reads the spool"
+        return Check("sink", "warning", f"spool: {found.reason.message}", to_do)
+    if scheme(home) == "file":
         return Check("sink", "ok", "delta: companions write the tables to a local disk")
-    if scheme not in _DELTALAKE_SCHEMES:
-        found = f"the deltalake package does not know {scheme}://, Hadoop may"
-        return Check("sink", "warning", found, "set spark.phoebe.harvest.sink=spool")
-    found = f"delta: companions write {scheme}:// with credentials from the driver's environment"
+    what = f"delta: companions write {scheme(home)}:// with {found.how}"
     to_do = "if only Hadoop has the credentials: spark.phoebe.harvest.sink=spool"
-    return Check("sink", "ok", found, to_do)
+    return Check("sink", "ok", what, to_do)
 
 
 def check_permissions(home: str) -> Check:

@@ -4,7 +4,10 @@ PhoebeError
 ├── MissingJarError       the plugin's jar is not in the installed package
 ├── SparkConnectError     a JVM-only helper was given a Spark Connect session
 ├── NoSessionError        there is no running Spark session
-└── PluginNotLoadedError  the session runs without the plugin
+├── PluginNotLoadedError  the session runs without the plugin
+├── NewerTablesError      the tables are of a newer phoebe_spark
+├── StoreUnreachableError the ``deltalake`` package cannot write to the home's store
+└── OtherWriterError      another kind of writer has the home's tables
 """
 
 from __future__ import annotations
@@ -32,3 +35,11 @@ class PluginNotLoadedError(PhoebeError):
 
 class NewerTablesError(PhoebeError):
     """The tables were written by a newer phoebe_spark, in a form that this one does not know."""
+
+
+class StoreUnreachableError(PhoebeError):
+    """The ``deltalake`` package cannot write to the home's store; Hadoop may be able to."""
+
+
+class OtherWriterError(PhoebeError):
+    """The tables of a home on S3 belong to another kind of writer."""

@@ -39,6 +39,7 @@ from phoebe_spark.records import (
     StageRecord,
     TempStorageRecord,
 )
+from phoebe_spark.stores import options_for
 
 if TYPE_CHECKING:
     import pandas
@@ -83,16 +84,18 @@ class Tables:
     >>> tables.append(harvest.consume(event))
     >>> tables.read("stages", filters=[("app_id", "=", "app-1")])
 
-    ``home`` is a directory, or the URI of one that the ``deltalake`` package can write to (then
-    with ``storage_options``). Several processes may append at once: a commit that loses a race is
-    tried again. Errors are the ``deltalake`` package's (``DeltaError``) and ``OSError``.
+    ``home`` is a directory, or the URI of one that the ``deltalake`` package can write to, with
+    ``storage_options``, or else with what `phoebe_spark.stores` makes of Hadoop's settings (raises
+    `StoreUnreachableError` where that cannot be done). Several processes may append at once: a
+    commit that loses a race is tried again. Errors are the ``deltalake`` package's (``DeltaError``)
+    and ``OSError``.
     """
 
     def __init__(
         self, home: str | Path, *, storage_options: dict[str, str] | None = None, attempts: int = 8
     ) -> None:
         self.home = str(home)
-        self._options = storage_options
+        self._options = options_for(self.home) if storage_options is None else storage_options
         self._attempts = attempts
         self._checked: set[str] = set()
 

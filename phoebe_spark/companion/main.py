@@ -4,7 +4,7 @@ Standard output carries protocol lines alone: its descriptor is moved out of the
 whatever a library prints goes to standard error, which the plugin shows in the driver's log.
 
 Exit codes: 0 everything stored, 1 something was lost, 2 the first line was not a ``hello`` that is
-understood here.
+understood here, or a home that the ``deltalake`` package cannot reach; the plugin spools then.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from phoebe_spark.companion.advice import AdviceDesk
 from phoebe_spark.companion.intake import PUT_LIMIT_S, Intake
 from phoebe_spark.companion.loop import Companion, TablesLike
 from phoebe_spark.companion.protocol import PROTOCOL, Plugin
+from phoebe_spark.errors import StoreUnreachableError
 from phoebe_spark.settings import SettingError, Value, resolve
+from phoebe_spark.stores import options_for
 
 log = logging.getLogger("phoebe")
 
@@ -52,13 +54,14 @@ def main() -> int:
     try:
         hello = _hello(first)
         settings = _settings(hello)
-    except ValueError as error:
+        options = options_for(str(hello["home"]))
+    except (ValueError, StoreUnreachableError) as error:
         print(f"phoebe companion: {error}", file=sys.stderr, flush=True)
         return 2
     desk = AdviceDesk(str(hello["home"]), str(hello.get("mode", "observe")), settings, plugin)
     plugin.ready(phoebe_spark.__version__, os.getpid(), desk.long_shapes(), None)
     desk.start()
-    companion = _companion(hello, settings, plugin)
+    companion = _companion(hello, settings, options, plugin)
     threading.Thread(target=_read, args=(source, intake, desk), daemon=True).start()
     companion.take(hello)
     return _run(companion, intake)
@@ -151,14 +154,17 @@ def _settings(hello: Mapping[str, Any]) -> dict[str, Value | None]:
 
 
 def _companion(
-    hello: Mapping[str, Any], settings: Mapping[str, Value | None], plugin: Plugin
+    hello: Mapping[str, Any],
+    settings: Mapping[str, Value | None],
+    options: dict[str, str],
+    plugin: Plugin,
 ) -> Companion:
     from phoebe_spark.harvest import Harvest
 
     def open_tables() -> TablesLike:
         from phoebe_spark.tables import Tables
 
-        return Tables(str(hello["home"]))
+        return Tables(str(hello["home"]), storage_options=options)
 
     return Companion(
         Harvest(source="live"),

@@ -196,7 +196,7 @@ def test_doctor_exit_code_says_whether_something_is_in_error(
     monkeypatch.setattr(doctor, "check_jar", lambda: doctor.Check("jar", "ok", "there"))
     checks = {c["name"]: c for c in run_json("doctor", "--home", str(tmp_path / "home"))}
     assert set(checks) == {
-        "java", "spark", "delta", "jar", "home", "permissions", "companion", "bundle"
+        "java", "spark", "delta", "jar", "home", "permissions", "sink", "companion", "bundle"
     }  # fmt: skip
     assert checks["companion"]["status"] == "ok"
     assert checks["bundle"]["status"] == "warning"
@@ -300,7 +300,7 @@ def test_foreseen_errors_are_one_line(
     ],
 )
 def test_doctor_says_which_way_events_take(home: str, status: str, says: str) -> None:
-    check = doctor.check_sink(home)
+    check = doctor.check_sink(home, {})
     assert (check.name, check.status) == ("sink", status)
     assert says in check.found
     assert ("spool" in str(check.to_do)) == ("://" in home)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class Running:
-    def __init__(self, home: Path, mode: str = "observe", **settings: str) -> None:
+    def __init__(self, home: Path | str, mode: str = "observe", **settings: str) -> None:
         self.home = home
         self.process = subprocess.Popen(
             [sys.executable, "-m", "phoebe_spark.companion"],
@@ -64,6 +64,20 @@ class Running:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
+
+
+def test_a_store_that_only_hadoop_reaches_is_named_without_its_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = {"fs.s3a.access.key": "AK", "fs.s3a.secret.key": "s3cr3t"}
+    told["fs.s3a.aws.credentials.provider"] = "org.acme.Vault"
+    monkeypatch.setenv("PHOEBE_HADOOP_SETTINGS", orjson.dumps(told).decode())
+    running = Running("s3a://bucket/home")
+    running.send(running.hello)
+    code, out, error = running.finish()
+    assert (code, out) == (2, b""), "the plugin then spools"
+    assert b"fs.s3a.aws.credentials.provider=Vault" in error
+    assert b"s3cr3t" not in error
 
 
 def test_ready_then_rows_then_finished(home: Path) -> None:

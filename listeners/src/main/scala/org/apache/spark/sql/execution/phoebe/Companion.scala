@@ -183,8 +183,12 @@ final class Companion private[phoebe] (
   }
 
   private def launch(): Unit =
-    try process = CompanionProcess.start(settings.python, onMessage, fail)
-    catch { case e: IOException => fail(s"${settings.python} cannot be started: ${e.getMessage}") }
+    try {
+      val environment = HadoopSettings.environment(settings.home, hadoop)
+      process = CompanionProcess.start(settings.python, environment, onMessage, fail)
+    } catch {
+      case e: IOException => fail(s"${settings.python} cannot be started: ${e.getMessage}")
+    }
 
   private def line(text: String, isHeader: Boolean = false): Unit = {
     if (isHeader && header.size < MaxHeader) header += text

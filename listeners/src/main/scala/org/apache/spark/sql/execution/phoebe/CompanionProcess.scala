@@ -125,6 +125,7 @@ private[phoebe] object CompanionProcess {
   /** Throws `IOException` when the program cannot be started. */
   def start(
       python: String,
+      environment: Map[String, String],
       onMessage: JsonNode => Unit,
       onFailure: String => Unit
   ): CompanionProcess = {
@@ -133,6 +134,7 @@ private[phoebe] object CompanionProcess {
     builder.environment().put("PYTHONSAFEPATH", "1")
     // glibc would keep what the companion's threads have freed, each its own.
     Memory.foreach { case (name, value) => builder.environment().putIfAbsent(name, value) }
+    environment.foreach { case (name, value) => builder.environment().put(name, value) }
     new CompanionProcess(builder.start(), onMessage, onFailure).start()
   }
 
