@@ -177,7 +177,7 @@ def test_settings_of_the_plugin_reach_the_optimizer() -> None:
 
 
 def test_a_hundred_stages_are_advised_on_in_time(home: Path) -> None:
-    """CPU time, warm: the machine that runs tests may be busy."""
+    """CPU time, warm; far above the bench's figure, because the machine may be busy."""
     advisor, _ = load_advisor(home, EASY)
     plan = _wide_plan(100)
     asked = request(plan)
@@ -185,7 +185,7 @@ def test_a_hundred_stages_are_advised_on_in_time(home: Path) -> None:
     advisor.advise(asked)
     began = time.thread_time()
     advisor.advise(asked)
-    assert time.thread_time() - began < 0.1
+    assert time.thread_time() - began < 0.25
 
 
 def _wide_plan(exchanges_wanted: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ private[phoebe] final class CheckpointAttempt(
   val place: CheckpointPlace = runtime.store.newAttempt(exchange.fingerprint)
   override val executionId: Long = exchange.executionId
   private val fingerprint = exchange.fingerprint
-  private val metrics = CheckpointMetrics.all.map(name => name -> exchange.metrics(name)).toMap
+  private val metrics = CheckpointMetrics.of(exchange)
 
   private var state: State = Writing
   private var shuffleId = -1

@@ -31,7 +31,10 @@ private[phoebe] object CheckpointMetrics {
   val CopyTime = "checkpoint copy time"
   val BytesCopied = "checkpoint bytes copied"
   val FreedBytes = "checkpoint freed bytes"
-  val all: Seq[String] = Seq(CopyTime, BytesCopied, FreedBytes)
+
+  /** A checkpoint's own metrics, without the node that holds on to the plan. */
+  def of(exchange: CheckpointExchangeExec): Map[String, SQLMetric] =
+    Seq(CopyTime, BytesCopied, FreedBytes).map(name => name -> exchange.metrics(name)).toMap
 }
 
 /** What a shuffle exchange of ours shares with Spark's: name, metrics, metrics reporters. */
