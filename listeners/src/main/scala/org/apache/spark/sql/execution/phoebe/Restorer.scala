@@ -44,7 +44,6 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
           for {
             checkpoint <- read(entry)
             _ <- compatible(checkpoint.manifest)
-            _ <- pinned(place)
             _ <- whole(checkpoint)
           } yield checkpoint
         } catch {
@@ -55,6 +54,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
         case Right(checkpoint) => admitted.put(place, checkpoint)
         case Left(reason) =>
           refused.put(place, reason)
+          runtime.store.unpin(place, sc.applicationId)
           logWarning(s"phoebe: not restored, the boundary is computed: $reason")
       }
       answer
@@ -63,6 +63,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 
   private def read(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] =
     try {
+      runtime.store.pin(entry.place, sc.applicationId)
       val checkpoint = runtime.store.readManifest(entry)
       if (checkpoint.manifest.user == sc.sparkUser) Right(checkpoint)
       else Left(Reason("other_user", "the checkpoint is another user's"))
@@ -88,10 +89,6 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
       ))
     } else Right(())
   }
-
-  private def pinned(place: CheckpointPlace): Either[Reason, Unit] =
-    if (runtime.store.pin(place, sc.applicationId)) Right(())
-    else Left(Reason("checkpoint_gone", s"the checkpoint $place was removed"))
 
   private def whole(checkpoint: CommittedCheckpoint): Either[Reason, Unit] = {
     val place = checkpoint.place

@@ -7,7 +7,7 @@ import java.util.UUID
 import scala.util.control.NonFatal
 
 import org.apache.hadoop.conf.Configuration
-import org.apache.hadoop.fs.{FileSystem, Path}
+import org.apache.hadoop.fs.{FileAlreadyExistsException, FileSystem, Path}
 import org.apache.hadoop.fs.permission.FsPermission
 
 import org.apache.spark.internal.Logging
@@ -15,7 +15,11 @@ import org.apache.spark.sql.execution.phoebe.Json
 import org.apache.spark.util.Utils
 
 /** A committed checkpoint that the store's catalogue names; its manifest has not been read yet. */
-private[phoebe] final case class CatalogEntry(place: CheckpointPlace, committedAtMs: Long)
+private[phoebe] final case class CatalogEntry(
+    place: CheckpointPlace,
+    committedAtMs: Long,
+    manifestBytes: Long
+)
 
 /** A committed checkpoint that the store holds. */
 private[phoebe] final case class CommittedCheckpoint(place: CheckpointPlace, manifest: Manifest)
@@ -49,7 +53,7 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration)
             case stem if buried(stem) => None
             case CheckpointStore.Stem(fingerprint, attempt) =>
               val place = CheckpointPlace(root.toString, fingerprint, attempt)
-              Some(CatalogEntry(place, status.getModificationTime))
+              Some(CatalogEntry(place, status.getModificationTime, status.getLen))
             case _ => None
           }
       }
@@ -57,10 +61,18 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration)
       .map { case (fingerprint, same) => fingerprint -> same.sortBy(-_.committedAtMs) }
   }
 
-  /** @throws DamagedFileException if it is not the whole manifest of that fingerprint */
+  /**
+   * @throws DamagedFileException
+   *   if it is not the whole manifest of that fingerprint
+   * @throws java.io.FileNotFoundException
+   *   if it was removed
+   */
   def readManifest(entry: CatalogEntry): CommittedCheckpoint = {
     val place = entry.place
-    val manifest = Manifest.decode(readWhole(fs, place.manifest), place.manifest.toString)
+    val manifest = Manifest.decode(
+      readWhole(fs, place.manifest, entry.manifestBytes),
+      place.manifest.toString
+    )
     if (manifest.fingerprint != place.fingerprint) {
       throw new DamagedFileException(s"${place.manifest}: is of another fingerprint than its name")
     }
@@ -99,19 +111,18 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration)
   }
 
   /**
-   * Says that an application reads a checkpoint, so that nobody else removes it.
-   *
-   * @return
-   *   false if it was removed meanwhile
+   * Says that an application reads a checkpoint, so that nobody else removes it from now on. It may
+   * have been removed before: its manifest is to be read after this.
    */
-  def pin(place: CheckpointPlace, appId: String): Boolean = {
-    val store = fs
-    val path = place.reader(appId)
-    if (!store.exists(path)) {
-      val who = Json.line("host" -> Utils.localHostName(), "pid" -> ProcessHandle.current().pid())
-      writeWhole(store, path, who.getBytes(UTF_8))
-    }
-    store.exists(place.manifest)
+  def pin(place: CheckpointPlace, appId: String): Unit = {
+    val who = Json.line("host" -> Utils.localHostName(), "pid" -> ProcessHandle.current().pid())
+    try writeWhole(fs, place.reader(appId), who.getBytes(UTF_8))
+    catch { case _: FileAlreadyExistsException => } // it said so before
+  }
+
+  /** The application does not read it after all. */
+  def unpin(place: CheckpointPlace, appId: String): Unit = quietly(place) {
+    fs.delete(place.reader(appId), false)
   }
 
   /**

@@ -72,13 +72,20 @@ private[phoebe] final class PackReader(directory: Path, conf: Configuration) ext
   /** Reads a whole pack, footer and all, without handing anything out. */
   def verify(pack: Pack): Unit = {
     val path = pathOf(pack)
-    val length = fs.getFileStatus(path).getLen
-    if (length != pack.bytes) {
-      throw new DamagedFileException(s"$path: $length bytes, ${pack.bytes} were committed")
+    if (fetcher.isLocal) {
+      val length = fs.getFileStatus(path).getLen
+      if (length != pack.bytes) {
+        throw new DamagedFileException(s"$path: $length bytes, ${pack.bytes} were committed")
+      }
     }
-    val offsets = footerOf(pack)
+    // The footer first: what it says is known before the first run is looked at.
+    fetcher.plan(
+      Iterator(rangeOf(pack, pack.footerOffset, pack.bytes)) ++
+        rangeOf(pack, 0, pack.footerOffset).split(fetcher.requestBytes)
+    )
+    val (range, bytes) = fetcher.next()
+    val offsets = Pack.decodeFooter(java.util.Arrays.copyOf(bytes, range.size), pack, path.toString)
     val wish = PackWish(pack, pack.mapIds.toSet, 0, offsets.length - 1, 0, sequential = true)
-    fetcher.plan(rangeOf(pack, 0, pack.footerOffset).split(fetcher.requestBytes))
     val input = new PlannedInput
     segments(wish, offsets, input, promised = None).foreach { segment =>
       while (segment.stream.skip(Long.MaxValue) > 0) {}

@@ -6,7 +6,7 @@ import java.util.concurrent.{ExecutionException, Future, TimeoutException, TimeU
 
 import scala.collection.mutable
 
-import org.apache.hadoop.fs.{FileStatus, FileSystem, FSDataInputStream, Path}
+import org.apache.hadoop.fs.{FileSystem, FSDataInputStream, Path}
 
 import org.apache.spark.sql.execution.phoebe.PhoebeSettings
 import org.apache.spark.util.ThreadUtils
@@ -143,21 +143,8 @@ private[phoebe] object RangeFetcher {
 
   private lazy val pool = ThreadUtils.newDaemonCachedThreadPool("phoebe-read", 16)
 
-  /** One request: the length is said, so that an object store is not asked for it first. */
-  private def request(fs: FileSystem, range: FileRange): Array[Byte] = {
-    val bytes = new Array[Byte](range.size)
-    val status = new FileStatus(range.fileBytes, false, 1, 1L << 27, 0, range.path)
-    val in = fs
-      .openFile(range.path)
-      .withFileStatus(status)
-      .opt("fs.option.openfile.read.policy", "random")
-      .opt("fs.option.openfile.length", range.fileBytes.toString)
-      .build()
-      .get()
-    try in.readFully(range.start, bytes)
-    finally in.close()
-    bytes
-  }
+  private def request(fs: FileSystem, range: FileRange): Array[Byte] =
+    StoreFiles.readRange(fs, range.path, range.fileBytes, range.start, range.size)
 
   /** A store that stumbles is asked again; a missing byte is damage. */
   private def withRetries[T](range: FileRange, attempt: Int = 1)(body: => T): T =

@@ -2,12 +2,14 @@ package org.apache.spark.sql.execution.phoebe.store
 
 import java.io.IOException
 import java.nio.charset.StandardCharsets.UTF_8
+import java.util.concurrent.ExecutionException
 
 import scala.util.control.NonFatal
 
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.{
   FileAlreadyExistsException,
+  FileStatus,
   FileSystem,
   FSDataOutputStream,
   LocalFileSystem,
@@ -22,6 +24,9 @@ class DamagedFileException(message: String) extends IOException(message)
 
 /** How single files of a checkpoint store are made and read, on any Hadoop file system. */
 private[phoebe] object StoreFiles extends Logging {
+
+  /** Of a manifest, which is read into memory. */
+  private val MostBytes = 1L << 30
 
   /**
    * The file system of a path. A local one is used without Hadoop's own checksum files: packs carry
@@ -55,19 +60,48 @@ private[phoebe] object StoreFiles extends Logging {
     finally out.close()
   }
 
-  /** @throws DamagedFileException if the file ends early or is longer than `limit` */
-  def readWhole(fs: FileSystem, path: Path, limit: Long = 1L << 30): Array[Byte] = {
-    val length = fs.getFileStatus(path).getLen
-    if (length > limit) throw new DamagedFileException(s"$path: $length bytes, more than it can be")
-    val bytes = new Array[Byte](length.toInt)
-    val in = fs.open(path)
-    try in.readFully(0, bytes)
+  /**
+   * Bytes of a file whose length is known: one request, where a store would else be asked for the
+   * length first.
+   *
+   * @throws java.io.EOFException
+   *   if the file ends before them
+   */
+  def readRange(
+      fs: FileSystem,
+      path: Path,
+      fileBytes: Long,
+      start: Long,
+      size: Int
+  ): Array[Byte] = {
+    val bytes = new Array[Byte](size)
+    val in = fs
+      .openFile(path)
+      .withFileStatus(new FileStatus(fileBytes, false, 1, 1L << 27, 0, path))
+      .opt("fs.option.openfile.read.policy", "random")
+      .opt("fs.option.openfile.length", fileBytes.toString)
+      .build()
+      .get()
+    try in.readFully(start, bytes)
+    finally in.close()
+    bytes
+  }
+
+  /** A whole file of that length. @throws DamagedFileException if it ends early */
+  def readWhole(fs: FileSystem, path: Path, fileBytes: Long): Array[Byte] = {
+    if (fileBytes > MostBytes) {
+      throw new DamagedFileException(s"$path: $fileBytes bytes, more than it can be")
+    }
+    try readRange(fs, path, fileBytes, 0, fileBytes.toInt)
     catch {
       case e: java.io.EOFException =>
         throw new DamagedFileException(s"$path: ends early (${e.getMessage})")
-    } finally in.close()
-    bytes
+      case e: ExecutionException if e.getCause.isInstanceOf[IOException] => throw e.getCause
+    }
   }
+
+  def readWhole(fs: FileSystem, path: Path): Array[Byte] =
+    readWhole(fs, path, fs.getFileStatus(path).getLen)
 
   /** Says that a committed checkpoint is damaged, so that no later run meets it. Never throws. */
   def writeTombstone(place: CheckpointPlace, conf: Configuration, why: String): Unit =
