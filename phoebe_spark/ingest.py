@@ -31,6 +31,8 @@ from phoebe_spark.harvest import Harvest, decode
 from phoebe_spark.ingest_summary import IngestError, IngestProgress, IngestSummary, Totals
 from phoebe_spark.records import ApplicationRecord, BoundaryRecord, CheckpointRecord, Record
 from phoebe_spark.remote_logs import is_remote, remote_logs
+from phoebe_spark.spark_tables import SparkTables
+from phoebe_spark.stores import Writer, writer_of
 from phoebe_spark.tables import Tables
 
 _NEWEST_SPARK = (4, 2)
@@ -42,6 +44,7 @@ _PROGRESS_EVERY = 5_000
 
 
 Progress = Callable[[IngestProgress], None]
+AnyTables = Tables | SparkTables
 
 
 def ingest(
@@ -51,18 +54,22 @@ def ingest(
     *,
     since: datetime | None = None,
     parallel: int = 1,
+    writer: Writer = "auto",
 ) -> IngestSummary:
     """Read the logs in ``paths`` into the tables of ``home``.
 
     Paths are files and directories, or URIs of any store that Spark reaches (`remote_logs`). Logs
     last written before ``since`` are passed over. With ``parallel`` so many processes read local
-    logs. A log that cannot be read is an entry of ``errors`` and does not stop the others. Raises
-    what `Tables.append` raises when the tables cannot be written, and ``ImportError`` for a URI
-    without PySpark.
+    logs, except where Spark writes the tables. ``writer``: who does (`writer_of`). A log that
+    cannot be read is an entry of ``errors`` and does not stop the others. Raises what
+    `Tables.append` raises when the tables cannot be written (or what Spark does), and
+    ``ImportError`` without PySpark for a URI or where Spark is to write.
     """
     started = time.monotonic()
     given = [str(path) for path in paths]
     totals = Totals()
+    by_spark = writer_of(str(home), writer) == "delta-spark"
+    tables = SparkTables(str(home)) if by_spark else Tables(home)
 
     def unreadable(path: str | Path, error: OSError) -> None:
         totals.errors.append(IngestError(str(path), error.strerror or str(error)))
@@ -72,12 +79,13 @@ def ingest(
     recent = [source for source in sources if since is None or _written_since(source, since)]
     totals.too_old = len(sources) - len(recent)
     files = len(sources)
-    if parallel > 1 and len(recent) > 1:
+    if parallel > 1 and len(recent) > 1 and not by_spark:
         for part in _in_processes(recent, home, parallel, progress):
             totals.add(part)
     else:
         for number, source in enumerate(recent, start=1):
-            totals.add(_ingest_log(source, home, _reporter(progress, source, number, len(recent))))
+            report = _reporter(progress, source, number, len(recent))
+            totals.add(_ingest_log(source, tables, report))
 
     def too_old() -> None:
         nonlocal files
@@ -87,7 +95,7 @@ def ingest(
     for uri in filter(is_remote, given):
         for source in remote_logs(uri, since, unreadable, too_old):
             files += 1
-            totals.add(_ingest_log(source, home, _reporter(progress, source, files, files)))
+            totals.add(_ingest_log(source, tables, _reporter(progress, source, files, files)))
     return totals.summary(files, time.monotonic() - started)
 
 
@@ -132,9 +140,9 @@ def _in_processes(
 
 
 def _ingest_group(sources: list[LogSource], home: str | Path) -> Totals:
-    totals = Totals()
+    totals, tables = Totals(), Tables(home)
     for source in sources:
-        totals.add(_ingest_log(source, home, lambda _events: None))
+        totals.add(_ingest_log(source, tables, lambda _events: None))
     return totals
 
 
@@ -146,9 +154,9 @@ def _quick_name(source: LogSource) -> tuple[str, str] | None:
     return (first.app_id, first.app_attempt) if first.app_id is not None else None
 
 
-def _ingest_log(source: LogSource, home: str | Path, report: Report) -> Totals:
+def _ingest_log(source: LogSource, tables: AnyTables, report: Report) -> Totals:
     """One log; what is wrong with it is in ``errors``, what is wrong with the tables is raised."""
-    totals, tables = Totals(), Tables(home)
+    totals = Totals()
     try:
         _ingest_one(source, tables, totals, report)
     except UnreadableLogError as error:
@@ -167,7 +175,7 @@ def _is_ours(error: OSError, home: str) -> bool:
     return error.filename is None or str(error.filename).startswith(home)
 
 
-def _ingest_one(source: LogSource, tables: Tables, totals: Totals, report: Report) -> None:
+def _ingest_one(source: LogSource, tables: AnyTables, totals: Totals, report: Report) -> None:
     first = _first(source)
     known = _known(tables, first)
     current = known[-1] if known else None
@@ -250,7 +258,7 @@ def _one_run(known: Mapping[str, Any], first: Harvest) -> bool:
     return bool(abs(known["started_at"] - first.started_at) < _SAME_START)
 
 
-def _write(tables: Tables, rows: list[Record], totals: Totals) -> None:
+def _write(tables: AnyTables, rows: list[Record], totals: Totals) -> None:
     tables.append(rows)
     totals.rows.update(row.TABLE for row in rows)
 
@@ -291,7 +299,7 @@ def _first(source: LogSource) -> Harvest:
     return harvest
 
 
-def _known(tables: Tables, first: Harvest) -> list[dict[str, Any]]:
+def _known(tables: AnyTables, first: Harvest) -> list[dict[str, Any]]:
     """The application's rows in the tables, of all sources, in the order in which they came."""
     if first.app_id is None:
         return []
@@ -304,7 +312,7 @@ def _known(tables: Tables, first: Harvest) -> list[dict[str, Any]]:
 
 
 def _said(
-    tables: Tables, application: Mapping[str, Any] | None
+    tables: AnyTables, application: Mapping[str, Any] | None
 ) -> dict[tuple[int, str], dict[str, Any]]:
     """What the plugin said of the application's boundaries, by execution and boundary: fields of
     their rows. Which stage ran one is for every source to tell."""

@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -33,6 +34,7 @@ _AZURE = frozenset({"abfs", "abfss"})
 _GOOGLE = frozenset({"gs"})
 
 Settings = Mapping[str, str]
+Writer = Literal["auto", "deltalake", "delta-spark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,15 @@ def options_for(home: str) -> dict[str, str]:
     if isinstance(found, Unreachable):
         raise StoreUnreachableError(f"{home} cannot be written from here: {found.reason.message}")
     return found.options
+
+
+def writer_of(home: str, asked: Writer = "auto") -> Writer:
+    """Who writes the tables of ``home``: by itself the ``deltalake`` package, and Spark with
+    delta-spark where that cannot reach the home's store."""
+    if asked != "auto":
+        return asked
+    found = reach(home, hadoop_settings())
+    return "delta-spark" if isinstance(found, Unreachable) else "deltalake"
 
 
 def _no(code: str, message: str, **args: str) -> Unreachable:

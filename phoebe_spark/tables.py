@@ -111,12 +111,10 @@ class Tables:
 
         Tables are created on first use. Each table's rows appear all at once or not at all.
         """
-        by_table: dict[str, list[Record]] = {}
-        for record in records:
-            by_table.setdefault(record.TABLE, []).append(record)
-        for table, rows in by_table.items():
+        groups = by_table(records)
+        for table, rows in groups.items():
             self._commit(table, to_arrow(RECORDS[table], rows))
-        return sum(map(len, by_table.values()))
+        return sum(map(len, groups.values()))
 
     def _commit(self, table: str, rows: Table) -> None:
         path = self.path(table)
@@ -137,7 +135,7 @@ class Tables:
                     mode="append",
                     partition_by=[PARTITION_COLUMN],
                     schema_mode="merge",  # a later version's new columns
-                    description=f"phoebe_spark {table}, format {FORMAT}",
+                    description=description(table),
                     storage_options=self._options,
                     commit_properties=CommitProperties(max_commit_retries=50),
                 )
@@ -145,12 +143,7 @@ class Tables:
     def _open(self, table: str) -> DeltaTable:
         """Raises `NewerTablesError`, and ``TableNotFoundError`` for a table never written."""
         delta = DeltaTable(self.path(table), storage_options=self._options)
-        found = _FORMAT.search(delta.metadata().description or "")
-        if found and int(found.group(1)) > FORMAT:
-            raise NewerTablesError(
-                f"{self.path(table)} was written by a newer phoebe_spark (format {found.group(1)}, "
-                f"this one knows {FORMAT}): upgrade phoebe_spark, or name another home"
-            )
+        checked_format(self.path(table), delta.metadata().description)
         return delta
 
     def exists(self, table: str) -> bool:
@@ -176,8 +169,8 @@ class Tables:
         try:
             delta = self._open(table)
         except TableNotFoundError:
-            empty = _pyarrow_empty(record)
-            return empty.select(list(columns)) if columns is not None else empty
+            none = empty(record)
+            return none.select(list(columns)) if columns is not None else none
         wanted = None
         if columns is not None:
             needed = (*record.KEY, "written_at") if latest else ()
@@ -186,9 +179,9 @@ class Tables:
         asked = wanted if wanted is not None else [field.name for field in fields(record)]
         wanted = [name for name in asked if name in there]
         rows = _rows(delta, wanted, filters, self._known(table, since))
-        rows = _with_columns(rows, record, [name for name in asked if name not in there])
+        rows = with_columns(rows, record, [name for name in asked if name not in there])
         if latest:
-            rows = _last_of_key(rows, record.KEY)
+            rows = last_of_key(rows, record.KEY)
         return rows.select(list(columns)) if columns is not None else rows
 
     def version(self, table: str) -> int | None:
@@ -236,6 +229,28 @@ class Tables:
         return frame
 
 
+def by_table(records: Iterable[Record]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.TABLE, []).append(record)
+    return groups
+
+
+def description(table: str) -> str:
+    """What a table says of itself."""
+    return f"phoebe_spark {table}, format {FORMAT}"
+
+
+def checked_format(path: str, said: str | None) -> None:
+    """Raises `NewerTablesError` where a table's description names a later format."""
+    found = _FORMAT.search(said or "")
+    if found and int(found.group(1)) > FORMAT:
+        raise NewerTablesError(
+            f"{path} was written by a newer phoebe_spark (format {found.group(1)}, "
+            f"this one knows {FORMAT}): upgrade phoebe_spark, or name another home"
+        )
+
+
 def _files(delta: DeltaTable) -> set[str]:
     """Relative to the table."""
     return set(delta.get_add_actions(flatten=True)["path"].to_pylist())
@@ -257,13 +272,13 @@ def _rows(
     return rows
 
 
-def _with_columns(rows: pyarrow.Table, record: type[Record], names: list[str]) -> pyarrow.Table:
+def with_columns(rows: pyarrow.Table, record: type[Record], names: list[str]) -> pyarrow.Table:
     """Columns that the table does not have yet, as their defaults."""
     import pyarrow as pa
 
     if not names:
         return rows
-    kinds = _pyarrow_empty(record).schema
+    kinds = empty(record).schema
     defaults = {field.name: field.default for field in fields(record)}
     for name in names:
         value = pa.scalar(defaults[name], type=kinds.field(name).type)
@@ -271,7 +286,7 @@ def _with_columns(rows: pyarrow.Table, record: type[Record], names: list[str]) -
     return rows
 
 
-def _last_of_key(rows: pyarrow.Table, key: tuple[str, ...]) -> pyarrow.Table:
+def last_of_key(rows: pyarrow.Table, key: tuple[str, ...]) -> pyarrow.Table:
     import pyarrow as pa
 
     if rows.num_rows == 0:
@@ -284,11 +299,11 @@ def _last_of_key(rows: pyarrow.Table, key: tuple[str, ...]) -> pyarrow.Table:
     return ordered.take(last["rank__max"].combine_chunks().sort())
 
 
-def _pyarrow_empty(record: type[Record]) -> pyarrow.Table:
+def empty(record: type[Record]) -> pyarrow.Table:
     import pyarrow as pa
 
-    empty: pa.Table = pa.table(to_arrow(record, []))
-    return empty
+    rows: pa.Table = pa.table(to_arrow(record, []))
+    return rows
 
 
 def to_arrow(record: type[Record], rows: Sequence[Record]) -> Table:

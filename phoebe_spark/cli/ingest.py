@@ -22,6 +22,7 @@ from phoebe_spark.cli.output import (
     print_rows,
     say_error,
 )
+from phoebe_spark.stores import Writer
 
 _AGO = re.compile(r"(\d+)([dh])")
 
@@ -56,6 +57,14 @@ def ingest(
     parallel: Annotated[
         int, typer.Option(min=1, max=256, help="Local logs are read by so many processes.")
     ] = 1,
+    writer: Annotated[
+        Writer,
+        typer.Option(
+            help="What writes the tables: the deltalake package, or Spark with delta-spark, which "
+            "also reaches stores that only Hadoop knows (in one process). auto: deltalake where it "
+            "can."
+        ),
+    ] = "auto",
     json: Json = False,
 ) -> None:
     """Read Spark event logs and spooled events into the tables under HOME.
@@ -82,7 +91,7 @@ def ingest(
             name = f"{Path(at.path).name}, {at.events} events"
             bar.update(task, completed=at.file - 1, total=at.files, description=name)
 
-        summary = run(given, expand(home), progress, since=oldest, parallel=parallel)
+        summary = run(given, expand(home), progress, since=oldest, parallel=parallel, writer=writer)
     row = asdict(summary)
     errors, warnings = row["errors"], row["warnings"]
     if json:

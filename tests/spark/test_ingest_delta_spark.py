@@ -1,0 +1,77 @@
+"""Tables on a file system that only Spark reaches, written by delta-spark: the rows that the
+``deltalake`` package writes, and nothing twice."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+
+from phoebe_spark.ingest import ingest
+from phoebe_spark.tables import RECORDS, Tables
+from tests.support.places import ROOT, ivy_home, spark_environment
+
+LOGS = ROOT / "tests" / "data" / "eventlogs"
+SCRIPT = """
+import sys
+import orjson
+from phoebe_spark.ingest import ingest
+print(orjson.dumps([ingest([log], "viewfs://store/home") for log in sys.argv[1:]]).decode())
+"""
+
+
+def _rows(home: Path, table: str) -> list[str]:
+    rows = Tables(home).read(table, latest=False).drop_columns(["written_at"]).to_pylist()
+    return sorted(map(repr, rows))
+
+
+def test_a_home_that_only_spark_reaches(tmp_path: Path) -> None:
+    home, conf, logs = tmp_path / "home", tmp_path / "conf", tmp_path / "logs"
+    for folder in (home, conf, logs):
+        folder.mkdir()
+    log = logs / "app"
+    shutil.copy(LOGS / "spark-4.0.1.gz", log)
+    settings = {
+        "spark.master": "local[1]",
+        "spark.ui.enabled": "false",
+        "spark.driver.memory": "1g",
+        "spark.sql.session.timeZone": "Asia/Tokyo",  # rows are in UTC all the same
+        "spark.local.dir": str(tmp_path),
+        "spark.sql.warehouse.dir": str(tmp_path / "warehouse"),
+        "spark.sql.shuffle.partitions": "1",
+        "spark.databricks.delta.snapshotPartitions": "1",
+        "spark.hadoop.fs.viewfs.mounttable.store.link./home": home.as_uri(),
+    }
+    lines = (f"{key} {value}\n" for key, value in settings.items())
+    (conf / "spark-defaults.conf").write_text("".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(log), str(log)],
+        env={
+            **spark_environment(),
+            "SPARK_CONF_DIR": str(conf),
+            "SPARK_SUBMIT_OPTS": f"-Duser.home={ivy_home()}",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    first, second = orjson.loads(done.stdout.splitlines()[-1])
+    assert (first["applications"], first["errors"]) == (1, [])
+    assert (second["applications"], second["skipped"], second["rows"]) == (0, 1, 0)
+    other = tmp_path / "other"
+    summary = ingest([log], other)
+    assert summary.rows == first["rows"]
+    for table in RECORDS:
+        assert _rows(home, table) == _rows(other, table), table
+        # Without a session: the package appends to what Spark made, and knows its format.
+        if Tables(home).exists(table):
+            assert Tables(home)._open(table).metadata().description == (
+                Tables(other)._open(table).metadata().description
+            )
+    assert (ingest([log], home).skipped, ingest([log], home).rows) == (1, 0)
