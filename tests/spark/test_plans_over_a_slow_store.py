@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support import apps
-from tests.support.places import testing_jar
+from tests.support import apps, places
 
 BRANCHES = 6
 LATENCY_MS = 100
@@ -66,7 +65,7 @@ def submit(folder: Path, name: str, latency_ms: int, force: str) -> dict[str, An
     }
     with apps.submit(
         script, [str(folder), str(latency_ms), str(BRANCHES), str(result)],
-        folder=folder / name, conf=conf, plugin="jars", packages_jars=[testing_jar()],
+        folder=folder / name, conf=conf, plugin="jars", packages_jars=[places.testing_jar()],
         with_event_log=False,
     ) as app:  # fmt: skip
         app.wait().check()

@@ -110,6 +110,7 @@ def flat(soak: list[dict[str, Any]]) -> None:
     assert end["our_threads"] <= max(40, third["our_threads"])  # pools have their most by then
     assert end["heap_kib"] <= third["heap_kib"] + 24 * 1024
     assert end["shuffle_files"] <= third["shuffle_files"] + 4
+    assert end["shuffles"] <= third["shuffles"] + 4  # registered with Spark's map output tracker
 
 
 def test_a_hundred_queries_leave_memory_threads_and_disks_flat(said: dict[str, Any]) -> None:
