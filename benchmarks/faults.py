@@ -32,6 +32,7 @@ from tests.support.store import committed, data_of
 TRIALS = 40
 RESTORED_OF = 10  # every tenth trial harms a checkpoint before it is restored
 DISK = "96m"
+HOSTS = ("127.0.0.1", "127.0.0.2")  # or executors read each other's files from the disk they share
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def run(options: Options) -> Result:
     outcomes: list[trials.Outcome] = []
     figures: dict[str, Any] = {"upstream_reruns": 0, "losses_judged": 0}
     with (
-        standalone(options.work / "cluster") as cluster,
+        standalone(options.work / "cluster", hosts=HOSTS) as cluster,
         small_disk(options.work / "disk") as disk,
     ):
         if not disk.is_mount():

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,19 +134,21 @@ def standalone(
     memory: str = "1200m",
     timeout_s: float = 60,
     service_port: int | None = None,
+    hosts: Sequence[str] = ("127.0.0.1",),
 ) -> Iterator[Cluster]:
     """Starts a cluster under ``folder``; raises ``ClusterError`` when a daemon stays down.
 
     ``cores`` and ``memory`` are per worker. ``service_port`` starts the external shuffle service in
-    the worker, on that port: with one worker, since all are on one host.
+    the worker, on that port: with one worker, since all are on one machine. ``hosts`` are taken in
+    turn: Spark starts no speculative task on the host of the first attempt.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    common = ["--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
+    common = ["--port", "0", "--webui-port", "0"]
     env = {"SPARK_DAEMON_MEMORY": "256m"}
     with ExitStack() as stack:
         log = folder / "master.log"
         name = "org.apache.spark.deploy.master.Master"
-        stack.enter_context(_daemon(name, common, log, env))
+        stack.enter_context(_daemon(name, ["--host", "127.0.0.1", *common], log, env))
         url = _await(log, r"spark://127\.0\.0\.1:\d+", timeout_s)
 
         def start(number: int) -> Worker:
@@ -154,7 +156,8 @@ def standalone(
             local = home / "local"
             local.mkdir(parents=True, exist_ok=True)
             log = home / "worker.log"
-            arguments = [*common, "--cores", str(cores), "--memory", memory]
+            host = hosts[number % len(hosts)]
+            arguments = ["--host", host, *common, "--cores", str(cores), "--memory", memory]
             arguments += ["--work-dir", str(home / "work"), url]
             settings = {**env, "SPARK_LOCAL_DIRS": str(local)}
             if service_port is not None:

@@ -169,6 +169,17 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     }.sum
   }
 
+  /** Also where only readers have met the shuffle so far: a stage that is retried may write here. */
+  private def flush(id: Int): Unit = Option(shuffles.get(id)).foreach { local =>
+    local.synchronized {
+      local.state = local.state.map {
+        case Uploading(place, _) => Uploading(place, stageIsOver = true)
+        case other => other
+      }
+      Option(local.queue.get()).foreach(_.flush())
+    }
+  }
+
   private def close(id: Int): Unit = Option(shuffles.get(id)).foreach { local =>
     local.synchronized {
       local.state = Some(Ordinary)
@@ -184,8 +195,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
       Guard.run("hear the driver") {
         decode(bytes) match {
           case Switch(id, stored) => switch(id, stored)
-          case Flush(id) =>
-            Option(shuffles.get(id)).flatMap(l => Option(l.queue.get())).foreach(_.flush())
+          case Flush(id) => flush(id)
           case Close(id) => close(id)
           case Forget(id) => forget(id)
           case other => logWarning(s"phoebe: a message that nobody expects: $other")

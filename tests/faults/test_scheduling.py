@@ -1,0 +1,257 @@
+"""What Spark's scheduler does beside the happy path, with checkpoints: speculative tasks, stages
+that are tried again, executors that are gone while the external shuffle service serves their files,
+executors that dynamic allocation lets go, push-based shuffle."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.faults import HOSTS
+from tests.support import apps, eventlog, places, trials
+from tests.support.cluster import Cluster, standalone
+from tests.support.compare import compare_results
+from tests.support.served import Served
+from tests.support.store import committed, data_of, read_manifest, wait_for_commits
+from tests.support.tpc import data
+
+FORCED = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "e1"}
+SQL = trials.sql_of("one", 1500)
+
+# One key costs seconds, all others next to nothing.
+STRAGGLER = """
+select k % 8 as bucket, count(*) as n, sum(slow) as slow
+from (
+  select /*+ REPARTITION(4, k) */ k, slow
+  from (
+    select k, aggregate(
+      sequence(1, if(k = 0, 6000, 1)), cast(total as bigint),
+      (a, i) -> a + aggregate(sequence(1, 5000), i, (b, j) -> b + (j % 7))) as slow
+    from (select o_custkey % 97 as k, sum(o_shippriority) as total from orders group by 1)
+  )
+)
+group by k % 8
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scheduling")
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path) -> Iterator[Cluster]:
+    """Two machines, as far as Spark can tell."""
+    with standalone(folder / "cluster", hosts=HOSTS) as found:
+        yield found
+
+
+def _served(folder: Path, cluster: Cluster, **conf: str) -> Served:
+    settings = {
+        **trials.CONF,
+        "spark.executor.cores": "1",
+        "spark.phoebe.home": str(folder / "home"),
+        "spark.phoebe.checkpoint.retain": "always",
+        "spark.phoebe.checkpoint.dir": f"faulty://{folder / 'store'}",
+        "spark.hadoop.fs.faulty.impl": "phoebe.testing.FaultyFileSystem",
+        "spark.hadoop.fs.faulty.control": str(folder / "control"),
+        # What is freed is to be our doing.
+        "spark.sql.classic.shuffleDependency.fileCleanup.enabled": "false",
+    }
+    settings |= {key.replace("__", "."): value for key, value in conf.items()}
+    return Served(
+        folder,
+        data("tpch", 0.1),
+        master=cluster.master,
+        conf=settings,
+        plugin="jars",
+        packages_jars=[places.testing_jar()],
+    )
+
+
+def _until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
+        time.sleep(0.05)
+
+
+def _executors(cluster: Cluster) -> list[int]:
+    return [pid for worker in cluster.workers for pid in worker.executor_pids()]
+
+
+def _one_winner_each(manifest: Path) -> None:
+    found = read_manifest(manifest)
+    assert len(found["map_ids"]) == len(set(found["map_ids"])) == found["num_maps"]
+    held = [map_id for pack in found["packs"] for map_id in pack["map_ids"]]
+    assert set(found["map_ids"]) <= set(held)
+    for pack in found["packs"]:
+        assert (data_of(manifest) / pack["file"]).stat().st_size == pack["bytes"]
+
+
+def test_speculation(folder: Path, cluster: Cluster) -> None:
+    here = folder / "speculation"
+    with _served(
+        here,
+        cluster,
+        spark__speculation="true",
+        spark__speculation__interval="50ms",
+        spark__speculation__multiplier="1.1",
+        spark__speculation__quantile="0.2",
+        spark__speculation__minTaskRuntime="50ms",
+        spark__speculation__efficiency__enabled="false",
+    ) as served:
+        assert served.run("plain", STRAGGLER, trials.PLAIN).error is None
+        _until(lambda: len(_executors(cluster)) == 2, "two executors")
+        assert served.run("forced", STRAGGLER, FORCED).error is None
+        manifest = wait_for_commits(here / "store", 1)[0]
+        served.stop()
+    assert not compare_results(served.output("plain"), served.output("forced"))
+    _one_winner_each(manifest)
+    log = apps.event_log(here)
+    attempts = [
+        event["Task Info"]["Speculative"]
+        for event in eventlog.events(log)
+        if event["Event"] == "SparkListenerTaskStart"
+    ]
+    assert any(attempts), "nothing was speculated"
+
+
+def test_a_stage_tried_again(folder: Path, cluster: Cluster) -> None:
+    """An executor is lost while it uploads: what it had not uploaded is computed again."""
+    here = folder / "retry"
+    here.mkdir()
+    with _served(here, cluster) as served:
+        assert served.run("plain", SQL, trials.PLAIN).error is None
+        _until(lambda: len(_executors(cluster)) == 2, "two executors")
+        (here / "control").write_text("write 2000\n")
+        asked = served.ask("forced", SQL, FORCED)
+        _until(lambda: any((here / "store" / "data").glob("*/*/*.pack")), "an upload")
+        os.kill(_executors(cluster)[0], signal.SIGKILL)
+        (here / "control").unlink()
+        assert served.answer(asked).error is None
+        _until(
+            lambda: committed(here / "store") or "abandoned" in served.log, "a commit or none", 90
+        )
+        served.stop()
+    assert not compare_results(served.output("plain"), served.output("forced"))
+    run = eventlog.read(apps.event_log(here))
+    assert Counter(s.stage_id for s in run.stages).most_common(1)[0][1] > 1, "no stage was retried"
+    for manifest in committed(here / "store"):
+        _one_winner_each(manifest)
+
+
+def _map_ids(executor_dir: Path) -> list[int]:
+    """The map tasks of which an executor's directories hold a data file."""
+    names = (re.match(r"shuffle_\d+_(\d+)_", f.name) for f in executor_dir.rglob("shuffle_*.data"))
+    return [int(m.group(1)) for m in names if m]
+
+
+def test_files_of_a_lost_executor_are_freed_by_the_shuffle_service(
+    folder: Path,
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    # One machine with room for two executors.
+    with standalone(
+        folder / "cluster-service", workers=1, cores=2, memory="2400m", service_port=port
+    ) as cluster:
+        _lose_an_executor(folder / "service", cluster, port)
+
+
+def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
+    here.mkdir()
+    local = cluster.workers[0].local_dir
+    with _served(
+        here,
+        cluster,
+        spark__shuffle__service__enabled="true",
+        spark__shuffle__service__port=str(service_port),
+    ) as served:
+        assert served.run("plain", SQL, trials.PLAIN).error is None
+        _until(lambda: len(_executors(cluster)) == 2, "two executors")
+        # A pack takes as long, and then the manifest: the kill comes while that is written.
+        (here / "control").write_text("write 3000\n")
+        asked = served.ask("forced", trials.sql_of("one", 6000), FORCED)
+        _until(lambda: any((here / "store" / "data").glob("*/*/*.pack")), "an upload")
+        time.sleep(4.5)
+        files = {path: set(_map_ids(path)) for path in local.glob("spark-*/executor-*")}
+        os.kill(_executors(cluster)[0], signal.SIGKILL)
+        assert not committed(here / "store")
+        map_ids = set(read_manifest(wait_for_commits(here / "store", 1)[0])["map_ids"])
+        assert sum(bool(found & map_ids) for found in files.values()) == 2, (files, map_ids)
+        assert served.answer(asked).error is None
+        assert served.run("same", trials.sql_of("one", 6000), trials.PLAIN).error is None
+        _until(lambda: not any(map_ids & set(_map_ids(path)) for path in files), "no file left", 20)
+        served.stop()
+    assert not compare_results(served.output("same"), served.output("forced"))
+
+
+def test_idle_executors_are_released_after_a_commit(folder: Path, cluster: Cluster) -> None:
+    """With shuffle tracking an executor stays for the shuffle files that it has: these are gone."""
+    here = folder / "allocation"
+    with _served(
+        here,
+        cluster,
+        spark__dynamicAllocation__enabled="true",
+        spark__dynamicAllocation__shuffleTracking__enabled="true",
+        spark__dynamicAllocation__minExecutors="0",
+        spark__dynamicAllocation__initialExecutors="2",
+        spark__dynamicAllocation__maxExecutors="2",
+        spark__dynamicAllocation__executorIdleTimeout="2s",
+        spark__phoebe__checkpoint__dir=str(here / "store"),
+    ) as served:
+        forced = {**FORCED, "spark.phoebe.force": "all"}
+        assert served.run("forced", SQL, forced).error is None
+        _until(lambda: not _executors(cluster), "no executor is kept", 40)
+        assert served.run("plain", SQL, trials.PLAIN).error is None
+        time.sleep(8)
+        assert _executors(cluster), "without checkpoints they are kept: the test can tell"
+        served.stop()
+    assert not compare_results(served.output("plain"), served.output("forced"))
+
+
+PUSH = """
+import json, sys
+from pyspark.sql import SparkSession
+spark = SparkSession.builder.getOrCreate()
+rows = spark.read.parquet(sys.argv[1]).groupBy("o_custkey").count()
+assert rows.count() > 0
+runtime = spark._jvm.org.apache.spark.sql.execution.phoebe.PhoebeRuntime.active().get()
+print("COUNTS " + runtime.counts().toString())
+spark.stop()
+"""
+
+
+def test_push_based_shuffle_is_left_alone(folder: Path) -> None:
+    here = folder / "push"
+    here.mkdir()
+    (here / "app.py").write_text(PUSH)
+    conf = {
+        "spark.phoebe.home": str(here / "home"),
+        "spark.phoebe.mode": "apply",
+        "spark.phoebe.force": "all",
+        "spark.testing": "true",  # Spark takes the setting seriously on YARN only, and in tests
+        "spark.shuffle.push.enabled": "true",
+        "spark.shuffle.service.enabled": "true",
+        "spark.serializer": "org.apache.spark.serializer.KryoSerializer",
+    }
+    orders = data("tpch", 0.1) / "orders.parquet"
+    with apps.submit(
+        here / "app.py", [str(orders)], folder=here / "app", conf=conf, plugin="jars"
+    ) as app:
+        finished = app.wait(180).check()
+    assert "push-based shuffle is on" in finished.log
+    assert not (here / "home" / "checkpoints" / "catalog").exists()
+    assert json.dumps("checkpoints.committed") not in finished.log

@@ -1,0 +1,81 @@
+"""A dozen seeded faults on one cluster: results are the plain run's, nothing fails, and what lies
+below a committed boundary does not run again after the loss of an executor.
+
+The bench ``faults`` runs more of the same, the nightly run more still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import HOSTS, small_disk
+from tests.support import reruns, trials
+from tests.support.cluster import Cluster, standalone
+from tests.support.store import wait_for_commits
+
+SEED = 20210711
+DRAWN = [
+    *trials.draw(11, SEED),
+    trials.Trial("t11-executor_read", "executor_read", "one", SEED),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trials")
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path) -> Iterator[Cluster]:
+    with standalone(folder / "cluster", hosts=HOSTS) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def disk(folder: Path) -> Iterator[Path]:
+    with small_disk(folder / "disk") as found:
+        yield found
+
+
+@pytest.mark.parametrize("troubled", [False, True], ids=["files", "troubled"])
+def test_faults_change_no_result(
+    folder: Path, cluster: Cluster, disk: Path, troubled: bool
+) -> None:
+    bench = trials.Bench(folder / f"app{troubled:d}", cluster, disk, troubled)
+    outcomes = []
+    with bench.start() as served:
+        for trial in (t for t in DRAWN if (t.kind in trials.TROUBLED) == troubled):
+            outcome = bench.run(trial)
+            assert not outcome.wrong, outcome
+            assert not outcome.error or bench.fails_without(outcome), outcome
+            outcomes.append(outcome)
+        served.stop()
+    judged = trials.upstream_reruns(served, outcomes)
+    assert judged
+    assert not {name: found for name, found in judged.items() if found.reruns}
+    if not troubled:
+        # Some of them were killed after a commit, or the above says nothing.
+        assert any(found.lost_executors and found.committed_before for found in judged.values())
+
+
+def test_without_the_plugin_upstream_runs_again(folder: Path, cluster: Cluster, disk: Path) -> None:
+    """The same loss without a commit does re-run stages: the judge above can tell."""
+    bench = trials.Bench(folder / "control", cluster, disk, troubled=False)
+    with bench.start() as served:
+        bench.expected("one", 1500)
+        cluster.wait_for_executors()
+        forced = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "e1"}
+        asked = served.ask("lost", trials.sql_of("one", 1500), forced)
+        manifest = wait_for_commits(bench.store, 1)[0]
+        for file in (*manifest.parents[1].glob("data/*/*/*.pack"), manifest):
+            file.unlink()
+        cluster.workers[0].kill_executors()
+        assert served.answer(asked).error is None
+        served.stop()
+    log = next((served.folder / "events").iterdir())
+    losses = reruns.read(log)["lost"]
+    assert losses.committed_before == 1
+    assert losses.reruns
