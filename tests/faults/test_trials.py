@@ -61,8 +61,10 @@ def test_faults_change_no_result(
         assert any(found.lost_executors and found.committed_before for found in judged.values())
 
 
-def test_without_the_plugin_upstream_runs_again(folder: Path, cluster: Cluster, disk: Path) -> None:
-    """The same loss without a commit does re-run stages: the judge above can tell."""
+def test_a_loss_of_executor_and_checkpoint_runs_upstream_again(
+    folder: Path, cluster: Cluster, disk: Path
+) -> None:
+    """Where the store cannot help, stages do run again: the judge above can tell."""
     bench = trials.Bench(folder / "control", cluster, disk, troubled=False)
     with bench.start() as served:
         bench.expected("one", 1500)
