@@ -199,10 +199,15 @@ private[phoebe] final class CheckpointAttempt(
     }
   }
 
+  private def allUploaded: Boolean =
+    uploads.size >= numMaps && uploads.valuesIterator.map(_._2.mapIndex).toSet.size == numMaps
+
   private def commitIfWhole(): Unit = {
     val chosen = synchronized {
       val whole = winners
       if (whole.isDefined) state = Committing
+      // What a retry of the stage computes may be uploaded before Spark hears that its task is done.
+      else if (state == Uploading && allUploaded) runtime.later(RecheckMs)(commitIfWhole())
       whole
     }
     chosen.foreach { statuses =>
@@ -371,6 +376,7 @@ private[phoebe] object CheckpointAttempt {
   import org.apache.spark.SparkConf
   import org.apache.spark.internal.config.SHUFFLE_COMPRESS
 
+  private val RecheckMs = 200L
   private val DuplicatesNs = 5L * 1000 * 1000 * 1000
 
   sealed private trait State

@@ -166,6 +166,11 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     case _ =>
   }
 
+  /** Short work of a shuffle's, in a while; not at all once the application has ended. */
+  def later(ms: Long)(body: => Unit): Unit = Guard.run("look again later") {
+    clock.schedule((() => Guard.run("look again")(body)): Runnable, ms, TimeUnit.MILLISECONDS)
+  }
+
   /** What an execution left to be uploaded may still become a checkpoint, but not for ever. */
   private def giveUpLate(executionId: Long): Unit =
     shuffles.of(executionId).filterNot(_.isOver).foreach { shuffle =>
