@@ -154,6 +154,7 @@ def _map_ids(executor_dir: Path) -> list[int]:
     return [int(m.group(1)) for m in names if m]
 
 
+@pytest.mark.nightly
 def test_files_of_a_lost_executor_are_freed_by_the_shuffle_service(
     folder: Path,
 ) -> None:
