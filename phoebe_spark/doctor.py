@@ -21,9 +21,10 @@ from pathlib import Path
 import orjson
 
 from phoebe_spark.companion.protocol import PROTOCOL
-from phoebe_spark.errors import MissingJarError
+from phoebe_spark.errors import MissingJarError, PhoebeError
 from phoebe_spark.jar import jar_path
-from phoebe_spark.stores import Unreachable, hadoop_settings, reach, scheme
+from phoebe_spark.stores import Unreachable, hadoop_settings, options_for, reach, scheme
+from phoebe_spark.writer_kind import kind_of, needs_one
 
 TESTED_SPARK = "4.2.0"
 TESTED_DELTA_SPARK = "4.4.0"
@@ -50,6 +51,7 @@ def examine(home: str, python: str) -> Iterator[Check]:
         ("home", lambda: check_home(home)),
         ("permissions", lambda: check_permissions(home)),
         ("sink", lambda: check_sink(home)),
+        ("writer", lambda: check_writer(home)),
         ("companion", lambda: check_companion(python)),
         ("bundle", lambda: check_bundle(home)),
     ]
@@ -160,6 +162,22 @@ def check_sink(home: str, hadoop: Mapping[str, str] | None = None) -> Check:
     what = f"delta: companions write {scheme(home)}:// with {found.how}"
     to_do = "if only Hadoop has the credentials: spark.phoebe.harvest.sink=spool"
     return Check("sink", "ok", what, to_do)
+
+
+def check_writer(home: str) -> Check:
+    """Which kind of writer has the tables of a home on S3."""
+    if not needs_one(home):
+        return Check("writer", "skipped", "any: only homes on S3 take one kind of writer")
+    quick = {"max_retries": "1", "timeout": "10s", "connect_timeout": "5s"}
+    try:
+        found = kind_of(home, {**options_for(home), **quick})
+    except Exception as error:
+        what = "phoebe ingest reads the spool" if isinstance(error, PhoebeError) else "see sink"
+        return Check("writer", "warning", f"not known: {str(error).splitlines()[0][:200]}", what)
+    if found == "delta-spark":
+        to_do = f"spark.phoebe.harvest.sink=spool, or delete {home}/writer while nothing writes"
+        return Check("writer", "warning", "delta-spark alone writes the tables", to_do)
+    return Check("writer", "ok", f"{found} alone" if found else "none yet: the first one has it")
 
 
 def check_permissions(home: str) -> Check:

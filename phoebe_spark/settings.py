@@ -209,9 +209,10 @@ SETTINGS: tuple[Setting, ...] = (
         "choice",
         "delta",
         "Where a run's events go. `delta`: a companion writes the tables with the `deltalake` "
-        "package. `spool`: files under `<home>/spool`, written through Hadoop's file system, where "
-        "only Hadoop knows the store or its credentials; `phoebe ingest` reads them. No companion "
-        "is started then, so there is no advice either.",
+        "package; where that cannot reach the home, the run is spooled. `spool`: files under "
+        "`<home>/spool`, written through Hadoop's file system, where only Hadoop knows the store "
+        "or its credentials; `phoebe ingest` reads them. No companion is started then, so there is "
+        "no advice either.",
         choices=("delta", "spool"),
     ),
     Setting(

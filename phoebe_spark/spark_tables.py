@@ -25,6 +25,7 @@ from phoebe_spark.tables import (
     to_arrow,
     with_columns,
 )
+from phoebe_spark.writer_kind import claim_by_spark, needs_one
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,13 +40,16 @@ class SparkTables:
     """The tables of one home, through the active Spark session or one that is started.
 
     ``home``: any URI that the session's Hadoop settings reach, or a path of this machine. Raises
-    ``ImportError`` without PySpark and delta-spark; other errors are Spark's.
+    ``ImportError`` without PySpark and delta-spark, and `OtherWriterError`; other errors are
+    Spark's.
     """
 
     def __init__(self, home: str) -> None:
         self.home = home if "://" in home else f"file://{home}"
         self._spark = delta_session()
         self._checked: set[str] = set()
+        if needs_one(self.home):
+            claim_by_spark(self._spark, self.home)
 
     def path(self, table: str) -> str:
         return f"{self.home.rstrip('/')}/tables/{RECORDS[table].TABLE}"

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
-from xml.etree import ElementTree
 
 import orjson
 
@@ -319,6 +318,8 @@ def spark_defaults(environment: Settings = os.environ) -> dict[str, str]:
 
 
 def _core_site(path: Path) -> dict[str, str]:
+    from xml.etree import ElementTree
+
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError):

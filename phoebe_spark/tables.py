@@ -40,6 +40,7 @@ from phoebe_spark.records import (
     TempStorageRecord,
 )
 from phoebe_spark.stores import options_for
+from phoebe_spark.writer_kind import claim, needs_one
 
 if TYPE_CHECKING:
     import pandas
@@ -98,6 +99,7 @@ class Tables:
         self._options = options_for(self.home) if storage_options is None else storage_options
         self._attempts = attempts
         self._checked: set[str] = set()
+        self._claimed = False
 
     def path(self, table: str) -> str:
         """Where ``table`` lives. Raises ``KeyError`` for a name that is no table."""
@@ -116,7 +118,15 @@ class Tables:
             self._commit(table, to_arrow(RECORDS[table], rows))
         return sum(map(len, groups.values()))
 
+    def claim(self) -> None:
+        """Raises `OtherWriterError` where the home is on S3 and another kind of writer has it."""
+        if not self._claimed:
+            if needs_one(self.home):
+                claim(self.home, self._options)
+            self._claimed = True
+
     def _commit(self, table: str, rows: Table) -> None:
+        self.claim()
         path = self.path(table)
         if table not in self._checked and DeltaTable.is_deltatable(path, self._options):
             self._open(table)
@@ -207,6 +217,7 @@ class Tables:
         Appends of running companions go on meanwhile. Raises ``TableNotFoundError`` for a table
         that was never written.
         """
+        self.claim()
         delta = self._open(table)
         found = delta.optimize.compact()
         delta.create_checkpoint()
@@ -217,6 +228,8 @@ class Tables:
         """Delete the files that no version of the table younger than ``retention_hours`` refers
         to, and return them. Who still reads an older version then fails: under 168 hours (a week,
         Delta's own default) only when nothing reads the tables."""
+        if not dry_run:
+            self.claim()  # a vacuum commits too
         return self._open(table).vacuum(
             retention_hours=retention_hours, dry_run=dry_run, enforce_retention_duration=False
         )

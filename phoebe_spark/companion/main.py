@@ -26,9 +26,10 @@ from phoebe_spark.companion.advice import AdviceDesk
 from phoebe_spark.companion.intake import PUT_LIMIT_S, Intake
 from phoebe_spark.companion.loop import Companion, TablesLike
 from phoebe_spark.companion.protocol import PROTOCOL, Plugin
-from phoebe_spark.errors import StoreUnreachableError
+from phoebe_spark.errors import PhoebeError
 from phoebe_spark.settings import SettingError, Value, resolve
 from phoebe_spark.stores import options_for
+from phoebe_spark.writer_kind import needs_one
 
 log = logging.getLogger("phoebe")
 
@@ -54,8 +55,8 @@ def main() -> int:
     try:
         hello = _hello(first)
         settings = _settings(hello)
-        options = options_for(str(hello["home"]))
-    except (ValueError, StoreUnreachableError) as error:
+        options = _reach(str(hello["home"]))
+    except (ValueError, PhoebeError, OSError) as error:
         print(f"phoebe companion: {error}", file=sys.stderr, flush=True)
         return 2
     desk = AdviceDesk(str(hello["home"]), str(hello.get("mode", "observe")), settings, plugin)
@@ -151,6 +152,22 @@ def _settings(hello: Mapping[str, Any]) -> dict[str, Value | None]:
         return resolve(given)
     except SettingError as error:
         raise ValueError(str(error)) from None
+
+
+def _reach(home: str) -> dict[str, str]:
+    """The home's storage options. Raises where its tables cannot be written from here, which on S3
+    only a look at the store tells."""
+    options = options_for(home)
+    if needs_one(home):
+        from deltalake.exceptions import DeltaError
+
+        from phoebe_spark.tables import Tables
+
+        try:
+            Tables(home, storage_options=options).claim()
+        except DeltaError as error:
+            raise ValueError(str(error)) from None
+    return options
 
 
 def _companion(

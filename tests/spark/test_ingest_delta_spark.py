@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import orjson
+import pytest
 
+from phoebe_spark.errors import OtherWriterError
 from phoebe_spark.ingest import ingest
 from phoebe_spark.tables import RECORDS, Tables
+from phoebe_spark.writer_kind import claim
 from tests.support.places import ROOT, ivy_home, spark_environment
 
 LOGS = ROOT / "tests" / "data" / "eventlogs"
@@ -19,7 +22,12 @@ SCRIPT = """
 import sys
 import orjson
 from phoebe_spark.ingest import ingest
-print(orjson.dumps([ingest([log], "viewfs://store/home") for log in sys.argv[1:]]).decode())
+from phoebe_spark.spark_tables import delta_session
+from phoebe_spark.writer_kind import claim_by_spark
+told = [ingest([log], "viewfs://store/home") for log in sys.argv[1:]]
+for _ in range(2):  # as on S3
+    claim_by_spark(delta_session(), "viewfs://store/home/of")
+print(orjson.dumps(told).decode())
 """
 
 
@@ -74,4 +82,6 @@ def test_a_home_that_only_spark_reaches(tmp_path: Path) -> None:
             assert Tables(home)._open(table).metadata().description == (
                 Tables(other)._open(table).metadata().description
             )
+    with pytest.raises(OtherWriterError, match="--writer delta-spark"):
+        claim(str(home / "of"))
     assert (ingest([log], home).skipped, ingest([log], home).rows) == (1, 0)

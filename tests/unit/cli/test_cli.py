@@ -196,7 +196,8 @@ def test_doctor_exit_code_says_whether_something_is_in_error(
     monkeypatch.setattr(doctor, "check_jar", lambda: doctor.Check("jar", "ok", "there"))
     checks = {c["name"]: c for c in run_json("doctor", "--home", str(tmp_path / "home"))}
     assert set(checks) == {
-        "java", "spark", "delta", "jar", "home", "permissions", "sink", "companion", "bundle"
+        "java", "spark", "delta", "jar", "home", "permissions", "sink", "writer", "companion",
+        "bundle",
     }  # fmt: skip
     assert checks["companion"]["status"] == "ok"
     assert checks["bundle"]["status"] == "warning"
