@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from phoebe_spark.tables import Tables
+from tests.support import s3
 from tests.support.apps import FinishedApp, RunningApp, submit
 
 APP = Path(__file__).with_name("app.py")
@@ -184,6 +185,26 @@ def test_a_home_that_only_hadoop_reaches_is_spooled_to(job: Job) -> None:
     (line,) = said(finished)
     assert "the deltalake package does not know viewfs://; events go to viewfs://store" in line
     assert job.spooled[-1]["type"] == "end"
+
+
+def test_a_home_on_s3_by_the_drivers_hadoop_settings(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3.running() as store:
+        told = {
+            "fs.s3a.access.key": "AK",
+            "fs.s3a.secret.key": "s3cr3t",
+            "fs.s3a.endpoint": f"http://{store.endpoint}",
+            "fs.s3a.path.style.access": "true",
+        }
+        hadoop = {f"spark.hadoop.{key}": value for key, value in told.items()}
+        checkpoints = {"checkpoint.dir": str(job.folder / "checkpoints")}
+        finished = job.run(home="s3a://bucket/home", **checkpoints, **hadoop)
+        assert said(finished) == []
+        assert "s3cr3t" not in finished.log
+        monkeypatch.setenv("PHOEBE_HADOOP_SETTINGS", orjson.dumps(told).decode())
+        (row,) = Tables("s3a://bucket/home").read("applications").to_pylist()
+    assert (row["status"], row["complete"], row["source"]) == ("finished", True, "live")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
 import scala.jdk.CollectionConverters._
+import scala.util.Try
 
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.Path
@@ -31,7 +32,9 @@ private[phoebe] object HadoopSettings {
         val ofOther = name.startsWith("fs.s3a.bucket.") && !name.startsWith(own)
         name == CredentialStore || (prefixes.exists(name.startsWith(_)) && !ofOther)
       }
-      val found = names.flatMap(n => Option(hadoop.get(n)).filter(_.nonEmpty).map(n -> _)).toSeq
+      val found = names.flatMap(n =>
+        Try(hadoop.get(n)).toOption.filter(_ != null).filter(_.nonEmpty).map(n -> _)
+      ).toSeq
       Map(Variable -> Json.line(found: _*))
     }
   }
