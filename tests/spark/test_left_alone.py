@@ -9,7 +9,7 @@ import pytest
 from tests.support import apps
 
 APP = """
-import json, sys
+import json, sys, time
 from pyspark.sql import SparkSession, functions as F
 
 folder = sys.argv[1]
@@ -28,6 +28,7 @@ def counts():
     return {name: found.apply(name) for name in names}
 
 def written():
+    time.sleep(0.5)
     return counts().get("checkpoints.committed", 0)
 
 def per_key(frame):
@@ -68,6 +69,9 @@ spark.conf.set("spark.phoebe.mode", "apply")
 
 before = written()
 assert [list(r) for r in per_key(table)] == expected
+deadline = time.monotonic() + 60  # a commit comes beside the query, or after it
+while written() == before and time.monotonic() < deadline:
+    time.sleep(0.05)
 said["ordinary"] = written() - before
 
 said["counts"] = counts()

@@ -110,7 +110,9 @@ def flat(soak: list[dict[str, Any]]) -> None:
     assert end["our_threads"] <= max(40, third["our_threads"])  # pools have their most by then
     assert end["heap_kib"] <= third["heap_kib"] + 24 * 1024
     assert end["shuffle_files"] <= third["shuffle_files"] + 4
-    assert end["shuffles"] <= third["shuffles"] + 4  # registered with Spark's map output tracker
+    # Registered with Spark's map output tracker: Spark forgets them some time after a collection;
+    # kept for good they would be two and more for each query.
+    assert end["shuffles"] <= third["shuffles"] + 40
 
 
 def test_a_hundred_queries_leave_memory_threads_and_disks_flat(said: dict[str, Any]) -> None:
