@@ -3,7 +3,7 @@ package org.apache.spark.sql.execution.phoebe
 import scala.collection.mutable
 import scala.util.control.NonFatal
 
-import org.apache.spark.{MapOutputTrackerMaster, SparkEnv, SPARK_VERSION}
+import org.apache.spark.SPARK_VERSION
 import org.apache.spark.internal.Logging
 import org.apache.spark.io.CompressionCodec
 import org.apache.spark.rpc.RpcEndpointRef
@@ -59,7 +59,7 @@ private[phoebe] final class CheckpointAttempt(
   private var ended: Array[MapStatus] = Array.empty
   private val joined = mutable.Map.empty[String, RpcEndpointRef]
   private val packs = mutable.Map.empty[String, Pack]
-  private val uploads = mutable.Map.empty[Long, (Pack, UploadedMap)]
+  private val uploads = mutable.Map.empty[Long, (Pack, MapOutput)]
   private var copyNs = 0L
   private var stored: Option[Stored] = None
 
@@ -177,8 +177,9 @@ private[phoebe] final class CheckpointAttempt(
   }
 
   private def currentStatuses: Array[MapStatus] = {
-    val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
-    tracker.shuffleStatuses.get(shuffleId).map(_.withMapStatuses(_.clone())).getOrElse(Array.empty)
+    StoreLocation.tracker.shuffleStatuses.get(shuffleId).map(
+      _.withMapStatuses(_.clone())
+    ).getOrElse(Array.empty)
   }
 
   /**

@@ -35,7 +35,7 @@ private[phoebe] final class CheckpointEndpoint(
 
   private def answer(message: AnyRef, from: RpcEndpointRef): Serializable = message match {
     case Join(id, executor) => shuffles.get(id).fold[ShuffleState](Ordinary)(_.join(executor, from))
-    case Uploaded(id, _, upload) =>
+    case Uploaded(id, upload) =>
       java.lang.Boolean.valueOf(shuffles.get(id).exists(_.uploaded(upload)))
     case Unreadable(id, mapIndex) =>
       shuffles.unreadable(id, mapIndex)

@@ -29,7 +29,7 @@ private[phoebe] object CheckpointMessages {
   final case class Join(shuffleId: Int, executorId: String)
 
   /** Executor to driver, after each upload; the answer says whether to go on with others. */
-  final case class Uploaded(shuffleId: Int, executorId: String, upload: Upload)
+  final case class Uploaded(shuffleId: Int, upload: Upload)
 
   /** Executor to driver: nobody here reads local files of this shuffle any more. */
   final case class Drained(shuffleId: Int, executorId: String)
@@ -77,8 +77,15 @@ private[phoebe] object CheckpointMessages {
    * @param error
    *   null if all is well
    */
-  final case class Upload(pack: Pack, maps: Array[UploadedMap], copyNs: Long, error: String)
+  final case class Upload(pack: Pack, maps: Array[MapOutput], copyNs: Long, error: String)
 
-  /** @param rows as Spark's shuffle writer counted them */
-  final case class UploadedMap(mapIndex: Int, mapId: Long, bytes: Long, rows: Long, dataSize: Long)
+  /** A map task's output as its task knows it: bytes and rows as Spark's shuffle writer counted. */
+  final case class MapOutput(
+      mapIndex: Int,
+      mapId: Long,
+      numPartitions: Int,
+      bytes: Long,
+      rows: Long,
+      dataSize: Long
+  )
 }

@@ -3,6 +3,7 @@ package org.apache.spark.sql.execution.phoebe
 import org.apache.spark.{ShuffleDependency, TaskContext}
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.shuffle.{ShuffleWriteMetricsReporter, ShuffleWriteProcessor}
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages.MapOutput
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
 
 /**

@@ -4,7 +4,6 @@ import java.util.concurrent.ConcurrentHashMap
 
 import scala.jdk.CollectionConverters._
 
-import org.apache.spark.{MapOutputTrackerMaster, SparkEnv}
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
 import org.apache.spark.storage.BlockManagerId
@@ -81,10 +80,9 @@ private[phoebe] final class CheckpointedShuffles {
       (known, more) => known ++ more
     )
     if (failed.size > 1) {
-      val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
       shuffles.asScala.foreach {
         case (id, own: CheckpointAttempt) if own.executionId == shuffle.executionId =>
-          StoreLocation.all(id).foreach(tracker.removeOutputsOnExecutor)
+          StoreLocation.all(id).foreach(StoreLocation.tracker.removeOutputsOnExecutor)
         case _ => // what another application wrote cannot be computed here
       }
     }
@@ -95,9 +93,8 @@ private[phoebe] final class CheckpointedShuffles {
    * them). Those that are still being uploaded stay: their bytes have links of their own.
    */
   def sweep(): Unit = {
-    val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
     shuffles.asScala.foreach { case (id, shuffle) =>
-      if (shuffle.isOver && !tracker.containsShuffle(id)) {
+      if (shuffle.isOver && !StoreLocation.tracker.containsShuffle(id)) {
         shuffles.remove(id)
         shuffle.executors.values.foreach(_.send(encode(Forget(id))))
       }

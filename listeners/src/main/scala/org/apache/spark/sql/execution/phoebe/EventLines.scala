@@ -182,18 +182,13 @@ final private[phoebe] class EventLines {
     var open = false
     info.accumulables.foreach { a =>
       if (a.metadata == SqlMetadata) {
-        val figure = a.name.exists(Figures.contains)
-        if (figure || !known.contains(a.id)) {
+        if (!known.contains(a.id)) {
           known.update(a.id, ())
           if (!open) g.writeArrayFieldStart("Accumulables")
           open = true
           g.writeStartObject()
           g.writeNumberField("ID", a.id)
           g.writeStringField("Metadata", "sql")
-          if (figure) {
-            g.writeStringField("Name", a.name.get)
-            a.update.foreach(value => g.writeStringField("Update", value.toString))
-          }
           g.writeEndObject()
         }
       }
@@ -217,29 +212,26 @@ final private[phoebe] class EventLines {
       number("Total Records Read", read.recordsRead)
       g.writeEndObject()
     }
-    val write = m.shuffleWriteMetrics
-    if (write.recordsWritten != 0 || write.bytesWritten != 0) {
-      g.writeObjectFieldStart("Shuffle Write Metrics")
-      number("Shuffle Bytes Written", write.bytesWritten)
-      number("Shuffle Records Written", write.recordsWritten)
-      g.writeEndObject()
-    }
-    val in = m.inputMetrics
-    if (in.bytesRead != 0 || in.recordsRead != 0) {
-      g.writeObjectFieldStart("Input Metrics")
-      number("Bytes Read", in.bytesRead)
-      number("Records Read", in.recordsRead)
-      g.writeEndObject()
-    }
-    val out = m.outputMetrics
-    if (out.bytesWritten != 0 || out.recordsWritten != 0) {
-      g.writeObjectFieldStart("Output Metrics")
-      number("Bytes Written", out.bytesWritten)
-      number("Records Written", out.recordsWritten)
-      g.writeEndObject()
-    }
+    val (write, in, out) = (m.shuffleWriteMetrics, m.inputMetrics, m.outputMetrics)
+    pair("Shuffle Write Metrics")("Shuffle Bytes Written", write.bytesWritten)(
+      "Shuffle Records Written",
+      write.recordsWritten
+    )
+    pair("Input Metrics")("Bytes Read", in.bytesRead)("Records Read", in.recordsRead)
+    pair("Output Metrics")("Bytes Written", out.bytesWritten)("Records Written", out.recordsWritten)
     g.writeEndObject()
   }
+
+  /** An object of two numbers, left out where both are zero. */
+  private def pair(
+      section: String
+  )(first: String, a: Long)(second: String, b: Long)(implicit g: JsonGenerator): Unit =
+    if (a != 0 || b != 0) {
+      g.writeObjectFieldStart(section)
+      number(first, a)
+      number(second, b)
+      g.writeEndObject()
+    }
 
   private def plan(node: SparkPlanInfo)(implicit g: JsonGenerator): Unit = {
     g.writeStartObject()
@@ -276,9 +268,6 @@ private[phoebe] object EventLines {
   private val Sql = "org.apache.spark.sql.execution.ui.SparkListener"
   private val SqlMetadata = Some(AccumulatorContext.SQL_ACCUM_IDENTIFIER)
   private val RememberedStages = 10000
-
-  /** Metrics whose values, not only whose ids, are read. */
-  private val Figures = Set(CheckpointMetrics.CopyTime, CheckpointMetrics.BytesCopied)
 
   private val JobProperties = Seq(
     SQLExecution.EXECUTION_ID_KEY,

@@ -64,18 +64,13 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
       try LinkedOutput.of(env, shuffleId, output)
       catch {
         case e: java.io.IOException =>
-          val map = Array(UploadQueue.uploaded(output))
           uploads.run("report a map output that cannot be uploaded") {
-            report(shuffleId, Upload(null, map, 0, e.toString))
+            report(shuffleId, Upload(null, Array(output), 0, e.toString))
           }
           return
       }
     if (local.queue.get() == null) {
-      val made = new UploadQueue(
-        uploads,
-        source,
-        report(shuffleId, _)
-      )
+      val made = new UploadQueue(uploads, source, report(shuffleId, _))
       if (local.queue.compareAndSet(null, made)) {
         // Until the driver has answered nothing is uploaded.
         uploads.run("join a checkpoint") {
@@ -90,7 +85,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   }
 
   private def report(shuffleId: Int, upload: Upload): Boolean =
-    ask[Boolean](driver, Uploaded(shuffleId, env.executorId, upload))
+    ask[Boolean](driver, Uploaded(shuffleId, upload))
 
   /**
    * A task is about to read a shuffle. Unless all of it is in the store already, local files that it

@@ -4,12 +4,10 @@ import scala.concurrent.Future
 
 import org.apache.spark.{
   MapOutputStatistics,
-  MapOutputTrackerMaster,
   Partition,
   PartitionIdPassthrough,
   ShuffleDependency,
   SparkContext,
-  SparkEnv,
   SparkException,
   TaskContext
 }
@@ -61,7 +59,7 @@ case class RestoredExchangeExec(
       new PartitionIdPassthrough(manifest.numPartitions),
       new UnsafeRowSerializer(child.output.size, longMetric("dataSize"))
     )
-    val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
+    val tracker = StoreLocation.tracker
     if (!tracker.containsShuffle(dependency.shuffleId)) {
       tracker.registerShuffle(dependency.shuffleId, manifest.numMaps, manifest.numPartitions)
     }
@@ -81,10 +79,8 @@ case class RestoredExchangeExec(
     dependency
   }
 
-  @transient override lazy val mapOutputStatisticsFuture: Future[MapOutputStatistics] = {
-    val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
-    Future.fromTry(scala.util.Try(tracker.getStatistics(shuffleDependency)))
-  }
+  @transient override lazy val mapOutputStatisticsFuture: Future[MapOutputStatistics] =
+    Future.fromTry(scala.util.Try(StoreLocation.tracker.getStatistics(shuffleDependency)))
 
   override def numMappers: Int = manifest.numMaps
 

@@ -7,7 +7,7 @@ import scala.concurrent.Await
 import scala.concurrent.duration._
 import scala.util.control.NonFatal
 
-import org.apache.spark.{MapOutputTrackerMaster, SparkContext, SparkEnv}
+import org.apache.spark.{SparkContext, SparkEnv}
 import org.apache.spark.internal.Logging
 import org.apache.spark.network.shuffle.ExternalBlockStoreClient
 import org.apache.spark.rpc.RpcEndpointRef
@@ -30,10 +30,9 @@ import org.apache.spark.storage.BlockManagerId
 
 /** Moves a committed shuffle to the store, and removes the files that this has made superfluous. */
 private[phoebe] object ShuffleFreeing extends Logging {
-  private val FreeTimeout = 60.seconds
+  import StoreLocation.tracker
 
-  private def tracker: MapOutputTrackerMaster =
-    SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
+  private val FreeTimeout = 60.seconds
 
   /**
    * Says in the map output tracker that a shuffle's outputs are in the store: those that it still

@@ -1,5 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
+import org.apache.spark.{MapOutputTrackerMaster, SparkEnv}
 import org.apache.spark.storage.BlockManagerId
 
 /**
@@ -14,6 +15,10 @@ import org.apache.spark.storage.BlockManagerId
 private[phoebe] object StoreLocation {
   private val Prefix = "phoebe-store-"
   private val PerShuffle = 2
+
+  /** The driver's, which knows where each map output is. */
+  def tracker: MapOutputTrackerMaster =
+    SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
 
   def apply(shuffleId: Int, mapIndex: Int): BlockManagerId = {
     val name = nameOf(shuffleId, mapIndex % PerShuffle)

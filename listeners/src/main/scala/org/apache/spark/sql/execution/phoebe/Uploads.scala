@@ -12,19 +12,9 @@ import org.apache.hadoop.fs.Path
 import org.apache.spark.SparkEnv
 import org.apache.spark.internal.Logging
 import org.apache.spark.shuffle.IndexShuffleBlockResolver
-import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{Upload, UploadedMap}
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{MapOutput, Upload}
 import org.apache.spark.sql.execution.phoebe.store.{PackSource, PackWriter, StoreFiles}
 import org.apache.spark.util.ThreadUtils
-
-/** A map task's output as its task knows it; bytes are those of the shuffle. */
-private[phoebe] final case class MapOutput(
-    mapIndex: Int,
-    mapId: Long,
-    numPartitions: Int,
-    bytes: Long,
-    rows: Long,
-    dataSize: Long
-)
 
 /**
  * A map output with names of our own for its files (hard links), so that the upload does not depend
@@ -212,7 +202,7 @@ private[phoebe] final class UploadQueue(
   private def uploadAll(batch: Vector[LinkedOutput]): Unit = {
     val start = System.nanoTime()
     val sorted = batch.sortBy(_.output.mapIndex)
-    val maps = sorted.map(linked => uploaded(linked.output)).toArray
+    val maps = sorted.map(_.output).toArray
     val file = s"m${maps.head.mapIndex}-${maps.head.mapId}.pack"
     val result =
       try {
@@ -296,10 +286,6 @@ private[phoebe] final class UploadQueue(
 }
 
 private[phoebe] object UploadQueue {
-
-  def uploaded(output: MapOutput): UploadedMap =
-    UploadedMap(output.mapIndex, output.mapId, output.bytes, output.rows, output.dataSize)
-
   private val ShareBytes = 2L << 20
   private val LeastBytes = 64L << 20
   private val MostBytes = 1L << 30

@@ -3,6 +3,8 @@ package org.apache.spark.sql.execution.phoebe.store
 import java.io.{Closeable, InputStream}
 import java.nio.ByteBuffer
 
+import scala.collection.mutable
+
 import com.google.common.cache.{Cache, CacheBuilder, Weigher}
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.Path
@@ -83,8 +85,8 @@ private[phoebe] final class PackReader(directory: Path, conf: Configuration) ext
       Iterator(rangeOf(pack, pack.footerOffset, pack.bytes)) ++
         rangeOf(pack, 0, pack.footerOffset).split(fetcher.requestBytes)
     )
-    val (range, bytes) = fetcher.next()
-    val offsets = Pack.decodeFooter(java.util.Arrays.copyOf(bytes, range.size), pack, path.toString)
+    val (footer, bytes) = fetcher.next()
+    val offsets = decodeFooter(pack, footer, bytes)
     val wish = PackWish(pack, pack.mapIds.toSet, 0, offsets.length - 1, 0, sequential = true)
     val input = new PlannedInput
     segments(wish, offsets, input, promised = None).foreach { segment =>
@@ -94,7 +96,10 @@ private[phoebe] final class PackReader(directory: Path, conf: Configuration) ext
 
   override def close(): Unit = fetcher.close()
 
-  private def pathOf(pack: Pack) = new Path(directory, pack.file)
+  /** Parsing a path costs more than reading a small segment: once for each pack. */
+  private val paths = mutable.HashMap.empty[String, Path]
+  private def pathOf(pack: Pack): Path =
+    paths.getOrElseUpdate(pack.file, new Path(directory, pack.file))
 
   private def rangeOf(pack: Pack, start: Long, end: Long) =
     FileRange(pathOf(pack), pack.bytes, start, end)
@@ -128,12 +133,12 @@ private[phoebe] final class PackReader(directory: Path, conf: Configuration) ext
 
   private def footerOf(pack: Pack): Array[Long] = {
     val range = rangeOf(pack, pack.footerOffset, pack.bytes)
-    Pack.decodeFooter(
-      java.util.Arrays.copyOf(fetcher.fetch(range), range.size),
-      pack,
-      range.path.toString
-    )
+    decodeFooter(pack, range, fetcher.fetch(range))
   }
+
+  /** What is fetched may stand in a larger buffer. */
+  private def decodeFooter(pack: Pack, range: FileRange, fetched: Array[Byte]): Array[Long] =
+    Pack.decodeFooter(java.util.Arrays.copyOf(fetched, range.size), pack, range.path.toString)
 
   private def segments(wish: PackWish, bounds: Array[Long], input: StoreInput): Iterator[Segment] =
     segments(wish, bounds, input, Some(wish.blocks))
