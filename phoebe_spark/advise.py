@@ -1,7 +1,8 @@
-"""`Advisor`: an ``advise`` message in, an ``advice`` message out (docs/protocol.md).
+"""`Advisor`: a ``plan`` and an ``advise`` message in, an ``advice`` message out (docs/protocol.md).
 
-plan → stage graph → features → predictions → cuts → a decision with its reason per boundary.
-Nothing raises out of `Advisor.advise`: whatever goes wrong is "no checkpoint", with a reason.
+plan → stage graph → features → predictions, as soon as the plan is known; and with what its
+boundaries turn out to be → cuts → a decision with its reason per boundary. Nothing raises out of
+`Advisor.foresee` and `Advisor.advise`: whatever goes wrong is "no checkpoint", with a reason.
 """
 
 from __future__ import annotations
@@ -33,6 +34,16 @@ _OPTIMIZER_SETTINGS = ("objective", "budget_fraction", "max_cuts", "min_duration
 
 
 @dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What is predicted for a plan; ``min_duration_ms`` is the session's, None where it is the
+    application's."""
+
+    plan_graph: PlanGraph
+    prediction: Prediction
+    min_duration_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What was decided for one query: the decision, and the prediction that it rests on."""
 
@@ -52,21 +63,36 @@ class Advisor:
     def model_version(self) -> str | None:
         return self._predictor.version if self._predictor is not None else None
 
-    def advise(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The ``advice`` message for ``request``; never raises."""
+    def foresee(self, message: Mapping[str, Any]) -> Foreseen | Reason:
+        """What a ``plan`` message's plan is predicted to do, or why nothing is; never raises."""
+        if self._predictor is None:
+            return _NO_MODEL
+        try:
+            found = self.predict(
+                message["plan"], message["boundaries"], int(message.get("slots") or 1)
+            )
+            return replace(found, min_duration_ms=_number(message.get("min_duration_ms")))
+        except Exception as error:  # the query goes on without checkpoints
+            log.exception("nothing foreseen for request %s", _get(message, "request_id"))
+            return _failed(error)
+
+    def advise(
+        self, request: Mapping[str, Any], foreseen: Foreseen | Reason | None
+    ) -> dict[str, Any]:
+        """The ``advice`` message for ``request``, whose plan was foreseen; never raises."""
         began = time.perf_counter()
         boundaries: Sequence[Mapping[str, Any]] = ()
         try:
             boundaries = [b for b in request.get("boundaries") or () if "node" in b]
-            decisions = self._decide(request, boundaries)
+            if isinstance(foreseen, Foreseen):
+                answer = self.decide(foreseen, boundaries)
+                decisions = [_decision(answer, b) for b in boundaries]
+            else:
+                unknown = _NOT_SHOWN if self._predictor is not None else _NO_MODEL
+                decisions = [_no(b, foreseen or unknown) for b in boundaries]
         except Exception as error:  # the query goes on without checkpoints
             log.exception("no advice for request %s", _get(request, "request_id"))
-            reason = Reason(
-                "advice_failed",
-                {"error": type(error).__name__},
-                f"advice failed with {type(error).__name__}: {error}",
-            )
-            decisions = [_no(b, reason) for b in boundaries]
+            decisions = [_no(b, _failed(error)) for b in boundaries]
         return {
             "type": "advice",
             "request_id": _get(request, "request_id"),
@@ -75,41 +101,25 @@ class Advisor:
             "elapsed_ms": (time.perf_counter() - began) * 1000,
         }
 
-    def _decide(
-        self, request: Mapping[str, Any], boundaries: Sequence[Mapping[str, Any]]
-    ) -> list[dict[str, Any]]:
-        if self._predictor is None:
-            reason = Reason("no_model", {}, "no trained models are loaded")
-            return [_no(b, reason) for b in boundaries]
-        answer = self.answer(
-            request["plan"],
-            boundaries,
-            int(request.get("slots") or 1),
-            min_duration_ms=_number(request.get("min_duration_ms")),
-        )
-        return [_decision(answer, b) for b in boundaries]
-
-    def answer(
-        self,
-        plan: Mapping[str, Any],
-        boundaries: Sequence[Mapping[str, Any]],
-        slots: int,
-        *,
-        min_duration_ms: float | None = None,
-    ) -> Answer:
-        """The decision for a ``SparkPlanInfo`` object. ``min_duration_ms`` is the session's, where
-        it differs from the application's. Raises ``ValueError`` without a model, and whatever a
-        malformed plan raises."""
+    def predict(
+        self, plan: Mapping[str, Any], boundaries: Sequence[Mapping[str, Any]], slots: int
+    ) -> Foreseen:
+        """The prediction for a ``SparkPlanInfo`` object. Raises ``ValueError`` without a model, and
+        whatever a malformed plan raises."""
         if self._predictor is None:
             raise ValueError("no trained models are loaded")
         root = parse_plan(plan)
         derived = derive(root, boundaries, inner=False)
         query = Query(derived.graph, features(derived), template(body(root)), max(1, slots))
-        prediction = self._predictor.predict(query)
-        graph = _with_restorable(prediction.graph, derived, boundaries)
+        return Foreseen(derived, self._predictor.predict(query))
+
+    def decide(self, foreseen: Foreseen, boundaries: Sequence[Mapping[str, Any]]) -> Answer:
+        """The decision for a plan with these boundaries (of an ``advise`` message)."""
+        derived, prediction = foreseen.plan_graph, foreseen.prediction
+        graph = _with_boundaries(prediction.graph, derived, boundaries)
         settings = self._settings
-        if min_duration_ms is not None:
-            settings = replace(settings, min_duration_ms=min_duration_ms)
+        if foreseen.min_duration_ms is not None:
+            settings = replace(settings, min_duration_ms=foreseen.min_duration_ms)
         return Answer(derived, prediction, choose(graph, settings))
 
 
@@ -138,18 +148,18 @@ def optimizer_settings(settings: Mapping[str, Any]) -> OptimizerSettings:
     return replace(OptimizerSettings(), **found)
 
 
-def _with_restorable(
+def _with_boundaries(
     graph: StageGraph, derived: PlanGraph, boundaries: Sequence[Mapping[str, Any]]
 ) -> StageGraph:
-    """``graph`` with boundaries that a checkpoint is at hand for marked as durable already, and
-    those that only they need, and which will not run, as not to be checkpointed."""
-    restored = {
-        derived.stage_of_node[b["node"]]
+    """``graph`` with what is known of its boundaries by now: those that a checkpoint is at hand for
+    are durable already; those that only they need, and which will not run, and those that may not
+    be checkpointed, are not eligible."""
+    facts = {
+        derived.stage_of_node[b["node"]]: b
         for b in boundaries
-        if b.get("restorable") and b["node"] in derived.stage_of_node
+        if b["node"] in derived.stage_of_node
     }
-    if not restored:
-        return graph
+    restored = {stage_id for stage_id, fact in facts.items() if fact.get("restorable")}
     needed: set[int] = set()
     for stage in reversed(graph.stages):
         last = stage is graph.stages[-1]
@@ -157,12 +167,16 @@ def _with_restorable(
             needed.update(stage.parents)
     stages = []
     for stage in graph.stages:
-        boundary = stage.boundary
-        if boundary is not None and stage.stage_id in restored:
-            boundary = replace(boundary, carrier="checkpoint")
-        elif boundary is not None and stage.stage_id not in needed:
-            boundary = replace(boundary, eligible=False)
-        stages.append(replace(stage, boundary=boundary))
+        if stage.boundary is not None:
+            fact = facts.get(stage.stage_id, {})
+            boundary = stage.boundary
+            if fact.get("restorable"):
+                boundary = replace(boundary, carrier="checkpoint")
+            elif (restored and stage.stage_id not in needed) or not fact.get("eligible", True):
+                boundary = replace(boundary, eligible=False)
+            if boundary is not stage.boundary:
+                stage = replace(stage, boundary=boundary)
+        stages.append(stage)
     return StageGraph(tuple(stages))
 
 
@@ -197,6 +211,18 @@ def _decision(answer: Answer, boundary: Mapping[str, Any]) -> dict[str, Any]:
         "reason": _reason(reason),
         "predicted": predicted,
     }
+
+
+_NO_MODEL = Reason("no_model", {}, "no trained models are loaded")
+_NOT_SHOWN = Reason("plan_not_shown", {}, "its plan is not known here, or not any more")
+
+
+def _failed(error: Exception) -> Reason:
+    return Reason(
+        "advice_failed",
+        {"error": type(error).__name__},
+        f"advice failed with {type(error).__name__}: {error}",
+    )
 
 
 def _no(boundary: Mapping[str, Any], reason: Reason) -> dict[str, Any]:

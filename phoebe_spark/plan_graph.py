@@ -56,7 +56,7 @@ def derive(
 ) -> PlanGraph:
     """Split ``plan`` into stages, parents first, the result stage last.
 
-    ``boundaries`` are those of an ``advise`` request (docs/protocol.md): matched by ``node``, the
+    ``boundaries`` are those of a ``plan`` message (docs/protocol.md): matched by ``node``, the
     pre-order rank of the exchange, they fill in fingerprint, eligibility, partitions and Catalyst's
     estimates. Without one a boundary counts as eligible, with no fingerprint. Broadcasts and
     subqueries are stages with a boundary of carrier ``broadcast`` that is never eligible.

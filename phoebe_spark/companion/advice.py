@@ -1,5 +1,8 @@
 """Answers `advise` requests, on a thread of its own, past whatever waits to be harvested.
 
+A request's plan comes ahead, in a `plan` message: what it is predicted to do is worked out while
+the plugin looks its boundaries up.
+
 LightGBM takes over a second to import and is needed in modes ``advise`` and ``apply`` only: the
 thread loads it first and then answers, so that a question asked meanwhile waits no longer than the
 plugin does. Never raises: what goes wrong is "no checkpoint", with a reason.
@@ -13,6 +16,7 @@ import os
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +27,14 @@ from phoebe_spark.companion.protocol import Plugin
 from phoebe_spark.settings import Value
 
 if TYPE_CHECKING:
-    from phoebe_spark.advise import Advisor
+    from phoebe_spark.advise import Advisor, Foreseen
+    from phoebe_spark.reasons import Reason
 
 log = logging.getLogger(__name__)
 
 ASKING_MODES = ("advise", "apply")
+MOST_FORESEEN = 100
+"""Plans that were shown and may yet be asked about."""
 
 
 class AdviceDesk:
@@ -42,6 +49,7 @@ class AdviceDesk:
         self._asking = mode in ASKING_MODES
         self._patience_s = float(settings["advice.timeout_ms"] or 0) / 1000
         self._questions: queue.Queue[tuple[float, bytes]] = queue.Queue(1000)
+        self._foreseen: OrderedDict[int, Foreseen | Reason] = OrderedDict()
         self._shapes: tuple[str, ...] = ()
 
     def long_shapes(self) -> Sequence[str]:
@@ -79,7 +87,11 @@ class AdviceDesk:
                 self._asking = True
                 advisor = self._load()
             try:
-                self._plugin.send(answer(advisor, line))
+                message = orjson.loads(line)
+                if message["type"] == "plan":
+                    self._shown(advisor, message)
+                else:
+                    self._plugin.send(self._answer(advisor, message))
             except Exception as error:  # that question stays unanswered; the next one may be sound
                 log.exception("no answer to %r", line[:80])
                 self._plugin.log_once(
@@ -104,21 +116,24 @@ class AdviceDesk:
         )
         return advisor
 
+    def _shown(self, advisor: Advisor | None, message: Mapping[str, Any]) -> None:
+        if advisor is not None:
+            self._foreseen[message["request_id"]] = advisor.foresee(message)
+            while len(self._foreseen) > MOST_FORESEEN:  # not every plan is asked about
+                self._foreseen.popitem(last=False)
 
-def answer(advisor: Advisor | None, line: bytes) -> dict[str, Any]:
-    """The ``advice`` message for one ``advise`` line."""
-    began = time.perf_counter()
-    request = orjson.loads(line)
-    if advisor is not None:
-        return advisor.advise(request)
-    reason = {"code": "no_model", "args": {}, "message": "no trained models are loaded"}
-    return {
-        "type": "advice",
-        "request_id": request["request_id"],
-        "decisions": [
-            {"node": b["node"], "checkpoint": False, "reason": reason, "predicted": None}
-            for b in request.get("boundaries", ())
-        ],
-        "model_version": None,
-        "elapsed_ms": (time.perf_counter() - began) * 1000,
-    }
+    def _answer(self, advisor: Advisor | None, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The ``advice`` message for one ``advise`` message."""
+        if advisor is not None:
+            return advisor.advise(message, self._foreseen.pop(message["request_id"], None))
+        reason = {"code": "no_model", "args": {}, "message": "no trained models are loaded"}
+        return {
+            "type": "advice",
+            "request_id": message["request_id"],
+            "decisions": [
+                {"node": b["node"], "checkpoint": False, "reason": reason, "predicted": None}
+                for b in message.get("boundaries", ())
+            ],
+            "model_version": None,
+            "elapsed_ms": 0.0,
+        }

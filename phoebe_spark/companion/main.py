@@ -36,7 +36,7 @@ log = logging.getLogger("phoebe")
 END_LIMIT_S = 9.5
 """After the end of input the process is gone within ten seconds, whatever hangs."""
 READ_BYTES = 1 << 16
-ADVISE = b'{"type":"advise"'
+QUESTIONS = (b'{"type":"plan"', b'{"type":"advise"')
 
 
 def main() -> int:
@@ -117,7 +117,7 @@ def _read(source: BufferedReader, intake: Intake, desk: AdviceDesk) -> None:
 def _hand_over(lines: Sequence[bytes], intake: Intake, desk: AdviceDesk) -> None:
     events = []
     for line in lines:
-        if line.startswith(ADVISE):
+        if line.startswith(QUESTIONS):
             desk.ask(line)
         elif line and not line.isspace():
             events.append(line)

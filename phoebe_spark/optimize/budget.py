@@ -7,6 +7,7 @@ together while the union of their checkpoints fits. A heuristic: the integer pro
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 
 from phoebe_spark.optimize.problem import INF, Problem, Weights, bits, cost
@@ -33,17 +34,19 @@ def ranked_chains(
     beam: list[tuple[Candidate, ...]] = [()]
     for _ in range(max_cuts):
         grown: dict[tuple[int, ...], tuple[float, tuple[Candidate, ...]]] = {}
+        leaders = [0.0] * _BEAM  # a heap: whatever is not above its least is not held
         for chain in beam:
             for candidate in pool:
                 longer = _insert(chain, candidate)
-                if longer is None:
+                if longer is None or _at_most(longer) <= leaders[0]:
                     continue
                 key = tuple(c.inside for c in longer)
                 if key in grown:
                     continue
                 value = _value(problem, weights, longer, budget, seen)
-                if value > 0:
+                if value > leaders[0]:
                     grown[key] = (value, longer)
+                    heapq.heapreplace(leaders, value)
         best = sorted(grown.items(), key=lambda kv: -kv[1][0])[:_BEAM]
         found.update((key, value) for key, (value, _) in best)
         beam = [longer for _, (_, longer) in best]
@@ -51,6 +54,15 @@ def ranked_chains(
             break
     for key, _ in sorted(found.items(), key=lambda kv: (-kv[1], len(kv[0]))):
         yield key
+
+
+def _at_most(chain: tuple[Candidate, ...]) -> float:
+    """A bound of the chain's value: all its checkpoints cost as much as the dearest cut's."""
+    value, before = 0.0, 0.0
+    for c in chain:
+        value += (c.gain - before) * c.ttl_ms
+        before = c.gain
+    return value - max(c.cost for c in chain)
 
 
 def _value(

@@ -130,7 +130,7 @@ def test_a_stage_tried_again(folder: Path, cluster: Cluster) -> None:
     """An executor is lost while it uploads: what it had not uploaded is computed again."""
     here = folder / "retry"
     here.mkdir()
-    # Tasks that follow their input would all run on one executor: not always the one that is killed.
+    # Tasks that follow their input could all run on the executor that is not killed.
     with _served(here, cluster, spark__shuffle__reduceLocality__enabled="false") as served:
         assert served.run("plain", SQL, trials.PLAIN).error is None
         _until(lambda: len(_executors(cluster)) == 2, "two executors")

@@ -1,9 +1,9 @@
 """A PySpark application that shuffles generated rows over a slow store: ``shuffle_app.py SPEC``.
 
 The spec is JSON: ``rows``, ``maps``, ``reducers``, ``row_bytes``, ``latency_ms`` of each request to
-the store, ``work_us`` that a reading task spends on each row, and ``result``, where one JSON object
-is written: the rows' count and sum, requests by kind before and while the query ran, and the bytes
-of shuffle files that are left on the local disk at the end.
+the store, ``work`` steps that a reading task takes on each row (some 40 ns each), and ``result``,
+where one JSON object is written: the rows' count and sum, requests by kind before and while the
+query ran, and the bytes of shuffle files that are left on the local disk at the end.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ def main(spec: dict[str, Any]) -> int:
     payload = "concat(" + ", ".join(f"unhex(md5(string(id + {i})))" for i in range(words)) + ")"
     rows = spark.range(0, spec["rows"], 1, spec["maps"]).selectExpr("id", f"{payload} as payload")
     shuffled = rows.repartition(spec["reducers"], "id")
-    if spec["work_us"]:
-        # Deterministic work on each row, so that the reading stage lasts.
-        rounds = max(1, spec["work_us"] // 2)
+    if spec["work"]:
+        # Deterministic, so that the reading stage lasts.
         shuffled = shuffled.selectExpr(
             "id",
             "payload",
-            f"aggregate(sequence(1, {rounds}), 0L, (a, x) -> a + x * id % 7) as work",
+            f"aggregate(sequence(1, {spec['work']}), 0L, (a, x) -> a + x * id % 7) as work",
         ).where("work >= 0")
     before = {kind: requests.count(kind) for kind in KINDS}
     started = time.monotonic()

@@ -65,13 +65,18 @@ def request(plan: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def advice_of(advisor: Advisor, asked: dict[str, Any]) -> dict[str, Any]:
+    """As the plugin asks: the plan first, what its boundaries turn out to be later."""
+    return advisor.advise(asked, advisor.foresee(asked))
+
+
 def test_advice_rests_on_history_and_names_a_reason_per_boundary(
     home: Path, plans: dict[str, Mapping[str, Any]]
 ) -> None:
     advisor, problem = load_advisor(home, EASY)
     assert problem is None
     asked = request(plans["tpch/q9"])
-    advice = advisor.advise(asked)
+    advice = advice_of(advisor, asked)
     assert advice["type"] == "advice"
     assert advice["request_id"] == 7
     assert advice["model_version"] == current_version(home)
@@ -94,12 +99,12 @@ def test_some_query_of_tpch_is_worth_a_checkpoint_and_no_short_one(
     chosen = {
         name
         for name, plan in plans.items()
-        if any(d["checkpoint"] for d in advisor.advise(request(plan))["decisions"])
+        if any(d["checkpoint"] for d in advice_of(advisor, request(plan))["decisions"])
     }
     assert len(chosen) >= 4
     default, _ = load_advisor(home, {})
     for plan in plans.values():
-        codes = {d["reason"]["code"] for d in default.advise(request(plan))["decisions"]}
+        codes = {d["reason"]["code"] for d in advice_of(default, request(plan))["decisions"]}
         assert codes <= {"short_query"}
 
 
@@ -109,7 +114,7 @@ def test_a_query_may_have_its_own_minimum_of_duration(
     default, _ = load_advisor(home, {})
     for minimum, short in ((10**9, True), (0, False), (None, True)):
         asked = request(plans["tpch/q9"]) | {"min_duration_ms": minimum}
-        codes = {d["reason"]["code"] for d in default.advise(asked)["decisions"]}
+        codes = {d["reason"]["code"] for d in advice_of(default, asked)["decisions"]}
         assert (codes == {"short_query"}) == short
 
 
@@ -118,11 +123,11 @@ def test_refused_and_restorable_boundaries_are_not_chosen(
 ) -> None:
     advisor, _ = load_advisor(home, EASY)
     refused = {"code": "udf", "args": {"name": "f"}, "message": "a UDF without identity"}
-    advice = advisor.advise(request(plans["tpch/q9"], eligible=False, reason=refused))
+    advice = advice_of(advisor, request(plans["tpch/q9"], eligible=False, reason=refused))
     assert {d["reason"]["code"] for d in advice["decisions"]} == {"udf"}
     asked = request(plans["tpch/q9"])
     asked["boundaries"][0]["restorable"] = True
-    decisions = advisor.advise(asked)["decisions"]
+    decisions = advice_of(advisor, asked)["decisions"]
     assert decisions[0]["reason"]["code"] == "restorable"
     # Everything else lies upstream of the outermost exchange and will not run.
     assert not any(d["checkpoint"] for d in decisions)
@@ -140,7 +145,7 @@ def test_a_changed_byte_in_the_bundle_means_no_model(
         file.write_bytes(whole)
     assert problem is not None
     assert "sha256" in problem
-    advice = advisor.advise(request(plans["tpch/q9"]))
+    advice = advice_of(advisor, request(plans["tpch/q9"]))
     assert advice["model_version"] is None
     assert {d["reason"]["code"] for d in advice["decisions"]} == {"no_model"}
 
@@ -165,9 +170,15 @@ def test_no_bundle_says_what_to_do(tmp_path: Path) -> None:
 )
 def test_garbage_is_answered_never_raised(broken: dict[str, Any]) -> None:
     advisor = Advisor(baseline_predictor(History()), OptimizerSettings())
-    advice = advisor.advise(broken)
+    advice = advice_of(advisor, broken)
     assert advice["type"] == "advice"
     assert not any(d["checkpoint"] for d in advice["decisions"])
+
+
+def test_a_plan_that_was_not_shown_is_said_to_be_unknown() -> None:
+    advisor = Advisor(baseline_predictor(History()), OptimizerSettings())
+    (decision,) = advisor.advise({"request_id": 1, "boundaries": [{"node": 3}]}, None)["decisions"]
+    assert (decision["checkpoint"], decision["reason"]["code"]) == (False, "plan_not_shown")
 
 
 def test_settings_of_the_plugin_reach_the_optimizer() -> None:
@@ -182,9 +193,9 @@ def test_a_hundred_stages_are_advised_on_in_time(home: Path) -> None:
     plan = _wide_plan(100)
     asked = request(plan)
     assert len(asked["boundaries"]) == 100
-    advisor.advise(asked)
+    advice_of(advisor, asked)
     began = time.thread_time()
-    advisor.advise(asked)
+    advice_of(advisor, asked)
     assert time.thread_time() - began < 0.25
 
 

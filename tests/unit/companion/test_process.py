@@ -116,17 +116,19 @@ def test_questions_are_answered_in_every_mode_without_models(home: Path) -> None
     running = Running(home)
     running.send(running.hello)
     running.receive()
-    boundary = {"node": 3, "fingerprint": "f", "eligible": True, "reason": None, "partitions": 8}
+    plan = {"nodeName": "Range", "simpleString": "Range", "children": [], "metrics": []}
     running.send(
         {
-            "type": "advise",
+            "type": "plan",
             "request_id": 7,
             "execution_id": 0,
             "slots": 2,
-            "plan": {"nodeName": "Range", "simpleString": "Range", "children": [], "metrics": []},
-            "boundaries": [boundary],
+            "plan": plan,
+            "boundaries": [{"node": 3, "partitions": 8}],
         }
     )
+    boundary = {"node": 3, "fingerprint": "f", "eligible": True, "reason": None}
+    running.send({"type": "advise", "request_id": 7, "boundaries": [boundary]})
     message = running.receive()
     while message["type"] != "advice":
         message = running.receive()
@@ -145,7 +147,7 @@ def test_apply_without_a_bundle_is_said_once_and_answered_with_no_model(home: Pa
     assert "no query gets a checkpoint" in told["message"]
     again = running.receive()
     assert (again["type"], again["model_version"]) == ("ready", None)
-    boundary = {"node": 0, "fingerprint": "f", "eligible": True, "reason": None, "partitions": 8}
+    boundary = {"node": 0, "fingerprint": "f", "eligible": True, "reason": None}
     running.send({"type": "advise", "request_id": 1, "boundaries": [boundary]})
     advice = running.receive()
     assert advice["decisions"][0]["reason"]["code"] == "no_model"

@@ -23,16 +23,27 @@ private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
   import Advising._
 
   /**
-   * @param long
-   *   whether the query is worth waiting for advice ([[isLong]])
+   * Shows the plan of a query that is worth waiting for to the companion, which predicts meanwhile.
+   * Right: what `apply` then asks with.
+   */
+  def show(
+      plan: SparkPlan,
+      id: Long,
+      settings: PhoebeSettings,
+      boundaries: Seq[PlannedBoundary]
+  ): Either[Reason, Long] =
+    phoebe.companion.show(id, slots, settings.minDurationMs, PlanView.json(plan), boundaries)
+
+  /**
+   * @param shown
+   *   the plan as the companion knows it, or why it does not
    * @param open
    *   the boundaries that are still to be decided about
    */
   def apply(
-      plan: SparkPlan,
       id: Long,
       settings: PhoebeSettings,
-      long: Boolean,
+      shown: Either[Reason, Long],
       boundaries: Seq[PlannedBoundary],
       prints: Seq[Either[Refusal, Fingerprint]],
       restorable: Set[String],
@@ -40,10 +51,9 @@ private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
   ): Advised =
     if (open.isEmpty) Advised(Map.empty, NothingOpen, None)
     else settings.force match {
-      case Force.None if !long => Advised(Map.empty, shortQuery(settings), None)
       case Force.None =>
         val began = System.nanoTime()
-        val answer = ask(plan, id, settings, boundaries, prints, restorable)
+        val answer = shown.flatMap(ask(_, boundaries, prints, restorable))
         phoebe.planning.advice(id, System.nanoTime() - began)
         answer match {
           case Left(reason) => Advised(Map.empty, reason, None)
@@ -61,9 +71,7 @@ private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
     }
 
   private def ask(
-      plan: SparkPlan,
-      id: Long,
-      settings: PhoebeSettings,
+      shown: Long,
       boundaries: Seq[PlannedBoundary],
       prints: Seq[Either[Refusal, Fingerprint]],
       restorable: Set[String]
@@ -74,13 +82,10 @@ private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
         print.toOption.map(_.hash),
         print.isRight,
         print.left.toOption.map(BoundaryReports.reasonOf),
-        b.exchange.outputPartitioning.numPartitions,
-        b.catalystBytes,
-        b.catalystRows,
         print.toOption.exists(p => restorable(p.hash))
       )
     }
-    phoebe.companion.ask(id, slots, settings.minDurationMs, PlanView.json(plan), requests)
+    phoebe.companion.ask(shown, requests)
   }
 
   /** Whether waiting for advice can pay: past runs of such a plan were long, or its input is large. */

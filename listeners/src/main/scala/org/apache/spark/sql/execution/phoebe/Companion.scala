@@ -82,34 +82,50 @@ final class Companion private[phoebe] (
     Guard.run("send")(if (offBecause.isEmpty) outbox.message(Json.line(fields: _*)))
 
   /**
-   * Advice about a plan's boundaries. Waits for at most `spark.phoebe.advice.timeout_ms`, and not
-   * at all when the companion is not ready. Left: why there is none.
+   * Shows the companion a plan that advice may be asked about: it predicts while the plan's
+   * boundaries are looked up. Right: what to [[ask]] with. Never waits.
    */
-  def ask(
+  def show(
       executionId: Long,
       slots: Int,
       minDurationMs: Long,
-      plan: JsonNode,
-      boundaries: Seq[BoundaryRequest]
-  ): Either[Reason, Advice] = {
-    val began = System.nanoTime()
+      plan: => JsonNode,
+      boundaries: Seq[PlannedBoundary]
+  ): Either[Reason, Long] =
     if (state != "ready") {
       Left(Reason("companion_not_ready", s"the companion is $state", Map("state" -> state)))
     } else {
       val id = requestIds.incrementAndGet()
+      val line = Json.line(
+        "type" -> "plan",
+        "request_id" -> id,
+        "execution_id" -> executionId,
+        "slots" -> slots,
+        "min_duration_ms" -> minDurationMs,
+        "plan" -> plan,
+        "boundaries" -> boundaries.map(_.toJson)
+      )
+      if (outbox.request(line)) Right(id) else Left(Busy)
+    }
+
+  /**
+   * Advice about the boundaries of a plan that was shown. Waits for at most
+   * `spark.phoebe.advice.timeout_ms`. Left: why there is none.
+   */
+  def ask(id: Long, boundaries: Seq[BoundaryRequest]): Either[Reason, Advice] = {
+    val began = System.nanoTime()
+    if (state != "ready") {
+      Left(Reason("companion_not_ready", s"the companion is $state", Map("state" -> state)))
+    } else {
       val answer = new CompletableFuture[Advice]()
       pending.put(id, answer)
       try {
         val line = Json.line(
           "type" -> "advise",
           "request_id" -> id,
-          "execution_id" -> executionId,
-          "slots" -> slots,
-          "min_duration_ms" -> minDurationMs,
-          "plan" -> plan,
           "boundaries" -> boundaries.map(_.toJson)
         )
-        if (!outbox.request(line)) Left(Reason("companion_busy", "the companion's queue is full"))
+        if (!outbox.request(line)) Left(Busy)
         else {
           val spentMs = (System.nanoTime() - began) / 1000000L
           Right(answer.get(math.max(1L, settings.adviceTimeoutMs - spentMs), TimeUnit.MILLISECONDS))
@@ -164,7 +180,7 @@ final class Companion private[phoebe] (
           if (outbox.isEmpty) flush()
         case Outbox.Line(text) =>
           line(text)
-          if (outbox.isEmpty || text.startsWith(AdvisePrefix)) flush()
+          if (outbox.isEmpty || WaitedFor.exists(text.startsWith)) flush()
         case Outbox.Event(event) =>
           Guard("serialise", Option.empty[String])(
             Some(eventLines(event))
@@ -381,7 +397,8 @@ final class Companion private[phoebe] (
 
 object Companion {
   private val Protocol = 1
-  private val AdvisePrefix = """{"type":"advise""""
+  private val WaitedFor = Seq("""{"type":"plan"""", """{"type":"advise"""")
+  private val Busy = Reason("companion_busy", "the companion's queue is full")
   private val PollMs = 200L
   private val ReadyMs = 60000L
   private val BlockedMs = 30000L

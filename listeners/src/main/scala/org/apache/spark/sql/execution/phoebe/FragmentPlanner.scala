@@ -81,6 +81,9 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     val forced = settings.force != Force.None
     val long = !forced && advising.isLong(plan, settings)
     if (forced || long || (mode == Mode.Apply && known.nonEmpty)) {
+      val shown =
+        if (long) advising.show(plan, id, settings, boundaries)
+        else Left(Advising.shortQuery(settings))
       val exchanges = boundaries.map(_.exchange)
       val prints = state.fingerprints(session, exchanges)
       val restores =
@@ -91,7 +94,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
           b -> f
       }
       val restorable = if (mode == Mode.Apply) restores.verdicts.keySet else known.keySet
-      val advised = advising(plan, id, settings, long, boundaries, prints, restorable, open)
+      val advised = advising(id, settings, shown, boundaries, prints, restorable, open)
       settle(state, open, advised, restores)
       val result =
         if (mode == Mode.Apply) replaced(plan, id, runtime, state, exchanges, prints) else plan

@@ -82,15 +82,12 @@ object Reason {
     }
 }
 
-/** One exchange of an `advise` request (docs/protocol.md); `node` is its rank in `plan`'s pre-order. */
+/** One exchange of an `advise` request (docs/protocol.md); `node` is its rank in the plan's pre-order. */
 final case class BoundaryRequest(
     node: Int,
     fingerprint: Option[String],
     eligible: Boolean,
     reason: Option[Reason],
-    partitions: Int,
-    catalystBytes: Option[BigInt],
-    catalystRows: Option[BigInt],
     restorable: Boolean
 ) {
   private[phoebe] def toJson: ObjectNode = Json.obj(
@@ -98,9 +95,6 @@ final case class BoundaryRequest(
     "fingerprint" -> fingerprint,
     "eligible" -> eligible,
     "reason" -> reason.map(_.toJson),
-    "partitions" -> partitions,
-    "catalyst_bytes" -> catalystBytes.map(_.toLong),
-    "catalyst_rows" -> catalystRows.map(_.toLong),
     "restorable" -> restorable
   )
 }

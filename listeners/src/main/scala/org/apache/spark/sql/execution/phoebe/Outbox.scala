@@ -1,6 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.util.concurrent.{LinkedBlockingDeque, TimeUnit}
+import java.util.concurrent.{ConcurrentLinkedQueue, LinkedBlockingDeque, TimeUnit}
 import java.util.concurrent.atomic.AtomicLong
 
 import org.apache.spark.scheduler.SparkListenerEvent
@@ -9,12 +9,13 @@ import org.apache.spark.scheduler.SparkListenerEvent
  * What waits for the companion: bounded, never blocking the thread that puts something in.
  *
  * Events beyond `capacity` are dropped and counted; the plugin's own messages (few, and each tells
- * of a decision) have a reserve on top; requests that a query waits for go first.
+ * of a decision) have a reserve on top; requests that a query waits for go first, in their order.
  */
 final private[phoebe] class Outbox(capacity: Int) {
   import Outbox._
 
   private val queue = new LinkedBlockingDeque[Item](capacity + Reserve)
+  private val requests = new ConcurrentLinkedQueue[Line]()
   private val droppedCount = new AtomicLong()
   @volatile private var closed = false
 
@@ -34,7 +35,14 @@ final private[phoebe] class Outbox(capacity: Int) {
     if (!closed && !queue.offerLast(Message(() => line))) droppedCount.incrementAndGet()
 
   /** False: no room, the request was not taken. */
-  def request(line: String): Boolean = queue.offerFirst(Line(line))
+  def request(line: String): Boolean = {
+    val made = Line(line)
+    requests.add(made)
+    queue.offerFirst(Request) || {
+      requests.remove(made)
+      false
+    }
+  }
 
   /** The last item; makes room for itself. */
   def end(): Unit = while (!queue.offerLast(End)) {
@@ -43,7 +51,10 @@ final private[phoebe] class Outbox(capacity: Int) {
   }
 
   /** The next item, or null after `timeoutMs`. */
-  def poll(timeoutMs: Long): Item = queue.poll(timeoutMs, TimeUnit.MILLISECONDS)
+  def poll(timeoutMs: Long): Item = queue.poll(timeoutMs, TimeUnit.MILLISECONDS) match {
+    case Request => requests.poll()
+    case item => item
+  }
 
   /** Nobody reads any more: what waits is forgotten, and what comes is not taken. */
   def discard(): Unit = {
@@ -62,4 +73,7 @@ private[phoebe] object Outbox {
   final case class Message(line: () => String) extends Item
   final case class Line(line: String) extends Item
   case object End extends Item
+
+  /** Stands at the head of the queue for each line of `requests`. */
+  private case object Request extends Item
 }

@@ -2,6 +2,8 @@ package org.apache.spark.sql.execution.phoebe
 
 import scala.util.Try
 
+import com.fasterxml.jackson.databind.node.ObjectNode
+
 import org.apache.spark.sql.catalyst.plans.QueryPlan
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
@@ -24,6 +26,14 @@ private[phoebe] final case class PlannedBoundary(
     .flatMap(link => Try(link.stats).toOption)
   lazy val catalystBytes: Option[BigInt] = stats.map(_.sizeInBytes).filter(_ < Long.MaxValue)
   lazy val catalystRows: Option[BigInt] = stats.flatMap(_.rowCount)
+
+  /** As of a `plan` message (docs/protocol.md). */
+  def toJson: ObjectNode = Json.obj(
+    "node" -> node,
+    "partitions" -> exchange.outputPartitioning.numPartitions,
+    "catalyst_bytes" -> catalystBytes.map(_.toLong),
+    "catalyst_rows" -> catalystRows.map(_.toLong)
+  )
 }
 
 private[phoebe] object PlannedBoundary {
