@@ -35,15 +35,28 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """One exchange of a plan that was not run. ``canonical`` names Spark's own canonical form of
+    it, ``roots`` are the paths that it reads."""
+
+    canonical: str
+    partitioning: str
+    hash: str | None
+    roots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """One planning pass over one fragment of an execution; ``cpu_ms`` of all its fingerprints.
 
-    ``agrees``: a fingerprinter that remembers nothing of earlier passes says the same.
+    ``agrees``: a fingerprinter that remembers nothing of earlier passes says the same. ``whole``:
+    it is the fragment's first plan.
     """
 
     execution: str
     cpu_ms: float
     agrees: bool
+    whole: bool
     exchanges: tuple[Exchange, ...]
 
 
@@ -74,6 +87,19 @@ class Probe:
         """The exchanges of ``df``'s plan as it stands, inner ones first."""
         return [_exchange(e) for e in json.loads(self._jvm.of(df._jdf))]
 
+    def planned(self, sql: str) -> list[Planned]:
+        """The exchanges of a text's plan, inner ones first."""
+        found = json.loads(self._jvm.of(self.spark.sql(sql)._jdf))
+        return [
+            Planned(e["canonical"], e["partitioning"], e.get("hash"), tuple(e.get("roots", ())))
+            for e in found
+        ]
+
+    def same_rows(self, one: tuple[str, int], other: tuple[str, int]) -> bool:
+        """Whether two exchanges, each the n-th one of a text's plan, are given the same rows."""
+        checksums = [self._jvm.rows(self.spark.sql(sql)._jdf, n) for sql, n in (one, other)]
+        return bool(checksums[0] == checksums[1])
+
     def unchanged(self, df: DataFrame) -> bool:
         """Whether the files that ``df``'s plan listed are as they were."""
         return bool(self._jvm.unchanged(df._jdf))
@@ -85,6 +111,7 @@ class Probe:
                 p["execution"],
                 p["cpu_ns"] / 1e6,
                 p["agrees"],
+                p["whole"],
                 tuple(map(_exchange, p["exchanges"])),
             )
             for p in json.loads(self._jvm.drain())
@@ -99,7 +126,11 @@ class Probe:
 
     def tables(self, suite: tpc.Suite, scale_factor: float) -> None:
         """Makes a TPC suite's tables temporary views."""
-        for name, path in tpc.tables(tpc.data(suite, scale_factor)).items():
+        self.tables_of(tpc.data(suite, scale_factor))
+
+    def tables_of(self, folder: Path) -> None:
+        """Makes the tables of a folder temporary views, as its files are now."""
+        for name, path in tpc.tables(folder).items():
             self.spark.read.parquet(str(path)).createOrReplaceTempView(name)
 
 

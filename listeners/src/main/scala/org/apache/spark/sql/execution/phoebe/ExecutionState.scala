@@ -24,7 +24,7 @@ private[phoebe] final class ExecutionState {
   val verdicts = new ConcurrentHashMap[String, Verdict]()
 
   private var fingerprinter: Fingerprinter = _
-  private var passedOver = Seq.empty[(Seq[SparkPlan], Reason)]
+  private var passedOver = Seq.empty[(SparkPlan, Seq[SparkPlan], Reason)]
 
   /**
    * Fingerprints of a plan's exchanges, remembered over all plans of the execution. Fragments that
@@ -32,22 +32,23 @@ private[phoebe] final class ExecutionState {
    */
   def fingerprints(
       session: SparkSession,
+      plan: SparkPlan,
       exchanges: Seq[SparkPlan]
   ): Seq[Either[Refusal, Fingerprint]] = synchronized {
     if (fingerprinter == null) fingerprinter = new Fingerprinter(session)
     val earlier = passedOver
     passedOver = Nil
-    earlier.foreach { case (shuffles, reason) =>
-      fingerprinter(shuffles).flatMap(_.toOption).foreach(f =>
+    earlier.foreach { case (fragment, shuffles, reason) =>
+      fingerprinter(fragment, shuffles).flatMap(_.toOption).foreach(f =>
         verdicts.putIfAbsent(f.hash, Verdict.Skip(reason))
       )
     }
-    fingerprinter(exchanges)
+    fingerprinter(plan, exchanges)
   }
 
   /** A fragment in which nothing can be checkpointed or restored: its exchanges get no look. */
-  def passOver(exchanges: Seq[SparkPlan], reason: Reason): Unit = synchronized {
-    passedOver = passedOver :+ (exchanges -> reason)
+  def passOver(plan: SparkPlan, exchanges: Seq[SparkPlan], reason: Reason): Unit = synchronized {
+    passedOver = passedOver :+ ((plan, exchanges, reason))
   }
 
   /** Fingerprints whose checkpoints were committed or abandoned, with a word on it. */

@@ -4,9 +4,13 @@ import java.util.IdentityHashMap
 
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
-import org.apache.spark.sql.execution.adaptive.QueryStageExec
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
-import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Fingerprinter, Refusal}
+import org.apache.spark.sql.execution.phoebe.fingerprint.{
+  Fingerprint,
+  Fingerprinter,
+  Lineage,
+  Refusal
+}
 
 /**
  * Puts checkpoints and restored boundaries into one adaptive plan fragment (a query's main plan or
@@ -35,7 +39,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
             plan
           case None =>
             val id = sc.getLocalProperty(SQLExecution.EXECUTION_ID_KEY).toLong
-            if (plan.exists(_.isInstanceOf[QueryStageExec])) replan(plan, id, mode)
+            if (Lineage.isReplan(plan)) replan(plan, id, mode)
             else firstPlan(plan, id, mode, settings)
         }
       case _ => plan
@@ -47,7 +51,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     else checkpoints.map(runtime => runtime -> runtime.execution(id)) match {
       case Some((runtime, state)) if state.replaces =>
         val exchanges = plan.collect { case exchange: ShuffleExchangeExec => exchange }
-        replaced(plan, id, runtime, state, exchanges, state.fingerprints(session, exchanges))
+        replaced(plan, id, runtime, state, exchanges, state.fingerprints(session, plan, exchanges))
       case _ => plan
     }
 
@@ -85,7 +89,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
         if (long) advising.show(plan, id, settings, boundaries)
         else Left(Advising.shortQuery(settings))
       val exchanges = boundaries.map(_.exchange)
-      val prints = state.fingerprints(session, exchanges)
+      val prints = state.fingerprints(session, plan, exchanges)
       val restores =
         if (mode != Mode.Apply) Restores.none
         else Restores.of(runtime, session, state, known, boundaries, prints)
@@ -103,7 +107,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     } else {
       // Nothing can follow from a fingerprint.
       val reason = Advising.shortQuery(settings)
-      state.passOver(boundaries.map(_.exchange), reason)
+      state.passOver(plan, boundaries.map(_.exchange), reason)
       reports.skipped(id, boundaries, reason)
       plan
     }

@@ -57,7 +57,19 @@ private[fingerprint] final class ExpressionText(
     Digest.of("call", text(a.aggregateFunction, env), a.isDistinct.toString, filter)
   }
 
-  private def expression(e: Expression, scope: Scope, out: StringBuilder): Unit = e match {
+  private def expression(e: Expression, scope: Scope, out: StringBuilder): Unit = {
+    val name = e.getClass.getName
+    if (orderSensitive(name) || !(handled(name) || AllowList.expressions(name))) refuse(e)
+    known(e, scope, out)
+  }
+
+  private def refuse(e: Expression): Nothing = e match {
+    case _ if orderSensitive(e.getClass.getName) => Refused.orderSensitive(e.prettyName)
+    case _: UserDefinedExpression => Refused.udf(e.prettyName)
+    case _ => Refused.expression(e.getClass.getName)
+  }
+
+  private def known(e: Expression, scope: Scope, out: StringBuilder): Unit = e match {
     case a: Alias => expression(a.child, scope, out)
     case a: AttributeReference => out.append('#').append(scope.env(a))
     case l: Literal => literal(l, out)
@@ -113,9 +125,7 @@ private[fingerprint] final class ExpressionText(
     case s: StaticInvoke if !isSparkSql(s.staticObject.getName) =>
       Refused.udf(s.staticObject.getName)
     case i: Invoke if !isSparkEvaluator(i) => Refused.udf(i.prettyName)
-    case f if orderSensitive(f.getClass.getName) => Refused.orderSensitive(f.prettyName)
-    case _: UserDefinedExpression => Refused.udf(e.prettyName)
-    case _ => product(e, scope, out)
+    case _ => elements(e.getClass.getName, e, scope, out)
   }
 
   /**
@@ -144,12 +154,6 @@ private[fingerprint] final class ExpressionText(
     val out = new StringBuilder
     expression(e, scope, out)
     out.toString
-  }
-
-  private def product(e: Expression, scope: Scope, out: StringBuilder): Unit = {
-    val name = e.getClass.getName
-    if (!AllowList.expressions(name)) Refused.expression(name)
-    elements(name, e, scope, out)
   }
 
   private def elements(name: String, p: Product, scope: Scope, out: StringBuilder): Unit = {
@@ -248,6 +252,21 @@ private[fingerprint] object ExpressionText {
 
   private val expressions = "org.apache.spark.sql.catalyst.expressions."
 
+  /** What is understood in code, and not by its arguments alone; exact classes, as in the lists. */
+  val handled: Set[String] = Seq(
+    classOf[Alias],
+    classOf[AttributeReference],
+    classOf[Literal],
+    classOf[NamedLambdaVariable],
+    classOf[LambdaFunction],
+    classOf[ScalarSubquery],
+    classOf[DynamicPruningExpression],
+    classOf[InSubqueryExec],
+    classOf[SortOrder],
+    classOf[InSet],
+    classOf[AggregateExpression]
+  ).map(_.getName).toSet
+
   /**
    * Results depend on the order in which rows arrive: where a window's or an aggregate's order leaves
    * ties, two runs differ. Restoring such a result beside a branch that is computed again over the same
@@ -276,12 +295,12 @@ private[fingerprint] object ExpressionText {
       className.startsWith("org.apache.spark.sql.internal.types.")
 
   def unalias(e: Expression): Expression = e match {
-    case a: Alias => unalias(a.child)
+    case a: Alias if a.getClass == classOf[Alias] => unalias(a.child)
     case other => other
   }
 
   def split(e: Expression): Seq[Expression] = e match {
-    case And(left, right) => split(left) ++ split(right)
+    case And(left, right) if e.getClass == classOf[And] => split(left) ++ split(right)
     case other => Seq(other)
   }
 
@@ -297,7 +316,7 @@ private[fingerprint] object ExpressionText {
   }.toSeq
 
   def isTrue(e: Expression): Boolean = e match {
-    case Literal(true, BooleanType) => true
+    case Literal(true, BooleanType) if e.getClass == classOf[Literal] => true
     case DynamicPruningExpression(child) => isTrue(child)
     case _ => false
   }

@@ -13,6 +13,7 @@ import com.fasterxml.jackson.databind.ObjectMapper
 import com.fasterxml.jackson.module.scala.DefaultScalaModule
 
 import org.apache.spark.sql.SparkSessionExtensions
+import org.apache.spark.sql.catalyst.expressions.{UnsafeProjection, XXH64}
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.classic.{Dataset, SparkSession}
 import org.apache.spark.sql.execution.{QueryExecution, SparkPlan, SQLExecution}
@@ -36,12 +37,13 @@ object FingerprintProbe {
       val execution = session.sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY)
       val start = threads.getCurrentThreadCpuTime
       val all = exchanges(plan)
-      val found = all.zip(ofExecution(session, execution)(all))
+      val found = all.zip(ofExecution(session, execution)(plan, all))
       val elapsed = threads.getCurrentThreadCpuTime - start
-      val afresh = new Fingerprinter(session)(all).map(_.map(_.hash))
+      val afresh = new Fingerprinter(session)(plan, all).map(_.map(_.hash))
       seen.add(Map(
         "execution" -> execution,
         "cpu_ns" -> elapsed,
+        "whole" -> !Lineage.isReplan(plan),
         "agrees" -> (found.map(_._2.map(_.hash)) == afresh),
         "exchanges" -> found.map { case (e, f) => describe(e, f) }
       ))
@@ -70,16 +72,39 @@ object FingerprintProbe {
   /** Whether a Dataset's listed inputs are as they were. */
   def unchanged(dataset: Dataset[_]): Boolean = {
     val fingerprinter = new Fingerprinter(dataset.sparkSession)
-    fingerprinter(exchanges(dataset.queryExecution.executedPlan)).forall {
+    val plan = dataset.queryExecution.executedPlan
+    fingerprinter(plan, exchanges(plan)).forall {
       case Right(f) => Fingerprinter.look(dataset.sparkSession, f.inputs)()
       case Left(_) => false
     }
   }
 
+  /**
+   * The rows that the n-th exchange of a Dataset's plan is given (planned without adaptive
+   * execution): their number, and a sum of hashes in which their order does not count.
+   */
+  def rows(dataset: Dataset[_], number: Int): String = {
+    val execution = dataset.queryExecution
+    val below = exchanges(execution.executedPlan)(number).child
+    val types = below.output.map(_.dataType).toArray
+    val (count, sum) = SQLExecution.withNewExecutionId(execution, Some("rows of an exchange")) {
+      below.execute().mapPartitions { rows =>
+        val project = UnsafeProjection.create(types)
+        rows.map { row =>
+          val r = project(row)
+          (1L, XXH64.hashUnsafeBytes(r.getBaseObject, r.getBaseOffset, r.getSizeInBytes, 42L))
+        }
+      }.fold((0L, 0L)) { case ((n, s), (m, t)) => (n + m, s + t) }
+    }
+    s"$count rows, $sum"
+  }
+
   private def exchangesOf(execution: QueryExecution): String = {
     val fingerprinter = new Fingerprinter(execution.sparkSession)
     val all = exchanges(execution.executedPlan)
-    json.writeValueAsString(all.zip(fingerprinter(all)).map { case (e, f) => describe(e, f) })
+    json.writeValueAsString(all.zip(fingerprinter(execution.executedPlan, all)).map { case (e, f) =>
+      describe(e, f)
+    })
   }
 
   private def describe(

@@ -28,22 +28,30 @@ final case class Fingerprint(hash: String, inputs: Seq[Listing])
  * one per execution: what did not change from plan to plan is not worked out again.
  */
 final class Fingerprinter(session: SparkSession) {
-  private val relations = new Relations
+  private val lineage = new Lineage(session)
+  private val relations = new Relations(lineage)
   private var settings: Either[Refusal, String] = Right("")
   private val known = mutable.HashMap.empty[Statement, Fingerprint]
 
   /**
-   * The fingerprints of a plan's shuffles, plain or ours, or why they have none. Settings are read
-   * once for all of them. Never throws (NonFatal).
+   * The fingerprints of shuffles, plain or ours, of one fragment's plan, whole or after a re-plan; or
+   * why they have none. Settings are read once for all of them. Never throws (NonFatal).
    */
-  def apply(exchanges: Seq[SparkPlan]): Seq[Either[Refusal, Fingerprint]] = synchronized {
+  def apply(
+      plan: SparkPlan,
+      exchanges: Seq[SparkPlan]
+  ): Seq[Either[Refusal, Fingerprint]] = synchronized {
     val now =
       try Right(Settings.hash(session.sessionState.conf, session.sparkContext.conf))
       catch { case r: Refused => Left(r.refusal) }
     if (now != settings) known.clear()
     settings = now
-    try exchanges.map(one)
-    finally relations.endPass()
+    try {
+      // Without it, what is above a dropped branch has another name: nothing is wrong then.
+      try lineage.begin(plan)
+      catch { case NonFatal(_) | _: LinkageError => () }
+      exchanges.map(one)
+    } finally relations.endPass()
   }
 
   private def one(exchange: SparkPlan): Either[Refusal, Fingerprint] =
@@ -80,9 +88,13 @@ final class Fingerprinter(session: SparkSession) {
   private def partitioning(p: Partitioning, env: Env): Seq[String] = {
     def texts(expressions: Seq[Expression]) = expressions.map(relations.text.text(_, env))
     p match {
-      case HashPartitioning(keys, n) => "hash" +: n.toString +: texts(keys)
-      case RangePartitioning(order, n) => "range" +: n.toString +: texts(order)
-      case RoundRobinPartitioning(n) => Seq("round-robin", n.toString)
+      // Exact: a subclass may spread its rows in another way.
+      case HashPartitioning(keys, n) if p.getClass == classOf[HashPartitioning] =>
+        "hash" +: n.toString +: texts(keys)
+      case RangePartitioning(order, n) if p.getClass == classOf[RangePartitioning] =>
+        "range" +: n.toString +: texts(order)
+      case RoundRobinPartitioning(n) if p.getClass == classOf[RoundRobinPartitioning] =>
+        Seq("round-robin", n.toString)
       case SinglePartition => Seq("single")
       case other => Refused.refuse(
           "unknown_partitioning",

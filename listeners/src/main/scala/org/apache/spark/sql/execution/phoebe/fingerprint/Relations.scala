@@ -45,7 +45,7 @@ private[fingerprint] final case class Relation(
  * earlier plan serves every node that says the same over the same inputs, so a re-plan pays for what
  * is new in it. Not thread-safe.
  */
-private[fingerprint] final class Relations {
+private[fingerprint] final class Relations(lineage: Lineage) {
   import Relations._
 
   // Of the pass at hand, except query stages, which stay as long as the execution.
@@ -61,7 +61,8 @@ private[fingerprint] final class Relations {
   def apply(plan: SparkPlan): Relation = {
     var known = nodes.get(plan)
     if (known == null) {
-      known = attempt(of(plan))
+      known = attempt(lineage.before(plan).fold(of(plan))(restrict(plan, _)))
+      known.foreach(lineage.name(plan, _))
       nodes.put(plan, known)
     }
     known.fold(refusal => throw new Refused(refusal), identity)

@@ -6,6 +6,7 @@ package org.apache.spark.sql.execution.phoebe.fingerprint
 
 import org.apache.spark.sql.catalyst.TableIdentifier
 import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.plans.logical.{JoinHint, LogicalPlan}
 import org.apache.spark.sql.catalyst.trees.TreePattern.PLAN_EXPRESSION
 import org.apache.spark.sql.execution._
 import org.apache.spark.sql.execution.aggregate.BaseAggregateExec
@@ -55,8 +56,21 @@ private[fingerprint] object Statement {
   def hasSubquery(plan: SparkPlan): Boolean = plan.containsPattern(PLAN_EXPRESSION) &&
     plan.expressions.exists(_.containsPattern(PLAN_EXPRESSION))
 
+  /** Whether two logical nodes say the same, but for their children and for hints. */
+  def sameNode(a: LogicalPlan, b: LogicalPlan): Boolean = {
+    def argument(x: Any, y: Any): Boolean = (x, y) match {
+      case (p: LogicalPlan, q: LogicalPlan) =>
+        (p eq q) || (a.children.exists(_ eq p) && b.children.exists(_ eq q))
+      case (_: JoinHint, _: JoinHint) => true
+      case (x: scala.collection.Seq[_], y: scala.collection.Seq[_]) =>
+        x.size == y.size && x.corresponds(y)(argument)
+      case _ => same(x, y)
+    }
+    a.getClass == b.getClass && a.productIterator.corresponds(b.productIterator)(argument)
+  }
+
   /** Structural equality, and no where it is not certain: then the work is done once more. */
-  private def same(a: Any, b: Any): Boolean =
+  def same(a: Any, b: Any): Boolean =
     (a.asInstanceOf[AnyRef] eq b.asInstanceOf[AnyRef]) || ((a, b) match {
       case (_: SparkPlan, _: SparkPlan) => true // what is below, compared by its relations
       case (_: Literal, _: Literal) => false // equal values may differ in their bits: -0.0
