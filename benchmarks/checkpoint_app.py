@@ -68,15 +68,12 @@ def rows(spark: SparkSession, shape: Shape, literal: int) -> DataFrame:
 
 
 def finish(first: DataFrame, shape: Shape, others: list[DataFrame]) -> None:
-    """Shuffles by the key and reduces, into a sink that keeps nothing."""
+    """Shuffles by the key and reads every column: a reader that does little else, as the cost is to
+    show against it, not to hide behind it."""
     reduced = None
     for frame in [first, *others]:
-        values = [c for c in frame.columns if c != shape.key]
-        part = (
-            frame.repartition(shape.partitions, shape.key)
-            .groupBy(shape.key)
-            .agg(*(F.max(c).alias(c) for c in values))
-        )
+        shuffled = frame.repartition(shape.partitions, shape.key)
+        part = shuffled.select(F.xxhash64(*frame.columns).alias("hash")).agg(F.max("hash"))
         reduced = part if reduced is None else reduced.union(part)
     assert reduced is not None
     reduced.write.format("noop").mode("overwrite").save()
@@ -184,11 +181,11 @@ def main(path: Path) -> int:
         for repeat in range(spec["repeats"] + 1):
             for number, name in enumerate(spec["shapes"]):
                 shape = SHAPES[name]
-                # The large one three times: its bytes make up for the rounds.
-                if repeat > (3 if shape.copies > 1 else spec["repeats"]):
+                # The large one three times and not to warm up: its bytes make up for the rounds.
+                if shape.copies > 1 and not 1 <= repeat <= 3:
                     continue
-                if repeat > 1 and time.monotonic() - began > spec["budget_s"]:
-                    break
+                if repeat > 0 and time.monotonic() - began > spec["budget_s"]:
+                    continue
                 for variant in rng.sample(variants, len(variants)):
                     # Mode off before the rows are defined: only where it says so is it on.
                     plugin("off")

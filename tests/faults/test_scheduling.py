@@ -149,6 +149,32 @@ def test_a_stage_tried_again(folder: Path, cluster: Cluster) -> None:
     _one_winner_each(manifest)
 
 
+def test_upstream_files_are_freed_where_the_checkpoint_was_never_met(
+    folder: Path, cluster: Cluster
+) -> None:
+    """The checkpointed stage is one task, coalesced; what it read was written by both executors."""
+    here = folder / "upstream"
+    with _served(here, cluster) as served:
+        _until(lambda: len(_executors(cluster)) == 2, "two executors")
+        asked = served.ask("forced", trials.sql_of("one", 6000), FORCED)
+        _until(lambda: all(_shuffles_by_worker(cluster)), "files of both executors")
+        assert served.answer(asked).error is None
+        _until(lambda: "bytes of local files freed" in served.log, "the checkpoint's own are freed")
+        # What is left is what the last stage read.
+        _until(lambda: len(set().union(*_shuffles_by_worker(cluster))) == 1, "upstream is freed")
+        assert served.run("plain", trials.sql_of("one", 6000), trials.PLAIN).error is None
+        served.stop()
+    assert not compare_results(served.output("plain"), served.output("forced"))
+
+
+def _shuffles_by_worker(cluster: Cluster) -> list[set[str]]:
+    """For each worker the ids of the shuffles that it has files of."""
+    return [
+        {f.name.split("_")[1] for f in worker.local_dir.rglob("shuffle_*.data")}
+        for worker in cluster.workers
+    ]
+
+
 def _map_ids(executor_dir: Path) -> list[int]:
     """The map tasks of which an executor's directories hold a data file."""
     names = (re.match(r"shuffle_\d+_(\d+)_", f.name) for f in executor_dir.rglob("shuffle_*.data"))

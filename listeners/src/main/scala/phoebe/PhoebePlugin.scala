@@ -1,15 +1,16 @@
 package phoebe
 
 import org.apache.spark.api.plugin.{DriverPlugin, ExecutorPlugin, SparkPlugin}
-import org.apache.spark.sql.execution.phoebe.{Guard, PhoebeDriverPlugin}
+import org.apache.spark.sql.execution.phoebe.{Guard, PhoebeDriverPlugin, PhoebeExecutorPlugin}
 
 /**
- * What a user names in `spark.plugins`. No logic: the driver side lives in
- * `org.apache.spark.sql.execution.phoebe`, executors need no plugin.
+ * What a user names in `spark.plugins`. No logic: both sides live in
+ * `org.apache.spark.sql.execution.phoebe`.
  */
 class PhoebePlugin extends SparkPlugin {
   override def driverPlugin(): DriverPlugin =
     Guard("plugin", null: DriverPlugin)(new PhoebeDriverPlugin)
 
-  override def executorPlugin(): ExecutorPlugin = null
+  override def executorPlugin(): ExecutorPlugin =
+    Guard("plugin", null: ExecutorPlugin)(new PhoebeExecutorPlugin)
 }

@@ -34,6 +34,9 @@ private[phoebe] final class CheckpointEndpoint(
   }
 
   private def answer(message: AnyRef, from: RpcEndpointRef): Serializable = message match {
+    case Hello(executor) =>
+      shuffles.greeted(executor, from)
+      java.lang.Boolean.TRUE
     case Join(id, executor) => shuffles.get(id).fold[ShuffleState](Ordinary)(_.join(executor, from))
     case Uploaded(id, upload) =>
       java.lang.Boolean.valueOf(shuffles.get(id).exists(_.uploaded(upload)))

@@ -25,6 +25,9 @@ private[phoebe] object CheckpointMessages {
   def ask[T](to: RpcEndpointRef, message: Serializable, from: RpcEndpointRef = null): T =
     decode(to.askSync[Array[Byte]]((encode(message), from))).asInstanceOf[T]
 
+  /** Executor to driver, from the executor's own endpoint, as it starts: where to reach it. */
+  final case class Hello(executorId: String)
+
   /** Executor to driver, from the executor's own endpoint; the answer is a [[ShuffleState]]. */
   final case class Join(shuffleId: Int, executorId: String)
 

@@ -179,7 +179,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   override def onExecutorRemoved(removed: SparkListenerExecutorRemoved): Unit =
     clock.execute { () =>
-      Guard.run("note a lost executor")(shuffles.all.foreach(_.executorLost(removed.executorId)))
+      Guard.run("note a lost executor")(shuffles.executorLost(removed.executorId))
     }
 
   /** What is still being uploaded is wanted by the next submission; no query waits any more. */

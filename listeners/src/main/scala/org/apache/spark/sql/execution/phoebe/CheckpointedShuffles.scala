@@ -55,6 +55,7 @@ private[phoebe] final class RestoredShuffle(
 /** The application's checkpointed shuffles by shuffle id, on the driver. */
 private[phoebe] final class CheckpointedShuffles {
   private val shuffles = new ConcurrentHashMap[Int, CheckpointedShuffle]()
+  private val known = new ConcurrentHashMap[String, RpcEndpointRef]()
 
   /** Places in the store that could not be read, by execution. */
   private val unreadable = new ConcurrentHashMap[Long, Set[BlockManagerId]]()
@@ -64,8 +65,15 @@ private[phoebe] final class CheckpointedShuffles {
   def all: Seq[CheckpointedShuffle] = shuffles.values.asScala.toSeq
   def of(executionId: Long): Seq[CheckpointedShuffle] = all.filter(_.executionId == executionId)
 
-  /** All executors that have ever met a checkpointed shuffle and live, as far as is known. */
-  def executors: Map[String, RpcEndpointRef] = all.flatMap(_.executors).toMap
+  def greeted(executorId: String, executor: RpcEndpointRef): Unit = known.put(executorId, executor)
+
+  def executorLost(executorId: String): Unit = {
+    known.remove(executorId)
+    all.foreach(_.executorLost(executorId))
+  }
+
+  /** All executors that live, as far as they are known: by their greeting, or by a shuffle. */
+  def executors: Map[String, RpcEndpointRef] = known.asScala.toMap ++ all.flatMap(_.executors)
 
   /**
    * An output in the store could not be read. Spark computes it again, and all that was at the same

@@ -5,7 +5,13 @@ import java.util.concurrent.atomic.AtomicReference
 
 import scala.util.control.NonFatal
 
-import org.apache.spark.{MapOutputTrackerWorker, SparkEnv, SparkException, TaskContext}
+import org.apache.spark.{
+  MapOutputTrackerWorker,
+  SparkContext,
+  SparkEnv,
+  SparkException,
+  TaskContext
+}
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.rpc.{IsolatedThreadSafeRpcEndpoint, RpcCallContext, RpcEnv}
@@ -43,6 +49,9 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
 
   private def shuffle(id: Int): LocalShuffle =
     shuffles.computeIfAbsent(id, new LocalShuffle(_))
+
+  /** Files are freed also where no checkpointed shuffle was met: those of stages upstream of one. */
+  private def greet(): Unit = ask[java.lang.Boolean](driver, Hello(env.executorId), self)
 
   /** Joins if need be: one question to the driver for each shuffle that is met here. */
   private def joined(local: LocalShuffle): ShuffleState = local.synchronized {
@@ -231,6 +240,10 @@ private[phoebe] object ExecutorCheckpoints {
       current._2
     }
   }
+
+  /** The executor starts. In local mode the driver knows itself soon enough. */
+  def greet(): Unit =
+    if (SparkEnv.get.executorId != SparkContext.DRIVER_IDENTIFIER) get.greet()
 
   private def stopped(checkpoints: ExecutorCheckpoints): Unit = synchronized {
     if (current != null && (current._2 eq checkpoints)) current = null

@@ -24,7 +24,8 @@ final class PhoebeDriverPlugin extends DriverPlugin with Logging {
         case Right(settings) => install(sc, settings)
       }
     }
-    Collections.emptyMap()
+    if (runtime.exists(_.opensStore)) Collections.singletonMap(PhoebeExecutorPlugin.Greets, "true")
+    else Collections.emptyMap()
   }
 
   override def registerMetrics(appId: String, context: PluginContext): Unit =

@@ -62,6 +62,10 @@ final class PhoebeRuntime private[phoebe] (
   /** False when the application started with mode `off`: nothing is harvested then. */
   def harvesting: Boolean = settings.mode != Mode.Off
 
+  /** Whether checkpoints are read or written from the start: a session may do so later in any case. */
+  private[phoebe] def opensStore: Boolean =
+    harvesting && settings.mode.atMost(limit).rank >= Mode.Advise.rank
+
   private[phoebe] def registered(appId: String): Unit = if (harvesting) {
     companion.start(
       Companion.Identity(
@@ -73,7 +77,7 @@ final class PhoebeRuntime private[phoebe] (
         startedAtMs = sparkContext.startTime
       )
     )
-    if (settings.mode.atMost(limit).rank >= Mode.Advise.rank) {
+    if (opensStore) {
       guard("open the checkpoint store", ())(CheckpointRuntime.start(this))
     }
   }
