@@ -54,7 +54,7 @@ def run(options: Options) -> Result:
     ]
     shares = (0.3, 0.5, 0.7, 0.85, 1.0)
     for case, share in zip(cases, shares, strict=True):
-        case["until_s"] = share * (options.left_s - 120)
+        case["until_s"] = share * (options.left_s - 240)
     spec = folder / "spec.json"
     results = folder / "results.ndjson"
     told = {"tables": {n: str(p) for n, p in tables.items()}, "cases": cases}

@@ -90,9 +90,12 @@ def main(path: Path) -> int:
     with Path(spec["results"]).open("a", buffering=1) as results:
         for case in spec["cases"]:
             stop = began + case["until_s"]
+            half = (time.monotonic() + stop) / 2
             pairs: Iterable[int] = range(-case["warm_up"], case["pairs"])
             for pair in pairs:
-                if pair > 3 and time.monotonic() > stop:
+                if -case["warm_up"] < pair < 0 and time.monotonic() > half:
+                    continue
+                if pair > 0 and time.monotonic() > stop:
                     break
                 order = ("apply", "off") if pair % 2 else ("off", "apply")
                 for mode in order:
