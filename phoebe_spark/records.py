@@ -162,6 +162,7 @@ class BoundaryRecord(Record):
     reason_code: str | None = None
     reason_args: str | None = None  # JSON
     reason_message: str | None = None
+    parts: str | None = None  # JSON: what the fingerprint was made of; protocol.md, "Parts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

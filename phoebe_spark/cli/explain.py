@@ -1,4 +1,5 @@
-"""``phoebe explain``: what was decided for an application's boundaries, and why."""
+"""``phoebe explain``: what was decided for an application's boundaries, and why; with ``--diff``,
+why fingerprints changed between two runs."""
 
 from __future__ import annotations
 
@@ -40,6 +41,12 @@ def explain(
     execution: Annotated[
         int | None, typer.Option("--execution", "-e", help="Only this SQL execution.")
     ] = None,
+    diff: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--diff", metavar="RUN RUN", help="Why fingerprints changed between two applications."
+        ),
+    ] = None,
     home: Home = DEFAULT_HOME,
     json: Json = False,
 ) -> None:
@@ -47,6 +54,9 @@ def explain(
     from phoebe_spark.tables import Tables
 
     tables = Tables(expand(home))
+    if diff is not None:
+        _diff(tables, *diff, json=json)
+        return
     if application is None:
         _applications(tables, json=json)
         return
@@ -67,6 +77,53 @@ def explain(
     attempts = {row["app_attempt"] for row in rows}
     shown = {k: v for k, v in COLUMNS.items() if k != "app_attempt" or len(attempts) > 1}
     print_rows(rows, shown, title=application)
+
+
+def _diff(tables: Any, one: str, other: str, *, json: bool) -> None:
+    from phoebe_spark.differences import compare
+
+    rows: list[list[dict[str, Any]]] = []
+    names: dict[str, dict[int, str]] = {}
+    for which, application in (("one", one), ("other", other)):
+        rows.append(_last_attempt(_read(tables, "boundaries", application)))
+        names[which] = {
+            row["execution_id"]: str(row["description"] or "")
+            for row in _last_attempt(_read(tables, "executions", application))
+        }
+        if not any(row.get("parts") for row in rows[-1]):
+            say_error(
+                f"{application} has no fingerprints in these tables: they are taken in the modes"
+                " advise and apply, of queries that are expected to be long or may be restored"
+            )
+            raise typer.Exit(WRONG)
+    found = compare(rows[0], rows[1], names)
+    if json:
+        print_json(found)
+        return
+    shown = [
+        {
+            "why": f"{d.reason.message} [{d.reason.code}]",
+            "boundaries": ", ".join(f"{execution}/{b}" for execution, b in d.boundaries),
+        }
+        for d in found.differences
+    ]
+    title = f"{one} and {other}: {found.same} fingerprints the same, {found.changed} changed"
+    print_rows(shown, {"why": "why", "boundaries": f"boundaries of {other}"}, title=title)
+    for count, what in (
+        (found.downstream, "changed only by what lies upstream of them"),
+        (found.unmatched, f"of {other} have no counterpart in {one}"),
+        (found.unknown, "have no fingerprint in either run (refused, or none was needed)"),
+    ):
+        if count:
+            typer.echo(f"{count} boundaries {what}")
+
+
+def _last_attempt(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of an application that was attempted more than once, its last attempt."""
+    last = max(
+        (row["app_attempt"] or "" for row in rows), key=lambda a: (len(a), a), default=""
+    )  # fmt: skip
+    return [row for row in rows if (row["app_attempt"] or "") == last]
 
 
 def explanation(tables: Any, application: str, execution: int | None) -> list[dict[str, Any]]:

@@ -219,6 +219,7 @@ def _said(message: JsonObject, partitions: int | None) -> dict[str, Any]:
         "reason_code": text(reason.get("code")),
         "reason_args": _json(reason.get("args")),
         "reason_message": text(reason.get("message")),
+        "parts": _json(message.get("parts")),
     }
 
 

@@ -5,7 +5,8 @@ import com.fasterxml.jackson.databind.JsonNode
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeLike
 import org.apache.spark.sql.execution.metric.SQLShuffleWriteMetricsReporter
-import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
+import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Parts, Refusal}
+import org.apache.spark.sql.internal.SQLConf
 
 /** Says what was decided about each boundary of a first plan, and why: `boundary` messages. */
 private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
@@ -14,7 +15,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
   /** All boundaries of a plan about which nothing was decided one by one. */
   def skipped(id: Long, boundaries: Seq[PlannedBoundary], reason: Reason): Unit =
     boundaries.foreach { b =>
-      tell(id, b, None, "skip", reason, accumulator(b.exchange), None, None)
+      tell(id, b, None, None, "skip", reason, accumulator(b.exchange), None, None)
     }
 
   /** One `boundary` message for each exchange of the first plan, with the node that really runs. */
@@ -25,7 +26,8 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
       restores: Restores,
       state: ExecutionState,
       advised: Advised,
-      result: SparkPlan
+      result: SparkPlan,
+      conf: SQLConf
   ): Unit = {
     // Replacing keeps the order of what it leaves.
     val running = result.collect { case e: ShuffleExchangeLike => e }.iterator
@@ -50,6 +52,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
         id,
         b,
         hash,
+        print.toOption.flatMap(Parts.of(b.exchange, _, conf, phoebe.sparkContext.conf)),
         decision,
         reason,
         node.fold(-1L)(accumulator),
@@ -63,6 +66,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
       id: Long,
       boundary: PlannedBoundary,
       fingerprint: Option[String],
+      parts: Option[Map[String, Any]],
       decision: String,
       reason: Reason,
       accumulator: Long,
@@ -74,6 +78,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
       "execution_id" -> id,
       "acc_id" -> accumulator,
       "fingerprint" -> fingerprint,
+      "parts" -> parts,
       "partitions" -> boundary.exchange.outputPartitioning.numPartitions,
       "catalyst_bytes" -> boundary.catalystBytes.map(_.toLong),
       "catalyst_rows" -> boundary.catalystRows.map(_.toLong),

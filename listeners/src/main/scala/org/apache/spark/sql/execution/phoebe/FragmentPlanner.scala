@@ -79,6 +79,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       settings: PhoebeSettings,
       boundaries: Seq[PlannedBoundary]
   ): SparkPlan = {
+    val conf = session.sessionState.conf
     val runtime = CheckpointRuntime.start(phoebe)
     val state = runtime.execution(id)
     val known = runtime.known()
@@ -102,7 +103,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       settle(state, open, advised, restores)
       val result =
         if (mode == Mode.Apply) replaced(plan, id, runtime, state, exchanges, prints) else plan
-      reports.decided(id, boundaries, prints, restores, state, advised, result)
+      reports.decided(id, boundaries, prints, restores, state, advised, result, conf)
       result
     } else {
       // Nothing can follow from a fingerprint.

@@ -114,7 +114,7 @@ object FingerprintProbe {
     val identity = Map(
       "columns" -> e.output.map(_.toString).mkString(","),
       "partitioning" -> e.outputPartitioning.toString,
-      "canonical" -> Digest.of("text", e.canonicalized.treeString)
+      "canonical" -> Digest.of("text", planIds.replaceAllIn(e.canonicalized.treeString, ""))
     )
     f match {
       case Right(p) => identity ++ Map(
@@ -125,6 +125,9 @@ object FingerprintProbe {
       case Left(r) => identity ++ Map("code" -> r.code, "args" -> r.args, "message" -> r.message)
     }
   }
+
+  // Which plan a node was made for, in what it prints.
+  private val planIds = """plan_id=\d+|id=#\d+""".r
 
   private def exchanges(plan: SparkPlan): Seq[ShuffleExchangeLike] = {
     val below = plan match {

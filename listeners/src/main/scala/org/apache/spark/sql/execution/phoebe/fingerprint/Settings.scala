@@ -40,6 +40,12 @@ private[fingerprint] object Settings {
   private val last = new AtomicReference[Known]
 
   private def compute(sql: SQLConf, core: SparkConf): String = {
+    val all = parts(sql, core)
+    new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
+  }
+
+  /** What counts, by name. */
+  def parts(sql: SQLConf, core: SparkConf): Seq[(String, String)] = {
     if (core.getBoolean("spark.io.encryption.enabled", defaultValue = false)) {
       Refused.refuse(
         "io_encryption",
@@ -64,8 +70,7 @@ private[fingerprint] object Settings {
       // Number formatting differs between Java releases (JDK-4511638).
       "java" -> System.getProperty("java.specification.version")
     )
-    val all = (set ++ readers).toMap.toSeq.sorted ++ resolved
-    new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
+    (set ++ readers).toMap.toSeq.sorted ++ resolved
   }
 
   private def counts(key: String): Boolean =
