@@ -23,9 +23,6 @@ DRAWN = [
 ]
 
 
-pytestmark = pytest.mark.nightly  # until its time on a quiet machine is known
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("trials")
