@@ -1,38 +1,53 @@
-"""The checkpoint store as a catalogue: reads manifests, writes nothing.
+"""The checkpoint store as people see it: what it holds, whether it is whole, what may go.
 
-Layout (written by the JVM side, docs/checkpoints.md): ``catalog/<fingerprint>-<attempt>.manifest``
-is the commit, ``.damaged`` beside it a tombstone; the data is under
-``data/<fingerprint>/<attempt>``, and was never committed if no manifest names it. Stores on other
-file systems than the local one are read through the driver's Hadoop file systems, not here.
+The looking, checking and removing is done by the plugin's own code in a JVM (``CheckpointTool``),
+started by spark-submit: on any Hadoop file system, with the settings and credentials of jobs, and
+with the rules that drivers follow (docs/checkpoints.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
-CATALOG = "catalog"
-DATA = "data"
-MANIFEST = ".manifest"
-TOMBSTONE = ".damaged"
+from phoebe_spark.doctor import spark_home
+from phoebe_spark.errors import CheckpointStoreError
+from phoebe_spark.jar import jar_path
+
+Action = Literal["list", "verify", "gc", "plan"]
+TOOL = "org.apache.spark.sql.execution.phoebe.CheckpointTool"
+_TIMES = ("created_at", "written_at", "last_used_at")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A directory of the store. ``state``: ``committed``, ``damaged``, ``uncommitted``.
+    """One attempt in the store. ``state``: ``committed``, ``damaged``, ``uncommitted``.
 
-    ``uncommitted`` is being written, or was left behind by a driver that died; then most fields
-    are None. ``problem`` says what is wrong.
+    ``uncommitted`` is being written, or was left behind by a driver that died; then what its
+    manifest would say is None. ``bytes`` is of the shuffle, ``stored_bytes`` of the files; ``hits``
+    counts applications that restored it, ``work_ms`` how long its query had run when the boundary
+    was whole. ``problem`` says what is damaged. After a collection, ``remove`` and ``reason`` say
+    what was decided (it was removed, or in a plan would be).
     """
 
     path: str
     fingerprint: str
+    attempt: str
     state: str
+    stored_bytes: int
+    written_at: datetime
+    last_used_at: datetime
+    hits: int
+    in_use: bool
+    problem: str | None = None
     app_id: str | None = None
     app_attempt: str | None = None
     app_name: str | None = None
@@ -44,74 +59,58 @@ class Checkpoint:
     num_partitions: int | None = None
     bytes: int | None = None
     rows: int | None = None
-    problem: str | None = None
+    work_ms: int | None = None
+    remove: bool | None = None
+    reason_code: str | None = None
+    reason: str | None = None
+
+    @property
+    def saved_s(self) -> float | None:
+        """Seconds that applications did not have to wait again, over all that restored it."""
+        return None if self.work_ms is None else self.hits * self.work_ms / 1000
+
+    def age_s(self, now: datetime) -> float:
+        """Seconds since it was committed or last restored."""
+        return (now - self.last_used_at).total_seconds()
 
 
-def checkpoints(store: Path) -> Iterator[Checkpoint]:
-    """The checkpoints of a store on a local disk, in no order; none when it does not exist."""
-    catalog = store / CATALOG
-    committed = {m.name.removesuffix(MANIFEST) for m in catalog.glob(f"*{MANIFEST}")}
-    for stem in committed:
-        yield read_checkpoint(store, *stem.rsplit("-", 1))
-    for directory in (store / DATA).glob("*/*"):
-        if f"{directory.parent.name}-{directory.name}" not in committed:
-            yield Checkpoint(
-                str(directory), directory.parent.name, "uncommitted", problem="no manifest"
-            )
+def look(action: Action, store: str, limits: Sequence[int | None] = ()) -> list[Checkpoint]:
+    """What ``action`` finds in ``store`` (a path or URI), newest first.
+
+    ``limits``, for ``gc`` and ``plan``: hours of age and bytes of the store; None is the setting's
+    value. Raises `CheckpointStoreError` with what went wrong, and `MissingJarError`.
+    """
+    home = spark_home()
+    if home is None:
+        raise CheckpointStoreError("no Spark: pip install 'phoebe-spark[spark]' or set SPARK_HOME")
+    with tempfile.TemporaryDirectory(prefix="phoebe-") as folder:
+        answer = Path(folder) / "answer.json"
+        command = [str(home / "bin" / "spark-submit"), "--master", "local", "--deploy-mode"]
+        command += ["client", "--driver-memory", "512m", "--class", TOOL, jar_path()]
+        command += [str(answer), action, store]
+        command += ["" if limit is None else str(limit) for limit in limits]
+        ran = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "SPARK_HOME": str(home)},
+        )
+        if not answer.exists():
+            lines = ran.stderr.strip().splitlines() or ["spark-submit said nothing"]
+            raise CheckpointStoreError(f"{store} could not be looked at: {lines[-1]}")
+        found = orjson.loads(answer.read_bytes())
+    if isinstance(found, dict):
+        raise CheckpointStoreError(f"{store}: {found['error']}")
+    checkpoints = [from_json(row) for row in found]
+    return sorted(checkpoints, key=lambda c: c.written_at, reverse=True)
 
 
-def read_checkpoint(store: Path, fingerprint: str, attempt: str) -> Checkpoint:
-    """One checkpoint of the catalogue; what is unreadable is told in ``problem``, never raised."""
-    directory = store / DATA / fingerprint / attempt
-    stem = f"{fingerprint}-{attempt}"
-    try:
-        manifest = orjson.loads((store / CATALOG / f"{stem}{MANIFEST}").read_bytes())
-        if not isinstance(manifest, dict):
-            raise ValueError("the manifest is not an object")
-    except FileNotFoundError:
-        return Checkpoint(str(directory), fingerprint, "uncommitted", problem="no manifest")
-    except (OSError, ValueError) as error:
-        return Checkpoint(str(directory), fingerprint, "damaged", problem=f"manifest: {error}")
-    problem = _problem(directory, store / CATALOG / f"{stem}{TOMBSTONE}", manifest)
-    created = manifest.get("created_at_ms")
-    return Checkpoint(
-        str(directory),
-        fingerprint,
-        "committed" if problem is None else "damaged",
-        **{
-            key: manifest.get(key)
-            for key in (
-                "app_id",
-                "app_attempt",
-                "app_name",
-                "user",
-                "execution_id",
-                "spark_version",
-                "num_maps",
-                "num_partitions",
-                "bytes",
-                "rows",
-            )
-        },
-        created_at=None if created is None else datetime.fromtimestamp(created / 1000, UTC),
-        problem=problem,
-    )
-
-
-def _problem(directory: Path, tombstone: Path, manifest: dict[str, Any]) -> str | None:
-    if tombstone.exists():
-        try:
-            return str(orjson.loads(tombstone.read_bytes()).get("why") or "tombstone")
-        except (OSError, ValueError, AttributeError):
-            return "tombstone"
-    if manifest.get("fingerprint") not in (None, directory.parent.name):
-        return "the manifest names another fingerprint"
-    for pack in manifest.get("packs") or ():
-        name, length = pack.get("file"), pack.get("bytes")
-        try:
-            found = (directory / name).stat().st_size
-        except (OSError, TypeError):
-            return f"{name} is missing"
-        if isinstance(length, int) and found != length:
-            return f"{name} has {found} bytes, not {length}"
-    return None
+def from_json(row: Mapping[str, Any]) -> Checkpoint:
+    """A row of the tool's answer; times come as epoch milliseconds."""
+    known: dict[str, Any] = {f.name: row[f.name] for f in fields(Checkpoint) if f.name in row}
+    for name in _TIMES:
+        if row.get(f"{name}_ms") is not None:
+            known[name] = datetime.fromtimestamp(row[f"{name}_ms"] / 1000, UTC)
+    return Checkpoint(**known)

@@ -7,7 +7,8 @@ PhoebeError
 ├── PluginNotLoadedError  the session runs without the plugin
 ├── NewerTablesError      the tables are of a newer phoebe_spark
 ├── StoreUnreachableError the ``deltalake`` package cannot write to the home's store
-└── OtherWriterError      another kind of writer has the home's tables
+├── OtherWriterError      another kind of writer has the home's tables
+└── CheckpointStoreError  the checkpoint store cannot be looked at
 """
 
 from __future__ import annotations
@@ -43,3 +44,7 @@ class StoreUnreachableError(PhoebeError):
 
 class OtherWriterError(PhoebeError):
     """The tables of a home on S3 belong to another kind of writer."""
+
+
+class CheckpointStoreError(PhoebeError):
+    """The checkpoint store cannot be looked at; the message has the store's own words."""

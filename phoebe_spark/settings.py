@@ -130,6 +130,46 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("failure", "always"),
     ),
     Setting(
+        "checkpoint.max_age_hours",
+        "int",
+        168,
+        "Checkpoints that were neither written nor restored for so long are removed, hours. A "
+        "week: a job that fails on Friday is looked at on Monday, and a week later its inputs have "
+        "changed.",
+        minimum=1,
+        maximum=87_600,
+    ),
+    Setting(
+        "checkpoint.max_store_bytes",
+        "int",
+        200 * 2**30,
+        "What a store may hold, bytes; beyond it the checkpoints that were used least recently are "
+        "removed. Those that a running application needs stay. 200 GiB: they should never be what "
+        "fills a disk.",
+        minimum=0,
+        maximum=2**60,
+    ),
+    Setting(
+        "checkpoint.sharing",
+        "choice",
+        "owner",
+        "Who may restore a checkpoint. `owner`: the user who wrote it; the store's directories are "
+        "made private to that user. `all`: any user who can read the files: rights are then those "
+        "that the process's umask and the directory give. Only among users who trust each other: "
+        "who can write a checkpoint decides what a restored query returns.",
+        choices=("owner", "all"),
+    ),
+    Setting(
+        "checkpoint.encryption",
+        "choice",
+        "none",
+        "What encrypts the checkpoint store. `none`: where `spark.io.encryption.enabled` is on, "
+        "nothing is written to it. `store`: the store itself encrypts what it holds (an HDFS "
+        "encryption zone, server-side encryption, an encrypted disk); map outputs are decrypted "
+        "with the application's key, which no later run has, and written there.",
+        choices=("none", "store"),
+    ),
+    Setting(
         "checkpoint.upload_threads",
         "int",
         2,
@@ -238,7 +278,8 @@ SETTINGS: tuple[Setting, ...] = (
         "int",
         180_000,
         "How long a running application's row is valid, milliseconds. It is renewed three times in "
-        "that time; once it has expired, the application counts as aborted.",
+        "that time; once it has expired, the application counts as aborted. So it is with its "
+        "lease in the checkpoint store, which keeps what it reads or writes there from removal.",
         minimum=1_000,
         maximum=86_400_000,
     ),

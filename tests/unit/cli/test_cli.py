@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import phoebe_spark
-from phoebe_spark import doctor, jar
+from phoebe_spark import checkpoints, doctor, jar
 from phoebe_spark.cli import app, main
 from phoebe_spark.cli import train as cli_train
 from phoebe_spark.records import (
@@ -170,23 +170,59 @@ def test_explain_in_an_empty_home(tmp_path: Path) -> None:
     assert run_json("explain", "--home", str(tmp_path / "none")) == []
 
 
-def test_checkpoints_list_newest_first(tmp_path: Path) -> None:
-    for number, fingerprint in enumerate(("f1", "f2")):
-        catalog = tmp_path / "checkpoints" / "catalog"
-        catalog.mkdir(parents=True, exist_ok=True)
-        manifest = {"fingerprint": fingerprint, "created_at_ms": number, "bytes": 1536, "packs": []}
-        (catalog / f"{fingerprint}-u.manifest").write_text(json.dumps(manifest))
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """A store of two checkpoints, as the JVM side tells of it; returns what was asked."""
+    asked: list[tuple[object, ...]] = []
+    whole = {
+        **{"path": "/s/data/f1/u1", "fingerprint": "f1", "attempt": "u1", "state": "committed"},
+        **{"stored_bytes": 1536, "written_at_ms": 1, "last_used_at_ms": 2, "hits": 3},
+        **{"in_use": False, "work_ms": 90_000, "user": "ann", "problem": None, "remove": True},
+        **{"reason": "not used for long"},
+    }
+    half = {
+        key: whole[key] for key in ("path", "stored_bytes", "last_used_at_ms", "hits", "in_use")
+    } | {"fingerprint": "f2", "attempt": "u2", "state": "damaged", "written_at_ms": 5}
+
+    def look(*question: object) -> list[checkpoints.Checkpoint]:
+        asked.append(question)
+        return [checkpoints.from_json(row) for row in (half, whole)]
+
+    monkeypatch.setattr("phoebe_spark.cli.checkpoints.look", look)
+    return asked
+
+
+def test_checkpoints_list_and_show(store: list[tuple[object, ...]], tmp_path: Path) -> None:
     rows = run_json("checkpoints", "list", "--home", str(tmp_path))
-    assert [row["fingerprint"] for row in rows] == ["f2", "f1"]
-    (tmp_path / "checkpoints" / "catalog" / "f1-u.manifest").unlink()
-    code, output = run("checkpoints", "list", "--home", str(tmp_path))
+    assert [(row["fingerprint"], row["saved_s"]) for row in rows] == [("f2", None), ("f1", 270.0)]
+    code, output = run("checkpoints", "list", "--checkpoint-dir", "s3a://bucket/x")
     assert code == 0
-    assert "1.5 KiB" in output
-    assert "committed" in output
+    for word in ("1.5 KiB", "ann", "4 min", "s3a://bucket/x"):
+        assert word in output
+    (row,) = run_json("checkpoints", "show", "f1", "--home", str(tmp_path))
+    assert row["work_ms"] == 90_000
+    assert run("checkpoints", "show", "zz", "--home", str(tmp_path))[0] == 1
+    assert store[0] == ("list", str(tmp_path / "checkpoints"))
+    assert store[1] == ("list", "s3a://bucket/x")
 
 
-def test_checkpoints_on_an_object_store_are_not_listed_here() -> None:
-    assert run("checkpoints", "list", "--checkpoint-dir", "s3a://bucket/x")[0] == 3
+def test_checkpoints_verify_says_whether_one_is_damaged(
+    store: list[tuple[object, ...]], tmp_path: Path
+) -> None:
+    assert run("checkpoints", "verify", "--home", str(tmp_path))[0] == 1
+    assert [question[0] for question in store] == ["verify"]
+
+
+def test_checkpoints_gc_says_what_went_and_why(
+    store: list[tuple[object, ...]], tmp_path: Path
+) -> None:
+    home = ("--home", str(tmp_path))
+    code, output = run("checkpoints", "gc", *home, "--max-age-hours", "5", "--dry-run")
+    assert code == 0
+    assert "not used for long" in output
+    assert "1 of 2 would be removed, 1.5 KiB" in output
+    run("checkpoints", "gc", *home, "--max-store-bytes", "7")
+    assert [(q[0], q[2]) for q in store] == [("plan", [5, None]), ("gc", [None, 7])]
 
 
 def test_doctor_exit_code_says_whether_something_is_in_error(

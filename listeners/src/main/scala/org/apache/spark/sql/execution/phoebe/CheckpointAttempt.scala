@@ -13,7 +13,6 @@ import org.apache.spark.sql.execution.metric.SQLMetrics
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
 import org.apache.spark.sql.execution.phoebe.store._
 import org.apache.spark.storage.BlockManagerId
-import org.apache.spark.util.Utils
 
 /**
  * One attempt to turn a shuffle into a checkpoint, on the driver: what executors have uploaded, the
@@ -45,6 +44,7 @@ private[phoebe] final class CheckpointAttempt(
   val place: CheckpointPlace = runtime.store.newAttempt(exchange.fingerprint)
   override val executionId: Long = exchange.executionId
   private val fingerprint = exchange.fingerprint
+  private val queryStartedNs = runtime.execution(executionId).startedNs
   private val metrics = CheckpointMetrics.of(exchange)
 
   private var state: State = Writing
@@ -61,6 +61,9 @@ private[phoebe] final class CheckpointAttempt(
   private val packs = mutable.Map.empty[String, Pack]
   private val uploads = mutable.Map.empty[Long, (Pack, MapOutput)]
   private var copyNs = 0L
+
+  /** From the query's start to the map stage's end. */
+  private var workMs = 0L
   private var stored: Option[Stored] = None
 
   /** Executors that may still read local files. */
@@ -130,6 +133,7 @@ private[phoebe] final class CheckpointAttempt(
       val waiting = synchronized {
         if (state == Writing) {
           ended = statuses
+          workMs = (System.nanoTime() - queryStartedNs) / 1000000
           state = Uploading
         }
         joined.values.toSeq
@@ -358,8 +362,8 @@ private[phoebe] final class CheckpointAttempt(
       sparkVersion = SPARK_VERSION,
       pluginVersion = PhoebeRuntime.pluginVersion,
       createdAtMs = System.currentTimeMillis(),
-      host = Utils.localHostName(),
-      pid = ProcessHandle.current().pid(),
+      owner = runtime.store.owner,
+      workMs = workMs,
       codec = codec(sc.conf),
       numMaps = numMaps,
       numPartitions = numPartitions,

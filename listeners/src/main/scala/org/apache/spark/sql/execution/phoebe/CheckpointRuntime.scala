@@ -9,7 +9,15 @@ import scala.jdk.CollectionConverters._
 import org.apache.spark.SparkEnv
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
-import org.apache.spark.scheduler.{SparkListener, SparkListenerEvent, SparkListenerExecutorRemoved}
+import org.apache.spark.scheduler.{
+  JobSucceeded,
+  SparkListener,
+  SparkListenerEvent,
+  SparkListenerExecutorRemoved,
+  SparkListenerJobEnd,
+  SparkListenerJobStart
+}
+import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages.Stored
 import org.apache.spark.sql.execution.phoebe.store._
 import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd
@@ -24,7 +32,12 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   import CheckpointRuntime._
 
   private val sc = phoebe.sparkContext
-  val store = new CheckpointStore(phoebe.settings.checkpointDir, sc.hadoopConfiguration)
+  val store = new CheckpointStore(
+    phoebe.settings.checkpointDir,
+    sc.hadoopConfiguration,
+    phoebe.settings.leaseMs,
+    phoebe.settings.sharesCheckpoints
+  )
   val shuffles = new CheckpointedShuffles
 
   /** Commits and removals wait for executors and for the store; never on Spark's own threads. */
@@ -40,6 +53,8 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   private val restoredPlaces = ConcurrentHashMap.newKeySet[CheckpointPlace]()
   private val clock = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-checkpoint-clock")
   private val mayWait = new AtomicBoolean(true)
+  private val plainJobs = ConcurrentHashMap.newKeySet[Int]()
+  private val renewing = new AtomicBoolean(false)
   @volatile private var failures = 0
 
   /** What the store held when the application started, read once in the background. */
@@ -47,10 +62,40 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     () =>
       Guard("read the store's index", Map.empty[String, Seq[CatalogEntry]]) {
         store.prepare()
-        store.readIndex()
+        val catalog = store.catalogue()
+        if (System.currentTimeMillis() - catalog.collectedAtMs > CollectionPauseMs) {
+          clock.schedule((() => collect()): Runnable, CollectionDelayMs, TimeUnit.MILLISECONDS)
+        }
+        catalog.index
       },
     pool
   )
+
+  /** What nobody needs goes, at most once in a while over all applications; nothing waits for it. */
+  private def collect(): Unit = if (phoebe.settings.mode == Mode.Apply) pool.execute { () =>
+    Guard.run("collect garbage in the store") {
+      val found = GarbageCollection.run(store, phoebe.settings.limits, dryRun = false)
+      found.filter(_.remove).foreach { gone =>
+        logInfo(s"phoebe: removed ${gone.stocked.place}: ${gone.reason}")
+      }
+    }
+  }
+
+  /** From the first need of the store on this application says that it lives, until it ends. */
+  private lazy val renewals = clock.scheduleAtFixedRate(
+    (() => renew()): Runnable,
+    0,
+    math.max(1, phoebe.settings.leaseMs / 3),
+    TimeUnit.MILLISECONDS
+  )
+
+  /** One at a time: a store that hangs is not asked again. */
+  private def renew(): Unit = if (renewing.compareAndSet(false, true)) pool.execute { () =>
+    try Guard.run("renew the lease")(store.renew())
+    finally renewing.set(false)
+  }
+
+  def needsStore(): Unit = Guard.run("begin to renew the lease")(renewals)
 
   /**
    * The committed checkpoints. Only the application's first caller waits for the index, for at most
@@ -68,6 +113,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   /** A checkpoint's shuffle has its id: whatever becomes of it, the attempt will say. */
   def begun(shuffleId: Int, attempt: CheckpointAttempt, fingerprint: String): Unit = {
+    needsStore()
     shuffles.put(shuffleId, attempt)
     Option(executions.get(attempt.executionId)).foreach(_.settled.add(fingerprint))
   }
@@ -166,6 +212,19 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     case _ =>
   }
 
+  /** A job outside of any query that fails: the application has not ended well either. */
+  override def onJobStart(start: SparkListenerJobStart): Unit = {
+    val properties = Option(start.properties)
+    val plain = properties.forall { p =>
+      p.getProperty(SQLExecution.EXECUTION_ID_KEY) == null &&
+      p.getProperty(PhoebeRuntime.InternalProperty) == null
+    }
+    if (plain) plainJobs.add(start.jobId)
+  }
+
+  override def onJobEnd(end: SparkListenerJobEnd): Unit =
+    if (plainJobs.remove(end.jobId) && end.jobResult != JobSucceeded) failures += 1
+
   /** Short work of a shuffle's, in a while; not at all once the application has ended. */
   def later(ms: Long)(body: => Unit): Unit = Guard.run("look again later") {
     clock.schedule((() => Guard.run("look again")(body)): Runnable, ms, TimeUnit.MILLISECONDS)
@@ -191,8 +250,8 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   /**
    * The application ends. Where it ended well nobody will resume it: what it wrote and what it
    * restored is removed, unless it is to be kept or another application may still need it. A stop in
-   * the JVM's shutdown (an exit with an error, a signal), or any failed query, keeps everything for
-   * the next submission.
+   * the JVM's shutdown (an exit with an error, a signal), or any failed query or job, keeps everything
+   * for the next submission.
    */
   def close(): Unit = {
     val well = failures == 0 && !ShutdownHookManager.inShutdown()
@@ -200,9 +259,10 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     if (!remove) awaitUploads()
     clock.shutdownNow()
     shuffles.all.foreach(_.abandon(ApplicationOver))
-    if (remove) {
-      (written.asScala ++ restoredPlaces.asScala).foreach { place =>
-        pool.execute(() => store.release(place, sc.applicationId))
+    pool.execute { () =>
+      Guard.run("leave the store") {
+        if (remove) store.release((written.asScala ++ restoredPlaces.asScala).toSet)
+        store.dropLease()
       }
     }
     pool.shutdown()
@@ -215,6 +275,10 @@ private[phoebe] object CheckpointRuntime {
 
   /** How long uploads may go on after their execution has ended. */
   private val UploadGraceMs = 60000L
+
+  /** Garbage is collected beside the application's first minute, and not again for an hour. */
+  private val CollectionDelayMs = 5000L
+  private val CollectionPauseMs = 3600000L
 
   /** How long an application's end may wait for uploads that the next one can use, or for removals. */
   private val CloseMs = 10000L

@@ -184,8 +184,9 @@ private[phoebe] final class StoreShuffleReader(
         metrics.incRemoteBlocksFetched(1)
         metrics.incRemoteBytesRead(segment.bytes)
         val block = ShuffleBlockId(dependency.shuffleId, segment.mapId, segment.partition)
-        val pairs =
-          serializer.deserializeStream(wrap.wrapStream(block, segment.stream)).asKeyValueIterator
+        // What is in a store is never encrypted by an application: its key ends with it.
+        val plain = wrap.wrapForCompression(block, segment.stream)
+        val pairs = serializer.deserializeStream(plain).asKeyValueIterator
         new Iterator[InternalRow] {
           override def hasNext: Boolean = guarded(pairs.hasNext)
           override def next(): InternalRow = guarded {

@@ -21,6 +21,9 @@ private[phoebe] object Verdict {
 
 /** The verdicts of one SQL execution, over all its fragments (main plan and subqueries). */
 private[phoebe] final class ExecutionState {
+
+  /** When its first plan was seen. */
+  val startedNs: Long = System.nanoTime()
   val verdicts = new ConcurrentHashMap[String, Verdict]()
 
   private var fingerprinter: Fingerprinter = _

@@ -1,7 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
 import org.apache.spark.{SparkContext, SparkEnv}
-import org.apache.spark.internal.config.IO_ENCRYPTION_ENABLED
+import org.apache.spark.internal.config.{IO_ENCRYPTION_ENABLED, SHUFFLE_COMPRESS}
 import org.apache.spark.shuffle.sort.SortShuffleManager
 import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.streaming.runtime.StreamExecution
@@ -23,7 +23,7 @@ private[phoebe] object LeftAlone {
   }
 
   /** Why this application's shuffles cannot be checkpointed at all; then it is only observed. */
-  def application: Option[Reason] = {
+  def application(settings: PhoebeSettings): Option[Reason] = {
     val env = SparkEnv.get
     if (env.shuffleManager.getClass != classOf[SortShuffleManager]) {
       val name = env.shuffleManager.getClass.getName
@@ -34,8 +34,13 @@ private[phoebe] object LeftAlone {
       ))
     } else if (Utils.isPushBasedShuffleEnabled(env.conf, isDriver = true)) {
       Some(Reason("push_based_shuffle", "push-based shuffle is on"))
-    } else if (env.conf.get(IO_ENCRYPTION_ENABLED)) {
-      Some(Reason("io_encryption", "spark.io.encryption.enabled is on, the store is not encrypted"))
+    } else if (env.conf.get(IO_ENCRYPTION_ENABLED) && !settings.storeEncrypts) {
+      val message =
+        "spark.io.encryption.enabled is on, and spark.phoebe.checkpoint.encryption does " +
+          "not say that the store encrypts what it holds"
+      Some(Reason("io_encryption", message))
+    } else if (env.conf.get(IO_ENCRYPTION_ENABLED) && !env.conf.get(SHUFFLE_COMPRESS)) {
+      Some(Reason("io_encryption", "encrypted shuffles that are not compressed are left alone"))
     } else None
   }
 }

@@ -31,7 +31,7 @@ final class PhoebeRuntime private[phoebe] (
   private val complained = ConcurrentHashMap.newKeySet[String]()
 
   /** Why shuffles of this application cannot be checkpointed at all. */
-  private[phoebe] lazy val unknownGround: Option[Reason] = LeftAlone.application
+  private[phoebe] lazy val unknownGround: Option[Reason] = LeftAlone.application(settings)
 
   private[phoebe] val planning = new PlanningTimes
 

@@ -10,6 +10,7 @@ import com.fasterxml.jackson.databind.JsonNode
 import org.apache.hadoop.fs.Path
 
 import org.apache.spark.{SparkConf, SparkEnv}
+import org.apache.spark.sql.execution.phoebe.store.Limits
 import org.apache.spark.sql.internal.SQLConf
 
 /**
@@ -27,6 +28,19 @@ final class PhoebeSettings private (val values: Map[String, String]) {
 
   /** Whether checkpoints are removed once the application has ended well. */
   def removeWhenDone: Boolean = values("checkpoint.retain") == "failure"
+
+  /** Whether other users' checkpoints are restored, and they may restore this one's. */
+  def sharesCheckpoints: Boolean = values("checkpoint.sharing") == "all"
+
+  /** Whether the store itself encrypts what it holds. */
+  def storeEncrypts: Boolean = values("checkpoint.encryption") == "store"
+
+  /** What a garbage collection leaves. */
+  def limits: Limits = Limits(
+    values("checkpoint.max_age_hours").toLong * 3600000L,
+    values("checkpoint.max_store_bytes").toLong
+  )
+  def leaseMs: Long = values("lease_ms").toLong
   def python: String = values("python")
   def adviceTimeoutMs: Long = values("advice.timeout_ms").toLong
   def minDurationMs: Long = values("min_duration_ms").toLong

@@ -54,7 +54,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
         case Right(checkpoint) => admitted.put(place, checkpoint)
         case Left(reason) =>
           refused.put(place, reason)
-          runtime.store.unpin(place, sc.applicationId)
+          runtime.store.unpin(place)
           logWarning(s"phoebe: not restored, the boundary is computed: $reason")
       }
       answer
@@ -63,10 +63,12 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 
   private def read(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] =
     try {
-      runtime.store.pin(entry.place, sc.applicationId)
+      runtime.store.pin(entry.place)
+      runtime.needsStore()
       val checkpoint = runtime.store.readManifest(entry)
-      if (checkpoint.manifest.user == sc.sparkUser) Right(checkpoint)
-      else Left(Reason("other_user", "the checkpoint is another user's"))
+      val user = checkpoint.manifest.user
+      if (user == sc.sparkUser || runtime.phoebe.settings.sharesCheckpoints) Right(checkpoint)
+      else Left(Reason("other_user", s"the checkpoint is another user's ($user)"))
     } catch {
       case _: FileNotFoundException =>
         Left(Reason("checkpoint_gone", s"the checkpoint ${entry.place} was removed"))

@@ -1,6 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.io.{BufferedInputStream, DataInputStream, File, FileInputStream}
+import java.io.{BufferedInputStream, DataInputStream, File, FileInputStream, InputStream}
 import java.nio.file.{Files, FileSystemException, NoSuchFileException}
 import java.util.concurrent.{LinkedBlockingQueue, ThreadPoolExecutor, TimeUnit}
 
@@ -11,6 +11,8 @@ import org.apache.hadoop.fs.Path
 
 import org.apache.spark.SparkEnv
 import org.apache.spark.internal.Logging
+import org.apache.spark.network.util.LimitedInputStream
+import org.apache.spark.security.CryptoStreamUtils
 import org.apache.spark.shuffle.IndexShuffleBlockResolver
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{MapOutput, Upload}
 import org.apache.spark.sql.execution.phoebe.store.{PackSource, PackWriter, StoreFiles}
@@ -31,8 +33,29 @@ private[phoebe] final case class LinkedOutput(
     links: Seq[File]
 ) {
 
+  /** What goes into a pack: Spark's bytes, decrypted where the application encrypts its files. */
+  def source(env: SparkEnv): PackSource = {
+    val onDisk = lengths()
+    def open() = new FileInputStream(data.get)
+    env.securityManager.getIOEncryptionKey() match {
+      case None => PackSource(output.mapId, onDisk, () => open())
+      case Some(key) =>
+        val plain = onDisk.map(n => math.max(0L, n - CryptoStreamUtils.IV_LENGTH_IN_BYTES))
+        PackSource(
+          output.mapId,
+          plain,
+          () =>
+            new DecryptedSegments(
+              open(),
+              onDisk,
+              CryptoStreamUtils.createCryptoInputStream(_, env.conf, key)
+            )
+        )
+    }
+  }
+
   /** Segment lengths from Spark's index file: numPartitions + 1 offsets, eight bytes each. */
-  def lengths(): Array[Long] = {
+  private def lengths(): Array[Long] = {
     val in = new DataInputStream(new BufferedInputStream(new FileInputStream(index)))
     try {
       val offsets = Array.fill(output.numPartitions + 1)(in.readLong())
@@ -41,6 +64,42 @@ private[phoebe] final case class LinkedOutput(
   }
 
   def release(): Unit = links.foreach(link => Files.deleteIfExists(link.toPath))
+}
+
+/**
+ * A shuffle file of an application that encrypts: each partition's segment begins with an
+ * initialisation vector of its own. Gives the plain segments, one after the other.
+ */
+private[phoebe] final class DecryptedSegments(
+    file: InputStream,
+    lengths: Array[Long],
+    decrypted: InputStream => InputStream
+) extends InputStream {
+  private val segments = lengths.iterator.filter(_ > 0).map { length =>
+    decrypted(new LimitedInputStream(file, length, false))
+  }
+  private var current: InputStream = InputStream.nullInputStream()
+
+  override def read(target: Array[Byte], offset: Int, length: Int): Int =
+    if (length == 0) 0
+    else {
+      var count = current.read(target, offset, length)
+      while (count < 0 && segments.hasNext) {
+        current.close()
+        current = segments.next()
+        count = current.read(target, offset, length)
+      }
+      count
+    }
+
+  override def read(): Int = {
+    val one = new Array[Byte](1)
+    if (read(one, 0, 1) < 0) -1 else one(0) & 0xff
+  }
+
+  override def close(): Unit =
+    try current.close()
+    finally file.close()
 }
 
 private[phoebe] object LinkedOutput {
@@ -232,13 +291,7 @@ private[phoebe] final class UploadQueue(
   }
 
   private def write(file: String, batch: Vector[LinkedOutput]): store.Pack = {
-    val sources = batch.map { linked =>
-      PackSource(
-        linked.output.mapId,
-        linked.lengths(),
-        () => new FileInputStream(linked.data.get)
-      )
-    }
+    val sources = batch.map(_.source(SparkEnv.get))
     val out = StoreFiles.create(fs, new Path(directory, file))
     var whole = false
     try {

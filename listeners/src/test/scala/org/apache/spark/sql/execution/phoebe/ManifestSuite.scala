@@ -25,8 +25,8 @@ class ManifestSuite extends AnyFunSuite {
       sparkVersion = "4.2.0",
       pluginVersion = "0.1.0",
       createdAtMs = createdAtMs,
-      host = "elsewhere",
-      pid = 1,
+      owner = "0" * 32,
+      workMs = 1000,
       codec = "lz4",
       numMaps = 2,
       numPartitions = 3,
@@ -43,7 +43,7 @@ class ManifestSuite extends AnyFunSuite {
 
   private def store(): CheckpointStore = {
     val root = Files.createTempDirectory("phoebe-store").resolve("checkpoints")
-    val made = new CheckpointStore(new Path(root.toUri), conf)
+    val made = new CheckpointStore(new Path(root.toUri), conf, 60000)
     made.prepare()
     made
   }
@@ -129,43 +129,6 @@ class ManifestSuite extends AnyFunSuite {
     val index = here.readIndex()
     Seq("b", "d").foreach { f =>
       intercept[DamagedFileException](here.readManifest(index(f).head))
-    }
-  }
-
-  test("a checkpoint goes when nobody needs it, and stays while its writer or a reader may") {
-    val here = store()
-    val fs = StoreFiles.fileSystem(here.root, conf)
-    val local = org.apache.spark.util.Utils.localHostName()
-    val deadPid = {
-      val process = new ProcessBuilder("true").start()
-      process.waitFor()
-      process.pid()
-    }
-    def left(place: CheckpointPlace): Boolean = fs.exists(place.manifest)
-    val ofTheDead = manifest("a").copy(appId = "app-0", host = local, pid = deadPid)
-    val ofTheLiving = ofTheDead.copy(pid = ProcessHandle.current().pid())
-    val ofAnotherHost = ofTheDead.copy(host = "elsewhere")
-
-    val mine = commit(here, manifest("a"))
-    here.release(mine, "app-1")
-    assert(!fs.exists(mine.directory))
-
-    Seq(ofTheLiving, ofAnotherHost).foreach { kept =>
-      val directory = commit(here, kept)
-      here.release(directory, "app-1")
-      assert(left(directory))
-    }
-
-    val restored = commit(here, ofTheDead)
-    here.pin(restored, "app-1")
-    here.pin(restored, "app-1")
-    here.pin(restored, "app-2")
-    here.release(restored, "app-1")
-    assert(left(restored), "app-2 reads it and lives")
-    here.release(restored, "app-2")
-    assert(!fs.exists(restored.directory))
-    intercept[java.io.FileNotFoundException] {
-      here.readManifest(CatalogEntry(restored, 0, 1000))
     }
   }
 

@@ -46,13 +46,6 @@ private[fingerprint] object Settings {
 
   /** What counts, by name. */
   def parts(sql: SQLConf, core: SparkConf): Seq[(String, String)] = {
-    if (core.getBoolean("spark.io.encryption.enabled", defaultValue = false)) {
-      Refused.refuse(
-        "io_encryption",
-        Map.empty,
-        "Shuffle files are encrypted with a key that ends with the application."
-      )
-    }
     val scratch = sql.clone()
     val set = sql.getAllConfs.iterator.filter { case (key, value) =>
       counts(key) && !AllowList.isNeutral(key) && !isDefault(key, value, scratch)

@@ -1,9 +1,10 @@
 package org.apache.spark.sql.execution.phoebe.store
 
 import java.io.{FileNotFoundException, IOException}
-import java.nio.charset.StandardCharsets.UTF_8
 import java.util.UUID
+import java.util.concurrent.ConcurrentHashMap
 
+import scala.jdk.CollectionConverters._
 import scala.util.control.NonFatal
 
 import org.apache.hadoop.conf.Configuration
@@ -11,55 +12,41 @@ import org.apache.hadoop.fs.{FileAlreadyExistsException, FileSystem, Path}
 import org.apache.hadoop.fs.permission.FsPermission
 
 import org.apache.spark.internal.Logging
-import org.apache.spark.sql.execution.phoebe.Json
-import org.apache.spark.util.Utils
-
-/** A committed checkpoint that the store's catalogue names; its manifest has not been read yet. */
-private[phoebe] final case class CatalogEntry(
-    place: CheckpointPlace,
-    committedAtMs: Long,
-    manifestBytes: Long
-)
 
 /** A committed checkpoint that the store holds. */
 private[phoebe] final case class CommittedCheckpoint(place: CheckpointPlace, manifest: Manifest)
 
 /**
- * The driver's view of a store: what was committed before this application started (read once, in
- * the background, by one listing), new attempts, commits and removals. The layout is that of
- * [[CheckpointPlace]].
+ * An application's view of a store: what is committed, new attempts, commits, who reads what, and
+ * removals. The layout is that of [[CheckpointPlace]].
+ *
+ * @param leaseMs
+ *   how long this application counts for alive after it has last said so (`renew`)
+ * @param shared
+ *   whether other users may look into it
  */
-private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration) extends Logging {
+private[phoebe] final class CheckpointStore(
+    val root: Path,
+    conf: Configuration,
+    leaseMs: Long,
+    shared: Boolean = false
+) extends Logging {
   import CheckpointPlace._
   import StoreFiles._
 
-  private def fs: FileSystem = fileSystem(root, conf)
+  /** This application's name in the store; application ids of local mode come again. */
+  val owner: String = hex(UUID.randomUUID())
+
+  /** Attempts begun here that are neither committed nor removed. */
+  private val writes = ConcurrentHashMap.newKeySet[String]()
+  @volatile private var holdsLease = false
+
+  def fs: FileSystem = fileSystem(root, conf)
+
+  def catalogue(): Catalog = Catalog.read(fs, root)
 
   /** The committed checkpoints of each fingerprint, newest first, tombstoned ones left out. */
-  def readIndex(): Map[String, Seq[CatalogEntry]] = {
-    val listed =
-      try fs.listStatus(catalog(root)).toSeq
-      catch { case _: FileNotFoundException => Nil }
-    val buried = listed
-      .map(_.getPath.getName)
-      .collect { case name if name.endsWith(TombstoneSuffix) => name.stripSuffix(TombstoneSuffix) }
-      .toSet
-    listed
-      .flatMap { status =>
-        val name = status.getPath.getName
-        if (!name.endsWith(ManifestSuffix)) None
-        else
-          name.stripSuffix(ManifestSuffix) match {
-            case stem if buried(stem) => None
-            case CheckpointStore.Stem(fingerprint, attempt) =>
-              val place = CheckpointPlace(root.toString, fingerprint, attempt)
-              Some(CatalogEntry(place, status.getModificationTime, status.getLen))
-            case _ => None
-          }
-      }
-      .groupBy(_.place.fingerprint)
-      .map { case (fingerprint, same) => fingerprint -> same.sortBy(-_.committedAtMs) }
-  }
+  def readIndex(): Map[String, Seq[CatalogEntry]] = catalogue().index
 
   /**
    * @throws DamagedFileException
@@ -80,17 +67,48 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration)
   }
 
   /** A fresh place for one attempt to write `fingerprint`; made by the first task that writes. */
-  def newAttempt(fingerprint: String): CheckpointPlace =
-    CheckpointPlace(root.toString, fingerprint, UUID.randomUUID().toString.replace("-", ""))
+  def newAttempt(fingerprint: String): CheckpointPlace = {
+    val place = CheckpointPlace(root.toString, fingerprint, hex(UUID.randomUUID()))
+    writes.add(place.stem)
+    place
+  }
 
-  /** Makes the root private to its owner if it is new. */
+  /** Makes the directories, private to their owner unless others may look into the store. */
   def prepare(): Unit = {
     val store = fs
-    if (!store.exists(root)) {
-      if (!store.mkdirs(root))
-        throw new IOException(s"cannot create the checkpoint directory $root")
-      store.setPermission(root, new FsPermission("700"))
+    Seq(root, catalog(root), data(root)).foreach { directory =>
+      if (!store.exists(directory)) {
+        if (!store.mkdirs(directory)) throw new IOException(s"cannot create $directory")
+        if (!shared) store.setPermission(directory, new FsPermission("700"))
+      }
     }
+  }
+
+  /**
+   * Says that this application lives.
+   *
+   * @return
+   *   when it was said, by the store's clock
+   */
+  def renew(): Long = {
+    val file = lease(root, owner)
+    overwrite(fs, file, Lease.own(leaseMs, writes.asScala.toSet).encode)
+    holdsLease = true
+    fs.getFileStatus(file).getModificationTime
+  }
+
+  /** This application needs nothing of the store any more. */
+  def dropLease(): Unit = if (holdsLease) fs.delete(lease(root, owner), false)
+
+  /** Who is alive, as `catalog` has it, at a time by the store's clock. */
+  def living(catalog: Catalog, nowMs: Long): Living = {
+    val leases = catalog.leases.map { case (who, status) =>
+      val read =
+        try Lease.decode(readWhole(fs, status.getPath))
+        catch { case _: IOException => None }
+      who -> read
+    }
+    Living(leases, catalog.leases.map(l => l._1 -> l._2.getModificationTime), nowMs, leaseMs)
   }
 
   /**
@@ -108,51 +126,69 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration)
           throw new IOException(s"could not rename $temporary to ${place.manifest}")
       case _ => writeWhole(store, place.manifest, bytes)
     }
+    writes.remove(place.stem)
   }
 
   /**
-   * Says that an application reads a checkpoint, so that nobody else removes it from now on. It may
-   * have been removed before: its manifest is to be read after this.
+   * Says that this application reads a checkpoint, so that nobody else removes it from now on. It
+   * may have been removed before: its manifest is to be read after this.
    */
-  def pin(place: CheckpointPlace, appId: String): Unit = {
-    val who = Json.line("host" -> Utils.localHostName(), "pid" -> ProcessHandle.current().pid())
-    try writeWhole(fs, place.reader(appId), who.getBytes(UTF_8))
+  def pin(place: CheckpointPlace): Unit = {
+    if (!holdsLease) renew()
+    try writeWhole(fs, place.reader(owner), Array.emptyByteArray)
     catch { case _: FileAlreadyExistsException => } // it said so before
   }
 
   /** The application does not read it after all. */
-  def unpin(place: CheckpointPlace, appId: String): Unit = quietly(place) {
-    fs.delete(place.reader(appId), false)
+  def unpin(place: CheckpointPlace): Unit = quietly(place) {
+    fs.delete(place.reader(owner), false)
   }
+
+  /** Removes what this application wrote or restored, except what another one may still need. */
+  def release(places: Iterable[CheckpointPlace]): Unit = if (places.nonEmpty) {
+    val before = catalogue()
+    val alive = living(before, renew())
+    val committed = before.entries.map(entry => entry.place -> entry).toMap
+    places.foreach { place =>
+      quietly(place) {
+        val others = committed.get(place).toSeq.flatMap { entry =>
+          val writer = readManifest(entry).manifest.owner
+          users(before, alive, place) ++ Some(writer).filter(alive(_))
+        }.toSet - owner
+        if (others.isEmpty) retire(place, before)
+      }
+    }
+  }
+
+  /** The living applications that restored a checkpoint. */
+  def users(catalog: Catalog, alive: Living, place: CheckpointPlace): Set[String] =
+    catalog.readers.getOrElse(place.stem, Map.empty).keySet.filter(alive(_))
 
   /**
-   * Removes a checkpoint that this application wrote or restored, unless another one may still need
-   * it: its writer (which has freed its local files) or any reader that is not known to be dead. The
-   * manifest goes first, so whoever pins it from then on sees that it is gone.
+   * Removes a checkpoint that nobody needed when `before` was listed. The manifest goes first: who
+   * says from then on that it reads it will see that it is gone. Who said so since `before`, and has
+   * read the manifest, keeps the data; it goes with the next collection.
+   *
+   * @return
+   *   whether all of it is gone
    */
-  def release(place: CheckpointPlace, appId: String): Unit = quietly(place) {
+  def retire(place: CheckpointPlace, before: Catalog): Boolean = {
     val store = fs
-    store.delete(place.reader(appId), false)
-    val manifest = Manifest.decode(readWhole(store, place.manifest), s"$place")
-    val writerNeedsIt = manifest.appId != appId && !isDead(manifest.host, manifest.pid)
-    if (!writerNeedsIt && !hasReaders(place)) {
-      store.delete(place.manifest, false)
-      if (!hasReaders(place)) remove(place)
-    }
+    // Committed since, by an application whose lease does not name it any more.
+    if (!before.entries.exists(_.place == place) && store.exists(place.manifest)) return false
+    store.delete(place.manifest, false)
+    val known = before.readers.getOrElse(place.stem, Map.empty).keySet + owner
+    val since = Option(store.globStatus(place.reader("*"))).toSeq.flatten
+      .map(_.getPath.getName.stripPrefix(place.stem + ReaderSuffix))
+    val gone = since.forall(known)
+    if (gone) removeFiles(place)
+    gone
   }
 
-  private def hasReaders(place: CheckpointPlace): Boolean =
-    Option(fs.globStatus(place.reader("*"))).toSeq.flatten.exists { status =>
-      val who = Json.read(new String(readWhole(fs, status.getPath), UTF_8))
-      !isDead(who.path("host").asText, who.path("pid").asLong)
-    }
-
-  /** Only a process of this machine can be known to be dead. */
-  private def isDead(host: String, pid: Long): Boolean =
-    host == Utils.localHostName() && !ProcessHandle.of(pid).map[Boolean](_.isAlive).orElse(false)
-
   /** Removes an attempt and all that there is of it. */
-  def remove(place: CheckpointPlace): Unit = quietly(place) {
+  def remove(place: CheckpointPlace): Unit = quietly(place)(removeFiles(place))
+
+  private def removeFiles(place: CheckpointPlace): Unit = {
     val store = fs
     store.delete(place.manifest, false)
     store.delete(place.directory, true)
@@ -163,6 +199,25 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration)
     // Not recursive: it stays as long as another attempt is in it.
     val parent = place.directory.getParent
     if (store.exists(parent) && store.listStatus(parent).isEmpty) store.delete(parent, false)
+    writes.remove(place.stem)
+  }
+
+  /** Garbage is collected now: no other application needs to for a while. */
+  def noteCollection(): Unit =
+    overwrite(fs, new Path(catalog(root), CollectedName), Array.emptyByteArray)
+
+  /** Removes what is left in the catalogue of applications that are dead and of checkpoints gone. */
+  def tidy(before: Catalog, alive: Living): Unit = {
+    val store = fs
+    val stems = catalogue().entries.map(_.place.stem).toSet
+    for {
+      (stem, owners) <- before.readers if !stems(stem)
+      who <- owners.keys if !alive(who)
+    } store.delete(new Path(catalog(root), stem + ReaderSuffix + who), false)
+    before.leases.keys.filterNot(alive(_)).foreach(who => store.delete(lease(root, who), false))
+    before.tombstones.foreach { case (stem, file) =>
+      if (!stems(stem)) store.delete(file.getPath, false)
+    }
   }
 
   /** Removes a file that no manifest names. */
@@ -176,8 +231,6 @@ private[phoebe] final class CheckpointStore(val root: Path, conf: Configuration)
       case _: FileNotFoundException =>
       case NonFatal(e) => logWarning(s"phoebe: could not remove $place: $e")
     }
-}
 
-private[phoebe] object CheckpointStore {
-  private val Stem = "([0-9a-f]+)-([0-9a-f]{32})".r
+  private def hex(id: UUID): String = id.toString.replace("-", "")
 }

@@ -49,8 +49,10 @@ private[phoebe] object ManifestPack {
  * sizes and row counts steer readers and adaptive execution, so a changed digit would lose rows
  * without a word.
  *
- * @param host
- *   where the writing driver ran, with its `pid`: who may still be using the files
+ * @param owner
+ *   whose lease says whether the writing application may still be using the files
+ * @param workMs
+ *   how long its query had run when the boundary was whole: what a restore need not wait for again
  * @param bytes
  *   of the shuffle, as Spark counts them; the packs are a little larger
  * @param mapIds
@@ -70,8 +72,8 @@ private[phoebe] final case class Manifest(
     sparkVersion: String,
     pluginVersion: String,
     createdAtMs: Long,
-    host: String,
-    pid: Long,
+    owner: String,
+    workMs: Long,
     codec: String,
     numMaps: Int,
     numPartitions: Int,
@@ -88,7 +90,7 @@ private[phoebe] final case class Manifest(
 }
 
 private[phoebe] object Manifest {
-  val Format = 2
+  val Format = 3
   private val HeadLength = 21
 
   /** Snake-case JSON for manifests; unknown keys are let pass so that later formats can add some. */

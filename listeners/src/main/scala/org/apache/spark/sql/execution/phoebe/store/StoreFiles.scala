@@ -8,6 +8,7 @@ import scala.util.control.NonFatal
 
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.{
+  CommonPathCapabilities,
   FileAlreadyExistsException,
   FileStatus,
   FileSystem,
@@ -56,6 +57,18 @@ private[phoebe] object StoreFiles extends Logging {
 
   def writeWhole(fs: FileSystem, path: Path, bytes: Array[Byte]): Unit = {
     val out = create(fs, path)
+    try out.write(bytes)
+    catch {
+      case e: Throwable =>
+        // On an object store closing would publish half of it.
+        if (out.hasCapability(CommonPathCapabilities.ABORTABLE_STREAM)) out.abort()
+        throw e
+    } finally out.close()
+  }
+
+  /** As `writeWhole`, over what may be there. A reader may see half of it for a moment. */
+  def overwrite(fs: FileSystem, path: Path, bytes: Array[Byte]): Unit = {
+    val out = fs.create(path, true)
     try out.write(bytes)
     finally out.close()
   }
@@ -128,7 +141,9 @@ private[phoebe] object StoreFiles extends Logging {
  * <root>/data/<fingerprint>/<attempt>/m<map>-<id>.pack   map outputs (Pack)
  * <root>/catalog/<fingerprint>-<attempt>.manifest       written last: the commit
  *                <fingerprint>-<attempt>.damaged        a tombstone: never restored again
- *                <fingerprint>-<attempt>.reader-<app>   that application restored it
+ *                <fingerprint>-<attempt>.reader-<owner> that application restored it
+ *                <owner>.lease                          that application lives ([[Lease]])
+ *                collected                              when garbage was last collected
  * }}}
  *
  * Every attempt to write has a name of its own, so drivers that write the same fingerprint at once
@@ -147,10 +162,13 @@ private[phoebe] final case class CheckpointPlace(
     new Path(root, s"${CheckpointPlace.DataDirectory}/$fingerprint/$attempt")
   def manifest: Path = inCatalog(CheckpointPlace.ManifestSuffix)
   def tombstone: Path = inCatalog(CheckpointPlace.TombstoneSuffix)
-  def reader(appId: String): Path = inCatalog(CheckpointPlace.ReaderSuffix + appId)
+  def reader(owner: String): Path = inCatalog(CheckpointPlace.ReaderSuffix + owner)
+
+  /** What its files in the catalogue begin with. */
+  def stem: String = s"$fingerprint-$attempt"
 
   private def inCatalog(suffix: String) =
-    new Path(CheckpointPlace.catalog(root), s"$fingerprint-$attempt$suffix")
+    new Path(CheckpointPlace.catalog(root), s"$stem$suffix")
 
   override def toString: String = directory.toString
 }
@@ -160,6 +178,10 @@ private[phoebe] object CheckpointPlace {
   val ManifestSuffix = ".manifest"
   val TombstoneSuffix = ".damaged"
   val ReaderSuffix = ".reader-"
+  val LeaseSuffix = ".lease"
+  val CollectedName = "collected"
 
   def catalog(root: Path): Path = new Path(root, "catalog")
+  def data(root: Path): Path = new Path(root, DataDirectory)
+  def lease(root: Path, owner: String): Path = new Path(catalog(root), owner + LeaseSuffix)
 }

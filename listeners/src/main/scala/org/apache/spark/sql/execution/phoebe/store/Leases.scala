@@ -1,0 +1,106 @@
+package org.apache.spark.sql.execution.phoebe.store
+
+import java.nio.charset.StandardCharsets.UTF_8
+import java.nio.file.{Files, Paths}
+
+import scala.jdk.CollectionConverters._
+import scala.util.Try
+
+import org.apache.spark.sql.execution.phoebe.Json
+
+/**
+ * What a running application says of itself in the store's catalogue, again and again: that it
+ * lives, and which checkpoints it is writing. When it was said last is the file's modification time,
+ * by the store's own clock.
+ *
+ * @param machine
+ *   the running kernel and process namespace in which `pid` means something; "" where it is not known
+ * @param startedMs
+ *   when that process started: process ids come again
+ * @param leaseMs
+ *   how long it counts for alive after the file was written; it is written three times in that time
+ * @param writes
+ *   the attempts (`<fingerprint>-<attempt>`) that it has begun and not yet committed
+ */
+private[phoebe] final case class Lease(
+    machine: String,
+    pid: Long,
+    startedMs: Long,
+    leaseMs: Long,
+    writes: Set[String]
+) {
+  def encode: Array[Byte] = Json.line(
+    "machine" -> machine,
+    "pid" -> pid,
+    "started_ms" -> startedMs,
+    "lease_ms" -> leaseMs,
+    "writes" -> writes.toSeq.sorted
+  ).getBytes(UTF_8)
+
+  /** Whether its process is known to be gone: only one of this machine can be known to be. */
+  def isDead: Boolean = machine.nonEmpty && machine == Lease.machine &&
+    !Lease.startOf(pid).exists(_ == startedMs)
+}
+
+private[phoebe] object Lease {
+
+  def own(leaseMs: Long, writes: Set[String]): Lease = {
+    val pid = ProcessHandle.current().pid()
+    Lease(machine, pid, startOf(pid).getOrElse(0L), leaseMs, writes)
+  }
+
+  /** None: half of one, read while it was being written. */
+  def decode(bytes: Array[Byte]): Option[Lease] = Try {
+    val node = Json.read(new String(bytes, UTF_8))
+    Lease(
+      node.get("machine").asText,
+      node.get("pid").asLong,
+      node.get("started_ms").asLong,
+      node.get("lease_ms").asLong,
+      node.get("writes").elements().asScala.map(_.asText).toSet
+    )
+  }.toOption
+
+  /** Host names and process ids are the same in many containers; these two are not. */
+  private lazy val machine: String = Try {
+    val boot = Files.readString(Paths.get("/proc/sys/kernel/random/boot_id")).trim
+    s"$boot ${Files.readSymbolicLink(Paths.get("/proc/self/ns/pid"))}"
+  }.getOrElse("")
+
+  /** When a process of this machine started, epoch milliseconds; None: there is none. */
+  private def startOf(pid: Long): Option[Long] = {
+    val found = ProcessHandle.of(pid)
+    if (!found.isPresent || !found.get.isAlive) None
+    else Some(found.get.info.startInstant.map[Long](_.toEpochMilli).orElse(0L))
+  }
+}
+
+/**
+ * Who is alive, from one look at the catalogue.
+ *
+ * @param leases
+ *   by owner; None where a lease could not be read, so that only its age says something
+ * @param renewedMs
+ *   when each lease was written last, by the store's clock
+ */
+private[phoebe] final case class Living(
+    leases: Map[String, Option[Lease]],
+    renewedMs: Map[String, Long],
+    nowMs: Long,
+    defaultLeaseMs: Long
+) {
+
+  /** An application whose lease is gone has ended: it wrote one before it first needed anything. */
+  def apply(owner: String): Boolean = leases.get(owner).exists { lease =>
+    val validMs = lease.fold(defaultLeaseMs)(_.leaseMs)
+    nowMs - renewedMs(owner) <= validMs && !lease.exists(_.isDead)
+  }
+
+  lazy val owners: Set[String] = leases.keySet.filter(apply)
+
+  /** Attempts that a living application is writing; None: one of them could not be asked. */
+  lazy val writes: Option[Set[String]] = {
+    val found = owners.toSeq.map(leases)
+    if (found.forall(_.isDefined)) Some(found.flatten.flatMap(_.writes).toSet) else None
+  }
+}

@@ -1,0 +1,186 @@
+package org.apache.spark.sql.execution.phoebe.store
+
+import java.io.{FileNotFoundException, IOException}
+
+import org.apache.hadoop.fs.{FileStatus, FileSystem, Path}
+
+import org.apache.spark.sql.execution.phoebe.{Json, Reason}
+
+/**
+ * One attempt that a store holds, as far as can be told without reading its data.
+ *
+ * @param manifest
+ *   None where there is none (it was never committed) or it cannot be read
+ * @param problem
+ *   why it will never be restored; None for a whole one, and for one that is being written
+ * @param bytes
+ *   of its files in the store
+ * @param writtenMs
+ *   when it was committed, or when its last file was written
+ * @param lastUsedMs
+ *   when it was committed or last restored
+ * @param hits
+ *   applications that have restored it
+ * @param users
+ *   living applications that may still need it: its writer, or who restored it
+ */
+private[phoebe] final case class Stocked(
+    place: CheckpointPlace,
+    manifest: Option[Manifest],
+    problem: Option[String],
+    bytes: Long,
+    writtenMs: Long,
+    lastUsedMs: Long,
+    hits: Int,
+    users: Set[String],
+    isBeingWritten: Boolean
+) {
+  def state: String =
+    if (problem.isDefined) "damaged" else if (manifest.isDefined) "committed" else "uncommitted"
+}
+
+/** Everything that a store holds, committed or not. */
+private[phoebe] object Stock {
+
+  /** Missing files and tombstones make a checkpoint damaged; its bytes are not looked at. */
+  def of(store: CheckpointStore, catalog: Catalog, alive: Living): Seq[Stocked] = {
+    val fs = store.fs
+    val committed = catalog.entries.map(entry => entry.place -> entry).toMap
+    val onDisk = attempts(fs, store.root)
+    (committed.keySet ++ onDisk).toSeq.sortBy(_.stem).map { place =>
+      val files = list(fs, place.directory)
+      val readers = catalog.readers.getOrElse(place.stem, Map.empty)
+      val entry = committed.get(place)
+      val read = entry.map { found =>
+        try Right(store.readManifest(found).manifest)
+        catch { case e: IOException => Left(e.getMessage) }
+      }
+      val manifest = read.flatMap(_.toOption)
+      val writtenMs = entry.map(_.committedAtMs)
+        .orElse(files.map(_.getModificationTime).maxOption)
+        .getOrElse(modified(fs, place.directory))
+      Stocked(
+        place,
+        manifest,
+        catalog.tombstones.get(place.stem).map(why(fs, _))
+          .orElse(read.flatMap(_.left.toOption))
+          .orElse(manifest.flatMap(missing(_, files))),
+        files.map(_.getLen).sum,
+        writtenMs,
+        (readers.values.toSeq :+ writtenMs).max,
+        readers.size,
+        readers.keySet.filter(alive(_)) ++ manifest.map(_.owner).filter(alive(_)),
+        // Who has begun it since it last renewed its lease is not in it yet.
+        entry.isEmpty && (alive.nowMs - writtenMs <= alive.defaultLeaseMs ||
+          alive.writes.forall(_.contains(place.stem)))
+      )
+    }
+  }
+
+  private def attempts(fs: FileSystem, root: Path): Seq[CheckpointPlace] =
+    for {
+      fingerprint <- list(fs, CheckpointPlace.data(root))
+      attempt <- list(fs, fingerprint.getPath)
+    } yield CheckpointPlace(root.toString, fingerprint.getPath.getName, attempt.getPath.getName)
+
+  /** Others remove things meanwhile. */
+  private def list(fs: FileSystem, path: Path): Seq[FileStatus] =
+    try fs.listStatus(path).toSeq
+    catch { case _: FileNotFoundException => Nil }
+
+  private def modified(fs: FileSystem, path: Path): Long =
+    try fs.getFileStatus(path).getModificationTime
+    catch { case _: FileNotFoundException => 0L }
+
+  private def why(fs: FileSystem, tombstone: FileStatus): String =
+    try
+      Json.read(new String(StoreFiles.readWhole(fs, tombstone.getPath), "UTF-8"))
+        .path("why").asText("tombstone")
+    catch { case _: IOException => "tombstone" }
+
+  private def missing(manifest: Manifest, files: Seq[FileStatus]): Option[String] = {
+    val lengths = files.map(file => file.getPath.getName -> file.getLen).toMap
+    manifest.packs.iterator.flatMap { pack =>
+      lengths.get(pack.file) match {
+        case None => Some(s"${pack.file} is missing")
+        case Some(found) if found != pack.bytes =>
+          Some(s"${pack.file} has $found bytes, not ${pack.bytes}")
+        case _ => None
+      }
+    }.nextOption()
+  }
+}
+
+/**
+ * What a collection takes away.
+ *
+ * @param maxAgeMs
+ *   since a checkpoint was committed or last restored
+ * @param maxBytes
+ *   that the store may hold
+ */
+private[phoebe] final case class Limits(maxAgeMs: Long, maxBytes: Long)
+
+/** One decision of a collection, with the reason. */
+private[phoebe] final case class Collected(stocked: Stocked, remove: Boolean, reason: Reason)
+
+/** Removes from a store what nobody needs: halves, damaged ones, old ones, and more than fits. */
+private[phoebe] object GarbageCollection {
+
+  /** A pure function of what there is: what to remove and why, least recently used first. */
+  def decide(stock: Seq[Stocked], limits: Limits, nowMs: Long): Seq[Collected] = {
+    val first = stock.sortBy(_.lastUsedMs).map { one =>
+      val ageMs = nowMs - one.lastUsedMs
+      if (one.users.nonEmpty) {
+        val args = Map("applications" -> one.users.size)
+        Collected(one, remove = false, Reason("in_use", "a running application needs it", args))
+      } else if (one.isBeingWritten) {
+        Collected(one, remove = false, Reason("being_written", "it may still be committed"))
+      } else if (one.problem.isDefined) {
+        Collected(one, remove = true, Reason("damaged", one.problem.get))
+      } else if (one.manifest.isEmpty) {
+        val message = "it was never committed, and no running application writes it"
+        Collected(one, remove = true, Reason("left_behind", message))
+      } else if (ageMs > limits.maxAgeMs) {
+        val message = f"not used for ${ageMs / 3600000.0}%.1f hours"
+        Collected(one, remove = true, Reason("expired", message, Map("age_ms" -> ageMs)))
+      } else Collected(one, remove = false, Reason("kept", "within age and size"))
+    }
+    var total = first.filterNot(_.remove).map(_.stocked.bytes).sum
+    first.map {
+      case kept if kept.reason.code == "kept" && total > limits.maxBytes =>
+        val message = s"the store holds $total bytes, ${limits.maxBytes} are allowed"
+        total -= kept.stocked.bytes
+        Collected(kept.stocked, remove = true, Reason("over_budget", message))
+      case other => other
+    }
+  }
+
+  /**
+   * Looks, decides and removes. Its own lease tells it the store's time.
+   *
+   * @param dryRun
+   *   decides only
+   */
+  def run(store: CheckpointStore, limits: Limits, dryRun: Boolean): Seq[Collected] = {
+    val nowMs = store.renew()
+    val catalog = store.catalogue()
+    val alive = store.living(catalog, nowMs)
+    val decided = decide(Stock.of(store, catalog, alive), limits, nowMs)
+    if (dryRun) decided
+    else {
+      store.noteCollection()
+      val done = decided.map {
+        case one if one.remove && !store.retire(one.stocked.place, catalog) =>
+          Collected(
+            one.stocked,
+            remove = false,
+            Reason("in_use", "an application has just taken it")
+          )
+        case other => other
+      }
+      store.tidy(catalog, alive)
+      done
+    }
+  }
+}

@@ -1,0 +1,223 @@
+package org.apache.spark.sql.execution.phoebe
+
+import java.nio.file.Files
+
+import org.apache.hadoop.conf.Configuration
+import org.apache.hadoop.fs.{FileSystem, Path}
+import org.scalatest.funsuite.AnyFunSuite
+
+import org.apache.spark.sql.execution.phoebe.store._
+
+/** Who needs a checkpoint, and when it goes. */
+class LifetimeSuite extends AnyFunSuite {
+  private val conf = new Configuration
+  private val LeaseMs = 60000L
+  private val NoLimits = Limits(Long.MaxValue, Long.MaxValue)
+
+  private def root(): Path =
+    new Path(Files.createTempDirectory("phoebe-store").resolve("checkpoints").toUri)
+
+  private def application(root: Path): CheckpointStore = {
+    val made = new CheckpointStore(root, conf, LeaseMs)
+    made.prepare()
+    made
+  }
+
+  private def fs(root: Path): FileSystem = StoreFiles.fileSystem(root, conf)
+
+  /** Committed by `writer`, with one pack of `bytes`. */
+  private def commit(writer: CheckpointStore, bytes: Int = 10): CheckpointPlace = {
+    val place = writer.newAttempt("a")
+    StoreFiles.writeWhole(
+      fs(writer.root),
+      new Path(place.directory, "m0-1.pack"),
+      new Array[Byte](bytes)
+    )
+    writer.commit(place, manifest(writer.owner, bytes))
+    place
+  }
+
+  private def manifest(owner: String, bytes: Int): Manifest = Manifest(
+    Manifest.Format,
+    "a",
+    "app-1",
+    "",
+    "daily",
+    "ann",
+    3,
+    "4.2.0",
+    "0.1.0",
+    1,
+    owner,
+    1000,
+    "lz4",
+    1,
+    1,
+    bytes,
+    1,
+    bytes,
+    Seq(ManifestPack("m0-1.pack", bytes, 0, 0, 64, Seq(1L))),
+    Seq(1L),
+    Manifest.encodeStatuses(Nil)
+  )
+
+  /** As if it had last said that it lives so long ago. */
+  private def silent(application: CheckpointStore, ms: Long): Unit = {
+    application.renew()
+    val file = CheckpointPlace.lease(application.root, application.owner)
+    fs(application.root).setTimes(file, System.currentTimeMillis() - ms, -1)
+  }
+
+  private def exists(place: CheckpointPlace): Boolean =
+    fs(place.root).exists(place.manifest) && fs(place.root).exists(place.directory)
+
+  private def collect(root: Path, limits: Limits = NoLimits): Map[CheckpointPlace, String] =
+    GarbageCollection.run(application(root), limits, dryRun = false)
+      .map(one => one.stocked.place -> one.reason.code).toMap
+
+  test("what an application wrote goes with it, unless a living one restored it") {
+    val here = root()
+    val writer = application(here)
+    val place = commit(writer)
+    val reader = application(here)
+    reader.pin(place)
+    writer.release(Seq(place))
+    assert(exists(place), "the reader lives")
+    silent(reader, 2 * LeaseMs)
+    writer.release(Seq(place))
+    assert(!exists(place))
+  }
+
+  test("a reader does not take away what its writer needs, until that is silent for a lease") {
+    val here = root()
+    val writer = application(here)
+    val place = commit(writer)
+    val reader = application(here)
+    reader.pin(place)
+    silent(writer, LeaseMs / 2)
+    reader.release(Seq(place))
+    assert(exists(place))
+    silent(writer, LeaseMs + 5000)
+    reader.release(Seq(place))
+    assert(!exists(place))
+  }
+
+  test("an application of this machine whose process is gone is dead at once") {
+    val process = new ProcessBuilder("sleep", "60").start()
+    val own = Lease.own(LeaseMs, Set.empty)
+    val started = process.toHandle.info.startInstant.get.toEpochMilli
+    val other = own.copy(pid = process.pid(), startedMs = started)
+    assert(!own.isDead && !other.isDead)
+    assert(other.copy(startedMs = started - 1000).isDead, "the process id has come again")
+    process.destroyForcibly().waitFor()
+    assert(other.isDead)
+    assert(!other.copy(machine = "another").isDead, "only time tells")
+    assert(Lease.decode(other.encode).contains(other))
+    assert(Lease.decode(other.encode.dropRight(3)).isEmpty)
+  }
+
+  test("a collection takes halves, damaged ones, old ones, and more than fits, oldest first") {
+    val here = root()
+    val dead = application(here)
+    val places = Seq.fill(5)(commit(dead, 100))
+    val now = System.currentTimeMillis()
+    places.zipWithIndex.foreach { case (place, i) =>
+      fs(here).setTimes(place.manifest, now - (5 - i) * 3600000L, -1)
+    }
+    StoreFiles.writeTombstone(places(4), conf, "flipped")
+    fs(here).delete(new Path(places(3).directory, "m0-1.pack"), false)
+    val half = dead.newAttempt("b")
+    StoreFiles.writeWhole(fs(here), new Path(half.directory, "m0-1.pack"), new Array[Byte](7))
+    val found = collect(here, Limits(4 * 3600000L + 1800000L, 150))
+    assert(found(places(0)) == "expired")
+    assert(found(places(1)) == "over_budget" && found(places(2)) == "kept")
+    assert(found(places(3)) == "damaged" && found(places(4)) == "damaged")
+    assert(found(half) == "being_written", "it is younger than a lease")
+    fs(here).setTimes(new Path(half.directory, "m0-1.pack"), now - 2 * LeaseMs, -1)
+    assert(collect(here) == Map(places(2) -> "kept", half -> "left_behind"))
+    assert(places.filter(exists) == Seq(places(2)))
+    val left = application(here).catalogue()
+    assert(left.tombstones.isEmpty && left.readers.isEmpty && left.collectedAtMs > 0)
+  }
+
+  test("a collection honours the leases of those who read and of those who write") {
+    val here = root()
+    val writer = application(here)
+    val written = commit(writer)
+    val begun = writer.newAttempt("b")
+    val pack = new Path(begun.directory, "m0-1.pack")
+    StoreFiles.writeWhole(fs(here), pack, new Array[Byte](7))
+    fs(here).setTimes(pack, System.currentTimeMillis() - 10 * LeaseMs, -1)
+    writer.renew()
+    val all = Limits(-1, 0)
+    assert(collect(here, all) == Map(written -> "in_use", begun -> "being_written"))
+    silent(writer, 2 * LeaseMs)
+    val reader = application(here)
+    reader.pin(written)
+    assert(collect(here, all) == Map(written -> "in_use", begun -> "left_behind"))
+    reader.dropLease()
+    assert(collect(here, all) == Map(written -> "expired"))
+    assert(!fs(here).exists(written.directory))
+  }
+
+  test("who says that it reads while a collection removes either keeps the data or sees it gone") {
+    val here = root()
+    val place = commit(application(here))
+    val entry = application(here).readIndex()("a").head
+    val collector = application(here)
+    val before = collector.catalogue()
+    val reader = application(here)
+    reader.pin(place)
+    reader.readManifest(entry)
+    assert(!collector.retire(place, before))
+    assert(fs(here).exists(place.directory))
+    val late = application(here)
+    late.pin(place)
+    intercept[java.io.FileNotFoundException](late.readManifest(entry))
+    late.unpin(place)
+    assert(collect(here)(place) == "in_use")
+    reader.dropLease()
+    fs(here).setTimes(new Path(place.directory, "m0-1.pack"), 1, -1)
+    assert(collect(here)(place) == "left_behind")
+    assert(!fs(here).exists(place.directory))
+  }
+
+  test("what is committed while a collection looks stays") {
+    val here = root()
+    val writer = application(here)
+    val begun = writer.newAttempt("a")
+    val before = application(here).catalogue()
+    StoreFiles.writeWhole(fs(here), new Path(begun.directory, "m0-1.pack"), new Array[Byte](10))
+    writer.commit(begun, manifest(writer.owner, 10))
+    assert(!application(here).retire(begun, before))
+    assert(exists(begun))
+  }
+
+  test("a dry run removes nothing; hits are who restored it") {
+    val here = root()
+    val place = commit(application(here))
+    Seq.fill(3)(application(here)).foreach { reader =>
+      reader.pin(place)
+      reader.pin(place)
+      reader.dropLease()
+    }
+    val Seq(one) = GarbageCollection.run(application(here), Limits(-1, 0), dryRun = true)
+    assert(one.remove && one.stocked.hits == 3)
+    assert(exists(place))
+  }
+
+  test("directories are private to their owner, unless the store is shared") {
+    def rights(root: Path) = Seq(root, CheckpointPlace.catalog(root), CheckpointPlace.data(root))
+      .map(fs(root).getFileStatus(_).getPermission.toShort.toInt.toOctalString)
+    val own = root()
+    application(own)
+    assert(rights(own) == Seq.fill(3)("700"))
+    val ours = root()
+    new CheckpointStore(ours, conf, LeaseMs, shared = true).prepare()
+    assert(rights(ours).forall(_ != "700"))
+    val made = root()
+    fs(made).mkdirs(made)
+    application(made)
+    assert(rights(made).tail == Seq("700", "700"), "in a directory that was there")
+  }
+}

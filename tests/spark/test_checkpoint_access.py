@@ -1,0 +1,171 @@
+"""Who may restore a checkpoint, from where, and what the command line says of a store.
+
+One application leaves checkpoints, as user ann; what follows reads them in its own way.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from phoebe_spark.cli import app as phoebe
+from tests.support import apps, home, queries, store, tpc
+from tests.support.compare import compare_results
+
+SQL = """
+select o_orderpriority, count(*) as n, sum(total) as total
+from (
+  select o_orderkey, o_orderpriority, sum(l_quantity) as total
+  from orders join lineitem on o_orderkey = l_orderkey
+  group by o_orderkey, o_orderpriority
+)
+group by o_orderpriority
+"""
+CONF = {
+    **queries.SHUFFLE_CONF,
+    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.autoBroadcastJoinThreshold": "-1",
+    "spark.phoebe.mode": "apply",
+    "spark.phoebe.force": "all",
+    "spark.phoebe.checkpoint.retain": "always",
+}
+
+
+def _run(folder: Path, home_: Path, user: str = "ann", **conf: str) -> apps.FinishedApp:
+    settings = {**CONF, "spark.phoebe.home": str(home_)}
+    settings |= {key.replace("__", "."): value for key, value in conf.items()}
+    item = queries.Item("daily", tpc.data("tpch", 0.1), sql=SQL)
+    with queries.submit_queries(
+        [item],
+        folder=folder,
+        conf=settings,
+        plugin="jars",
+        environment={"HADOOP_USER_NAME": user, "SPARK_USER": user},
+    ) as app:
+        return app.wait().check()
+
+
+def _events(home_: Path, folder: Path) -> Mapping[str, int]:
+    app_id = apps.event_log(folder).name.removesuffix(".inprogress")
+    return home.checkpoint_events(home_, app_id)
+
+
+def _reasons(home_: Path, folder: Path) -> set[str]:
+    app_id = apps.event_log(folder).name.removesuffix(".inprogress")
+    return {str(r["reason_code"]) for r in home.records(home_, "boundaries", app_id)}
+
+
+def _same(one: Path, other: Path) -> None:
+    assert not compare_results(queries.output(one, "daily"), queries.output(other, "daily"))
+
+
+def _phoebe(home_: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    ran = CliRunner().invoke(
+        phoebe, ["checkpoints", *arguments, "--home", str(home_), "--json"], catch_exceptions=False
+    )
+    return ran.exit_code, json.loads(ran.stdout)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folder and home of the application that wrote."""
+    base = tmp_path_factory.mktemp("written")
+    _run(base / "app", base / "home")
+    assert _events(base / "home", base / "app")["committed"] == 3
+    return base / "app", base / "home"
+
+
+@pytest.fixture
+def copied(written: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A home of one's own with the same checkpoints."""
+    shutil.copytree(written[1], tmp_path / "home")
+    return tmp_path / "home"
+
+
+def test_the_store_is_private_to_its_owner(written: tuple[Path, Path]) -> None:
+    root = written[1] / "checkpoints"
+    for folder in (root, root / "catalog", root / "data"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_another_users_checkpoint_is_restored_only_where_users_share(
+    written: tuple[Path, Path], copied: Path, tmp_path: Path
+) -> None:
+    _run(tmp_path / "bob", copied, user="bob")
+    assert "restored" not in _events(copied, tmp_path / "bob")
+    assert "another user's (ann)" in (tmp_path / "bob" / "driver.log").read_text()
+    _run(tmp_path / "eve", copied, user="eve", spark__phoebe__checkpoint__sharing="all")
+    assert _events(copied, tmp_path / "eve")["restored"] == 1
+    for folder in ("bob", "eve"):
+        _same(written[0], tmp_path / folder)
+
+
+def test_a_restore_needs_no_companion(
+    written: tuple[Path, Path], copied: Path, tmp_path: Path
+) -> None:
+    finished = _run(tmp_path / "app", copied, spark__phoebe__python="/nonexistent/python")
+    assert "no companion" in finished.log
+    _same(written[0], tmp_path / "app")
+    (row,) = [row for row in _phoebe(copied, "list")[1] if row["hits"]]
+    assert row["hits"] == 1
+
+
+def test_encrypted_applications_need_a_store_that_is_declared_encrypted(
+    written: tuple[Path, Path], tmp_path: Path
+) -> None:
+    home_ = tmp_path / "home"
+    _run(tmp_path / "refused", home_, spark__io__encryption__enabled="true")
+    assert _reasons(home_, tmp_path / "refused") == {"io_encryption"}
+    assert not store.attempts(home_ / "checkpoints")
+    declared = {"spark__phoebe__checkpoint__encryption": "store"}
+    _run(tmp_path / "first", home_, spark__io__encryption__enabled="true", **declared)
+    assert _events(home_, tmp_path / "first")["committed"] == 3
+    # Without a key, which would be another one anyway: what the store holds is not encrypted by it.
+    _run(tmp_path / "second", home_)
+    assert _events(home_, tmp_path / "second")["restored"] == 1
+    for folder in ("refused", "first", "second"):
+        _same(written[0], tmp_path / folder)
+
+
+def test_the_command_line_lists_verifies_and_collects(copied: Path) -> None:
+    code, rows = _phoebe(copied, "list")
+    assert code == 0
+    assert len(rows) == 3
+    for row in rows:
+        assert (row["state"], row["user"], row["hits"], row["in_use"]) == (
+            "committed",
+            "ann",
+            0,
+            False,
+        )
+        assert row["work_ms"] > 0
+        assert row["stored_bytes"] >= row["bytes"] > 0
+    code, verified = _phoebe(copied, "verify")
+    assert code == 0
+    assert {row["state"] for row in verified} == {"committed"}
+    harmed = store.committed(copied / "checkpoints")[0]
+    pack = next(store.data_of(harmed).glob("*.pack"))
+    content = bytearray(pack.read_bytes())
+    content[len(content) // 2] ^= 1
+    pack.write_bytes(content)
+    assert _phoebe(copied, "list")[0] == 0  # lengths are right
+    code, verified = _phoebe(copied, "verify")
+    assert code == 1
+    (damaged,) = [row for row in verified if row["state"] == "damaged"]
+    assert pack.name in damaged["problem"]
+
+    code, planned = _phoebe(copied, "gc", "--max-store-bytes", "1", "--dry-run")
+    assert {row["reason_code"] for row in planned} == {"over_budget"}
+    assert len(store.committed(copied / "checkpoints")) == 3
+    code, collected = _phoebe(copied, "gc", "--max-age-hours", "1", "--max-store-bytes", "1")
+    assert code == 0
+    assert all(row["remove"] for row in collected)
+    assert not store.attempts(copied / "checkpoints")
+    assert [path.name for path in (copied / "checkpoints" / "catalog").iterdir()] == ["collected"]
