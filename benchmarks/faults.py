@@ -1,19 +1,23 @@
 """Seeded faults on a standalone cluster with two workers: nothing may be wrong, fail, or run twice.
 
-Executors and workers are SIGKILLed while map tasks run, while their outputs are uploaded, right
-after a commit and while readers run; the store's disk is filled; the store fails or hangs; files of
-committed checkpoints are deleted, cut short or have bits flipped. Trials share two applications
-(one with its store on plain files, one behind a file system with troubles), so that each costs
-seconds. Damage that a later application meets when it restores is tried in a third and fourth.
+Within an application: executors and workers are SIGKILLed while map tasks run, while their
+outputs are uploaded, right after a commit and while readers run; the store's disk is filled; the
+store fails or hangs; files of committed checkpoints are deleted, cut short or have bits flipped.
+These trials share two applications (one with its store on plain files, one behind a file system
+with troubles), so that each costs seconds.
 
-A failed trial with a kill in it is tried again in the same way without the plugin, and does not
-count if that fails too. Upstream re-runs are read from the event logs (``tests/support/reruns``).
-``--repeats`` is the number of trials, ``--seed`` draws others.
+Resuming: the driver is SIGKILLed during the map stage, the copy, the commit, the freeing, and
+between queries, the same query is submitted again, and there again the driver is SIGKILLed,
+executors and workers are, files are harmed before or after the first reader, garbage is collected,
+the disk is full (``tests/support/resume_trials``).
+
+A failed trial with a kill of executors in it is tried again in the same way without the plugin, and
+does not count if that fails too. Upstream re-runs are read from the event logs
+(``tests/support/reruns``). ``--repeats`` is the number of trials, ``--seed`` draws others.
 """
 
 from __future__ import annotations
 
-import random
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,14 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.frame import Options, Result, fresh
-from tests.support import home, tpc, trials
+from tests.support import resume_trials, trials
 from tests.support.cluster import Cluster, standalone
-from tests.support.compare import compare_results
-from tests.support.served import Served
-from tests.support.store import committed, data_of
 
 TRIALS = 40
-RESTORED_OF = 10  # every tenth trial harms a checkpoint before it is restored
+RESUMED = 15 / 40  # share of the trials in which a job is resumed: each kind once in 40
 DISK = "96m"
 HOSTS = ("127.0.0.1", "127.0.0.2")  # or executors read each other's files from the disk they share
 
@@ -52,8 +53,9 @@ def run(options: Options) -> Result:
     total = options.repeats or TRIALS
     # More trials than are fixed take as long as they need.
     options = replace(options, budget_s=max(options.budget_s, 30.0 * total))
-    restored = total // RESTORED_OF
-    drawn = trials.draw(total - restored, options.seed)
+    resumed = round(RESUMED * total)
+    drawn = trials.draw(total - resumed, options.seed)
+    resuming = trials.draw(resumed, options.seed + 1, resume_trials.KINDS)
     skipped: list[str] = []
     outcomes: list[trials.Outcome] = []
     figures: dict[str, Any] = {"upstream_reruns": 0, "losses_judged": 0}
@@ -64,6 +66,7 @@ def run(options: Options) -> Result:
         if not disk.is_mount():
             skipped.append("disk_full: no file system could be mounted")
             drawn = [t for t in drawn if t.kind != "disk_full"]
+            resuming = [t for t in resuming if t.kind != "restore_full"]
         for troubled in (False, True):
             mine = [t for t in drawn if (t.kind in trials.TROUBLED) == troubled]
             bench = trials.Bench(options.work / f"app{troubled:d}", cluster, disk, troubled)
@@ -74,9 +77,10 @@ def run(options: Options) -> Result:
                 if losses.reruns:
                     figures["upstream_reruns"] += len(losses.reruns)
                     options.say(f"{name}: stages of committed boundaries ran again: {losses}")
-        later, partial = _restored(options, cluster, restored) if restored else ([], 0)
-        outcomes += later
-    return _result(outcomes, figures, partial, skipped)
+        later = _resumed(options, cluster, disk, resuming)
+    outcomes += [one.outcome for one in later]
+    figures["trials_that_restored"] = sum(bool(one.restored) for one in later)
+    return _result(outcomes, figures, sum(one.partial for one in later), skipped)
 
 
 def _group(options: Options, bench: trials.Bench, mine: list[trials.Trial]) -> list[trials.Outcome]:
@@ -100,68 +104,24 @@ def _group(options: Options, bench: trials.Bench, mine: list[trials.Trial]) -> l
     return done
 
 
-def _restored(options: Options, cluster: Cluster, count: int) -> tuple[list[trials.Outcome], int]:
-    """Checkpoints that one application left are harmed, and another one restores what is whole.
-
-    Returns the outcomes, and how many checkpoints were restored although they were harmed.
-    """
-    rng = random.Random(options.seed + 1)
-    folder = fresh(options.work / "restored")
-    store = folder / "home" / "checkpoints"
-    conf = {
-        **trials.CONF,
-        "spark.phoebe.home": str(folder / "home"),
-        "spark.phoebe.force": "all",
-        "spark.phoebe.checkpoint.retain": "always",
-    }
-    kinds = ("delete", "truncate", "flip")
-    drawn = [
-        trials.Trial(f"r{i}-{kinds[i % 3]}", f"restore_{kinds[i % 3]}", "joined", rng.randrange(99))
-        for i in range(count)
-    ]
-
-    def served(name: str) -> Served:
-        data = tpc.data("tpch", 0.1)
-        return Served(folder / name, data, master=cluster.master, conf=conf, plugin="jars")
-
-    forced = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "all"}
-    works = {trial.name: 20 + i for i, trial in enumerate(drawn)}  # so each has its own checkpoints
-    with served("first") as first:
+def _resumed(
+    options: Options, cluster: Cluster, disk: Path, drawn: list[trials.Trial]
+) -> list[resume_trials.Resumed]:
+    done = []
+    with resume_trials.ResumeBench(fresh(options.work / "resume"), cluster, disk) as bench:
         for trial in drawn:
-            sql = trials.sql_of("joined", works[trial.name])
-            first.run(f"plain-{trial.name}", sql, trials.PLAIN)
-            first.run(trial.name, sql, forced)
-        first.stop()
-    harmed: set[Path] = set()
-    did: dict[str, str] = {}
-    manifests = committed(store)
-    for trial in drawn:
-        manifest = manifests.pop(rng.randrange(len(manifests)))
-        files = [*sorted(data_of(manifest).glob("*.pack")), manifest]
-        file = rng.choice(files)
-        trials.harm(file, trial.kind.removeprefix("restore_"), rng)
-        harmed.add(data_of(manifest))
-        did[trial.name] = f"{file.suffix} of one checkpoint"
-    outcomes = []
-    with served("second") as second:
-        for trial in drawn:
-            answer = second.run(trial.name, trials.sql_of("joined", works[trial.name]), forced)
-            wrong = ""
-            if answer.error is None:
-                expected = folder / "first" / "out" / f"plain-{trial.name}"
-                wrong = compare_results(expected, second.output(trial.name)).message
-            seconds = answer.ended - answer.started
-            options.say(f"{trial.name}: {did[trial.name]}, {seconds:.1f} s {wrong}")
-            outcomes.append(
-                trials.Outcome(
-                    trial, seconds, did[trial.name], 0.0, len(harmed), wrong, answer.error or ""
-                )
+            if options.left_s < 90:
+                options.say("the time is used up")
+                break
+            one = bench.run(trial)
+            options.say(
+                f"{trial.name} {trial.shape}: {one.outcome.did}; "
+                f"{one.outcome.committed} committed, {len(one.restored)} restored, "
+                f"{one.outcome.seconds:.1f} s "
+                f"{one.outcome.wrong}{one.outcome.error[:300]}"
             )
-        second.stop()
-    rows = home.records(folder / "home", "checkpoints")
-    restored = {Path(str(r["path"])).name for r in rows if r["event"] == "restored"}
-    options.say(f"{len(restored)} restored, {len(harmed)} had been harmed")
-    return outcomes, len(restored & {p.name for p in harmed})
+            done.append(one)
+    return done
 
 
 def _result(

@@ -1,5 +1,5 @@
-"""A dozen seeded faults on one cluster: results are the plain run's, nothing fails, and what lies
-below a committed boundary does not run again after the loss of an executor.
+"""Seeded faults on one cluster: results are the plain run's, nothing fails, what lies below a
+committed boundary does not run again after the loss of an executor, killed drivers' jobs resume.
 
 The bench ``faults`` runs more of the same, the nightly run more still.
 """
@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults import HOSTS, small_disk
-from tests.support import reruns, trials
+from tests.support import reruns, resume_trials, trials
 from tests.support.cluster import Cluster, standalone
+from tests.support.resume_trials import ResumeBench
 from tests.support.store import wait_for_commits
 
 SEED = 20210711
@@ -40,6 +41,7 @@ def disk(folder: Path) -> Iterator[Path]:
         yield found
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("troubled", [False, True], ids=["files", "troubled"])
 def test_faults_change_no_result(
     folder: Path, cluster: Cluster, disk: Path, troubled: bool
@@ -61,6 +63,34 @@ def test_faults_change_no_result(
         assert any(found.lost_executors and found.committed_before for found in judged.values())
 
 
+# In every run: one kill for each half of a driver's life, and the errors that only resuming has.
+ALWAYS = ("driver_commit", "driver_restore", "restore_late")
+
+
+def _resumes(bench: ResumeBench, kinds: tuple[str, ...]) -> None:
+    restored = 0
+    for number, kind in enumerate(kinds):
+        one = bench.run(trials.Trial(f"r{number}-{kind}", kind, "one", SEED + number))
+        assert not one.outcome.wrong, one
+        assert not one.partial, one
+        is_typed = "DamagedCheckpointException" in one.outcome.error
+        assert not one.outcome.error or (kind == "restore_late" and is_typed), one
+        restored += bool(one.restored)
+    assert restored, "nothing was restored: the above says nothing"
+
+
+def test_a_killed_driver_resumes(folder: Path, cluster: Cluster, disk: Path) -> None:
+    with ResumeBench(folder / "resume", cluster, disk) as bench:
+        _resumes(bench, ALWAYS)
+
+
+@pytest.mark.nightly
+def test_every_fault_of_resuming(folder: Path, cluster: Cluster, disk: Path) -> None:
+    with ResumeBench(folder / "resume-all", cluster, disk) as bench:
+        _resumes(bench, tuple(kind for kind in resume_trials.KINDS if kind not in ALWAYS))
+
+
+@pytest.mark.nightly
 def test_a_loss_of_executor_and_checkpoint_runs_upstream_again(
     folder: Path, cluster: Cluster, disk: Path
 ) -> None:

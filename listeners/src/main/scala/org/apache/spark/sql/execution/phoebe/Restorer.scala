@@ -36,8 +36,15 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 
   private def admit(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] = {
     val place = entry.place
-    if (admitted.containsKey(place)) Right(admitted.get(place))
-    else if (refused.containsKey(place)) Left(refused.get(place))
+    if (admitted.containsKey(place)) {
+      // A query that read it may have found damage since, and is run again.
+      if (Guard("look for a tombstone", false)(runtime.store.fs.exists(place.tombstone))) {
+        admitted.remove(place)
+        val reason = damaged(place, "a query has found damage in it", 1)
+        refused.put(place, reason)
+        Left(reason)
+      } else Right(admitted.get(place))
+    } else if (refused.containsKey(place)) Left(refused.get(place))
     else {
       val answer =
         try {
