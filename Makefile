@@ -19,10 +19,10 @@ say     = @printf '\033[1m== %s\033[0m\n' "$(1)"
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup jar lint format unit spark faults scala test demo bench nightly wheel clean
+.PHONY: help setup jar lint format unit spark faults scala test test-stores demo bench nightly wheel clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMPS)/venv $(JAR) ## virtual environment in .venv, dependencies, jar
 
@@ -70,6 +70,12 @@ spark: setup ## tests on a real Spark
 faults: setup ## tests that kill things
 	$(call say,fault tests)
 	@$(BIN)/python -m pytest -q $(TWO) tests/faults
+
+test-stores: setup ## checkpoints on a real HDFS (fetches 100 MB)
+	$(call say,tests of other stores)
+	@$(if $(wildcard build/stores/*.jar),,mvn -q -B -f tests/stores/pom.xml dependency:copy-dependencies \
+	  -DoutputDirectory=$(CURDIR)/build/stores)
+	@$(BIN)/python -m pytest -q tests/stores
 
 test: setup lint unit scala spark faults ## everything; what .ci/run calls
 	$(call say,all passed)

@@ -41,7 +41,6 @@ def disk(folder: Path) -> Iterator[Path]:
         yield found
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("troubled", [False, True], ids=["files", "troubled"])
 def test_faults_change_no_result(
     folder: Path, cluster: Cluster, disk: Path, troubled: bool
@@ -90,7 +89,6 @@ def test_every_fault_of_resuming(folder: Path, cluster: Cluster, disk: Path) -> 
         _resumes(bench, tuple(kind for kind in resume_trials.KINDS if kind not in ALWAYS))
 
 
-@pytest.mark.nightly
 def test_a_loss_of_executor_and_checkpoint_runs_upstream_again(
     folder: Path, cluster: Cluster, disk: Path
 ) -> None:
