@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyspark.sql import DataFrame, Observation
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as f
+from pyspark.sql.datasource import DataSource, DataSourceReader
 
 from tests.support import tpc
 from tests.support.probe import Pass, Probe, probe
@@ -475,7 +476,45 @@ def test_reader_options_count(session: Probe, tmp_path: Path) -> None:
     assert with_header != last(session, read.csv(path, sep=",", header=True).groupBy("k").count())
 
 
+def test_a_subquerys_input_counts(session: Probe, tmp_path: Path) -> None:
+    path = tmp_path / "t"
+    session.spark.range(100).coalesce(1).write.parquet(str(path))
+    mean = f"SELECT avg(id) - 48 FROM parquet.`{path}`"
+    sql = f"SELECT k, sum(v) FROM fact WHERE v > ({mean}) GROUP BY k"
+    before = last(session, sql)
+    assert last(session, sql) == before
+    (part,) = path.glob("*.parquet")
+    status = part.stat()
+    os.utime(part, ns=(status.st_atime_ns, status.st_mtime_ns + 5_000_000))
+    assert last(session, sql) != before
+
+
 # --- refusals
+
+IMAGES = Path(__file__).parent
+"""Any folder will do: the plan is never run."""
+
+
+def _python_source(spark: SparkSession) -> DataFrame:
+    spark.dataSource.register(_Numbers)
+    return spark.read.format("numbers").load()
+
+
+class _Numbers(DataSource):
+    @classmethod
+    def name(cls) -> str:
+        return "numbers"
+
+    def schema(self) -> str:
+        return "n long"
+
+    def reader(self, schema: object) -> DataSourceReader:
+        return _NumbersReader()
+
+
+class _NumbersReader(DataSourceReader):
+    def read(self, partition: object) -> Iterator[tuple[int]]:
+        yield (1,)
 
 
 @pytest.mark.parametrize(
@@ -486,6 +525,11 @@ def test_reader_options_count(session: Probe, tmp_path: Path) -> None:
         ("nondeterministic", lambda _, t: t.withColumn("r", f.input_file_name())),
         ("nondeterministic", lambda _, t: t.sample(0.5, seed=1)),
         ("udf", lambda _, t: t.withColumn("r", f.udf(lambda v: v, "long")("v"))),
+        ("udf", lambda _, t: t.withColumn("r", f.pandas_udf(lambda v: v, "long")("v"))),
+        ("udf", lambda _, t: t.mapInPandas(lambda batches: batches, t.schema)),
+        ("udf", lambda _, t: t.groupBy("k").applyInPandas(lambda g: g, t.schema)),
+        ("unknown_source", lambda s, _: s.read.format("image").load(str(IMAGES)).select("image.*")),
+        ("unknown_source", lambda s, _: _python_source(s)),
         ("order_sensitive_aggregate", lambda _, t: t.groupBy("k").agg(f.collect_list("v"))),
         ("order_sensitive_aggregate", lambda _, t: t.groupBy("k").agg(f.first("v"))),
         ("limit_without_order", lambda _, t: t.limit(3)),
