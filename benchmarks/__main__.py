@@ -23,6 +23,7 @@ NAMES: tuple[str, ...] = (
     "ingest",
     "faults",
     "graph",
+    "fingerprint",
 )
 
 

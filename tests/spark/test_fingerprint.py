@@ -508,12 +508,12 @@ class _Numbers(DataSource):
     def schema(self) -> str:
         return "n long"
 
-    def reader(self, schema: object) -> DataSourceReader:
+    def reader(self, schema: object) -> DataSourceReader:  # noqa: ARG002
         return _NumbersReader()
 
 
 class _NumbersReader(DataSourceReader):
-    def read(self, partition: object) -> Iterator[tuple[int]]:
+    def read(self, partition: object) -> Iterator[tuple[int]]:  # noqa: ARG002
         yield (1,)
 
 
