@@ -29,6 +29,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
       result: SparkPlan,
       conf: SQLConf
   ): Unit = {
+    val parts = new Parts(conf, phoebe.sparkContext.conf)
     // Replacing keeps the order of what it leaves.
     val running = result.collect { case e: ShuffleExchangeLike => e }.iterator
     boundaries.zip(prints).foreach { case (b, print) =>
@@ -52,7 +53,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
         id,
         b,
         hash,
-        print.toOption.flatMap(Parts.of(b.exchange, _, conf, phoebe.sparkContext.conf)),
+        print.toOption.flatMap(parts.of(b.exchange, _)),
         decision,
         reason,
         node.fold(-1L)(accumulator),

@@ -46,7 +46,10 @@ final class Listing private[fingerprint] (
     val files: Array[FileStatus],
     private[fingerprint] val source: () => AnyRef,
     private[fingerprint] val current: () => Boolean
-)
+) {
+  lazy val bytes: Long = files.iterator.map(_.getLen).sum
+  lazy val newestMs: Option[Long] = files.iterator.map(_.getModificationTime).maxOption
+}
 
 private[fingerprint] object Listings {
 

@@ -18,36 +18,37 @@ import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
 import org.apache.spark.util.Utils
 
-object Parts {
+/** For one plan: settings are read once. */
+final class Parts(sql: SQLConf, core: SparkConf) {
+  import Parts._
+
+  private lazy val settings = Utils.redact(core, Settings.parts(sql, core)).toMap
+  private lazy val now = new Clock(sql.sessionLocalTimeZone, System.currentTimeMillis())
 
   /**
    * The parts of a shuffle's fingerprint as what JSON is made of (docs/protocol.md, "Parts"), or none
    * where that fails: nothing depends on it.
    */
-  def of(
-      shuffle: ShuffleExchangeLike,
-      fingerprint: Fingerprint,
-      sql: SQLConf,
-      core: SparkConf
-  ): Option[Map[String, Any]] =
+  def of(shuffle: ShuffleExchangeLike, fingerprint: Fingerprint): Option[Map[String, Any]] =
     try {
-      val now = new Clock(sql.sessionLocalTimeZone, System.currentTimeMillis())
       val partitioning = shuffle.outputPartitioning
       Some(Map(
-        "settings" -> Utils.redact(core, Settings.parts(sql, core)).toMap,
+        "settings" -> settings,
         "inputs" -> fingerprint.inputs.map(input),
         "partitions" -> partitioning.numPartitions,
         "operators" -> (operator(partitioning.getClass.getSimpleName, keys(partitioning), now) +:
           operators(shuffle.child, now))
       ))
     } catch { case NonFatal(_) | _: LinkageError => None }
+}
 
+private object Parts {
   private def input(listing: Listing): Map[String, Any] = Map(
     "root" -> listing.root,
     "version" -> short(listing.hash),
     "files" -> listing.files.length,
-    "bytes" -> listing.files.iterator.map(_.getLen).sum,
-    "newest_ms" -> listing.files.iterator.map(_.getModificationTime).maxOption
+    "bytes" -> listing.bytes,
+    "newest_ms" -> listing.newestMs
   )
 
   private def keys(partitioning: Any): Seq[Expression] = partitioning match {
