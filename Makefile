@@ -71,11 +71,17 @@ faults: setup ## tests that kill things
 	$(call say,fault tests)
 	@$(BIN)/python -m pytest -q $(TWO) tests/faults
 
-test-stores: setup ## checkpoints on a real HDFS (fetches 100 MB)
+test-stores: setup $(STAMPS)/stores ## checkpoints on a real HDFS and a real S3 server (needs Go)
 	$(call say,tests of other stores)
-	@$(if $(wildcard build/stores/*.jar),,mvn -q -B -f tests/stores/pom.xml dependency:copy-dependencies \
-	  -DoutputDirectory=$(CURDIR)/build/stores)
 	@$(BIN)/python -m pytest -q tests/stores
+
+$(STAMPS)/stores: tests/stores/pom.xml
+	$(call say,servers and clients of other stores)
+	@mkdir -p $(STAMPS)
+	@mvn -q -B -f $< -Phdfs dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores
+	@mvn -q -B -f $< -Ps3 dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores-s3
+	@GOBIN=$(CURDIR)/build/stores-s3 go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	@touch $@
 
 test: setup lint unit scala spark faults ## everything; what .ci/run calls
 	$(call say,all passed)

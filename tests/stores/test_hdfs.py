@@ -9,18 +9,8 @@ from pathlib import Path
 import pytest
 
 from phoebe_spark.checkpoints import look
-from tests.support import apps, hdfs, home, queries, tpc
+from tests.support import apps, hdfs, home, queries, stored_job
 from tests.support.compare import compare_results
-
-SQL = """
-select o_orderpriority, count(*) as n, sum(total) as total
-from (
-  select o_orderkey, o_orderpriority, sum(l_quantity) as total
-  from orders join lineitem on o_orderkey = l_orderkey
-  group by o_orderkey, o_orderpriority
-)
-group by o_orderpriority
-"""
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +21,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hdfs.Hdfs]:
         yield found
 
 
-def _submit(folder: Path, home_: Path, store: str, gate: Path) -> apps.RunningApp:
-    conf = {
-        **queries.SHUFFLE_CONF,
-        "spark.sql.shuffle.partitions": "4",
-        "spark.sql.autoBroadcastJoinThreshold": "-1",
-        "spark.phoebe.mode": "apply",
-        "spark.phoebe.force": "all",
-        "spark.phoebe.home": str(home_),
-        "spark.phoebe.checkpoint.dir": store,
-        "spark.phoebe.checkpoint.retain": "always",
-        "spark.hadoop.dfs.replication": "2",
-    }
-    item = queries.Item("daily", tpc.data("tpch", 0.1), sql=SQL, pause_after=gate)
-    return queries.submit_queries([item], folder=folder, conf=conf, plugin="jars")
+REPLICAS = {"spark.hadoop.dfs.replication": "2"}
 
 
 def test_a_killed_job_resumes_although_a_data_node_is_lost(
@@ -53,7 +30,7 @@ def test_a_killed_job_resumes_although_a_data_node_is_lost(
     store = f"{cluster.uri}/phoebe"
     home_ = tmp_path / "home"
     gate = tmp_path / "gate"
-    with _submit(tmp_path / "first", home_, store, gate) as app:
+    with stored_job.submit(tmp_path / "first", home_, store, gate, REPLICAS) as app:
         app.wait_for(gate.with_name("gate.reached"))
         deadline = time.monotonic() + 120
         while cluster.shell("-ls", f"{store}/catalog").count(".manifest") < 3:
@@ -63,7 +40,7 @@ def test_a_killed_job_resumes_although_a_data_node_is_lost(
     assert root[0].startswith("drwx------")
     cluster.data_nodes[0].kill()
     gate.touch()
-    with _submit(tmp_path / "second", home_, store, gate) as app:
+    with stored_job.submit(tmp_path / "second", home_, store, gate, REPLICAS) as app:
         finished = app.wait().check()
     outputs = [queries.output(tmp_path / folder, "daily") for folder in ("first", "second")]
     assert not compare_results(*outputs)

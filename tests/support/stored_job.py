@@ -1,0 +1,44 @@
+"""A small job whose three shuffles are checkpointed, over any store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.support import apps, queries, tpc
+
+SQL = """
+select o_orderpriority, count(*) as n, sum(total) as total
+from (
+  select o_orderkey, o_orderpriority, sum(l_quantity) as total
+  from orders join lineitem on o_orderkey = l_orderkey
+  group by o_orderkey, o_orderpriority
+)
+group by o_orderpriority
+"""
+
+
+def submit(
+    folder: Path,
+    home: Path,
+    store: str,
+    gate: Path,
+    conf: Mapping[str, str],
+    jars: Sequence[Path] = (),
+) -> apps.RunningApp:
+    """Submits it; it waits for ``gate`` after its query, ``daily``."""
+    settings = {
+        **queries.SHUFFLE_CONF,
+        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.autoBroadcastJoinThreshold": "-1",
+        "spark.phoebe.mode": "apply",
+        "spark.phoebe.force": "all",
+        "spark.phoebe.home": str(home),
+        "spark.phoebe.checkpoint.dir": store,
+        "spark.phoebe.checkpoint.retain": "always",
+        **conf,
+    }
+    item = queries.Item("daily", tpc.data("tpch", 0.1), sql=SQL, pause_after=gate)
+    return queries.submit_queries(
+        [item], folder=folder, conf=settings, plugin="jars", packages_jars=jars
+    )
