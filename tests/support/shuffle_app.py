@@ -24,9 +24,9 @@ def main(spec: dict[str, Any]) -> int:
     jvm: Any = spark._jvm
     requests = jvm.phoebe.testing.SlowRequests
     requests.setLatencyMs(spec["latency_ms"])
-    # Hashes do not compress: the shuffle is about as large as its rows.
+    # Hashes hardly compress: the shuffle is about as large as its rows.
     words = spec["row_bytes"] // 16
-    payload = "concat(" + ", ".join(f"unhex(md5(string(id + {i})))" for i in range(words)) + ")"
+    payload = "concat(" + ", ".join(f"hex(xxhash64(id, {i}))" for i in range(words)) + ")"
     rows = spark.range(0, spec["rows"], 1, spec["maps"]).selectExpr("id", f"{payload} as payload")
     shuffled = rows.repartition(spec["reducers"], "id")
     if spec["work"]:
