@@ -25,12 +25,16 @@ private[phoebe] object Json {
     node
   }
 
-  /** Any Scala value (maps, sequences, options, `SparkPlanInfo`...) as a tree. */
+  /**
+   * Any Scala value (maps, sequences, options, `SparkPlanInfo`...) as a tree. A function is called: what
+   * is costly is worked out by whoever writes it, not by a thread that plans.
+   */
   def tree(value: Any): JsonNode = value match {
     case node: JsonNode => node
     case reason: Reason => reason.toJson
     case null | None => NullNode.instance
     case Some(inner) => tree(inner)
+    case later: Function0[_] => tree(later())
     case text: String => TextNode.valueOf(text)
     case flag: Boolean => BooleanNode.valueOf(flag)
     case n: Int => IntNode.valueOf(n)

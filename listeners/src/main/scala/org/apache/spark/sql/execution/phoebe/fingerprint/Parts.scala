@@ -18,16 +18,16 @@ import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
 import org.apache.spark.util.Utils
 
-/** For one plan: settings are read once. */
+/** For one plan: settings and the time are read once, as it is planned. */
 final class Parts(sql: SQLConf, core: SparkConf) {
   import Parts._
 
-  private lazy val settings = Utils.redact(core, Settings.parts(sql, core)).toMap
-  private lazy val now = new Clock(sql.sessionLocalTimeZone, System.currentTimeMillis())
+  private val settings = Utils.redact(core, Settings.parts(sql, core)).toMap
+  private val now = new Clock(sql.sessionLocalTimeZone, System.currentTimeMillis())
 
   /**
    * The parts of a shuffle's fingerprint as what JSON is made of (docs/protocol.md, "Parts"), or none
-   * where that fails: nothing depends on it.
+   * where that fails: nothing depends on it. May be called later and on any thread.
    */
   def of(shuffle: ShuffleExchangeLike, fingerprint: Fingerprint): Option[Map[String, Any]] =
     try {
