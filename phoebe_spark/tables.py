@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hin
 from arro3.core import Array, DataType, Field, Schema, Table, list_array
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from phoebe_spark.errors import NewerTablesError
 from phoebe_spark.records import (
@@ -65,6 +64,8 @@ FORMAT = 1
 _FORMAT = re.compile(r"format (\d+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+_LOST_RACE = (CommitFailedError, FileExistsError)
 
 Filter = tuple[str, str, Any]
 
@@ -131,24 +132,40 @@ class Tables:
         if table not in self._checked and DeltaTable.is_deltatable(path, self._options):
             self._open(table)
         self._checked.add(table)
+        try:
+            self._write(path, table, rows)
+        except _LOST_RACE:
+            self._write_again(path, table, rows)
+
+    def _write_again(self, path: str, table: str, rows: Table) -> None:
+        # Imported when a race was lost: it brings asyncio and ssl along, 9 MB that a companion in
+        # `observe` hardly ever needs.
+        from tenacity import (
+            Retrying,
+            retry_if_exception_type,
+            stop_after_attempt,
+            wait_random_exponential,
+        )
+
         retrying = Retrying(
-            retry=retry_if_exception_type((CommitFailedError, FileExistsError)),
-            stop=stop_after_attempt(self._attempts),
+            retry=retry_if_exception_type(_LOST_RACE),
+            stop=stop_after_attempt(self._attempts - 1),
             wait=wait_random_exponential(multiplier=0.02, max=2.0),
             reraise=True,
         )
-        for attempt in retrying:
-            with attempt:
-                write_deltalake(
-                    path,
-                    rows,
-                    mode="append",
-                    partition_by=[PARTITION_COLUMN],
-                    schema_mode="merge",  # a later version's new columns
-                    description=description(table),
-                    storage_options=self._options,
-                    commit_properties=CommitProperties(max_commit_retries=50),
-                )
+        retrying(self._write, path, table, rows)
+
+    def _write(self, path: str, table: str, rows: Table) -> None:
+        write_deltalake(
+            path,
+            rows,
+            mode="append",
+            partition_by=[PARTITION_COLUMN],
+            schema_mode="merge",  # a later version's new columns
+            description=description(table),
+            storage_options=self._options,
+            commit_properties=CommitProperties(max_commit_retries=50),
+        )
 
     def _open(self, table: str) -> DeltaTable:
         """Raises `NewerTablesError`, and ``TableNotFoundError`` for a table never written."""

@@ -34,6 +34,7 @@ from phoebe_spark.records import Record
 from phoebe_spark.templates import Exchange, exchanges
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
+_PLAIN_PLAN_BYTES = 1 << 20  # beyond it, plan versions are packed as they come
 _MOST_PLAN_BYTES = 8 << 20  # of plan versions that wait to be looked at, all executions together
 _PATIENCE = 5_000  # events after which an ended execution no longer waits for its stages
 
@@ -117,7 +118,7 @@ class ExecutionEvents(ApplicationEvents):
         plan = event.get(PLAN_JSON) or orjson.dumps(obj(event, "sparkPlanInfo"))
         self._plan_bytes -= execution.plan_bytes
         try:
-            execution.keep_plan(plan, first=first)
+            execution.keep_plan(plan, first=first, pack=self._plan_bytes > _PLAIN_PLAN_BYTES)
             if self._plan_bytes + execution.plan_bytes > _MOST_PLAN_BYTES:
                 execution.condense_plans()
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ _TELLING_TASKS = 8
 """In an event log this many tasks of a stage are asked which accumulators they updated; a stage's
 completion lists them all. (The plugin lists each once, with whatever task updates it first.)"""
 _MOST_TASKS = 10_000_000  # of one stage; beyond it no log is believed
+_PACKED = b"\x78"  # how zlib's data begins, and JSON never does
 
 
 @dataclass(slots=True)
@@ -235,7 +237,7 @@ class ExecutionState:
     ended_ms: int | None = None
     ended: bool = False
     error: str | None = None
-    first: bytes | None = None  # its plan as it starts, JSON
+    first: bytes | None = None  # its plan as it starts, JSON, perhaps packed
     later: list[bytes] = field(default_factory=list)  # versions of the plan after it, in order
     seen: dict[int, SeenExchange] = field(default_factory=dict)
     stages: dict[tuple[int, int], StageState] = field(default_factory=dict)
@@ -255,10 +257,12 @@ class ExecutionState:
     def plan_bytes(self) -> int:
         return len(self.first or b"") + sum(map(len, self.later))
 
-    def keep_plan(self, plan: bytes, *, first: bool) -> None:
-        """Take in a version of the plan."""
+    def keep_plan(self, plan: bytes, *, first: bool, pack: bool) -> None:
+        """Take in a version of the plan, at about a tenth of its size if ``pack``."""
         # Event logs have no messages of the plugin: the node that reads a checkpoint tells.
         self.restored = self.restored or _RESTORED_JSON in plan
+        if pack:
+            plan = zlib.compress(plan, 1)
         if first:
             self.first = plan
         else:
@@ -275,7 +279,7 @@ class ExecutionState:
                     self._see(exchange.node, exchange.template, exchange.reuse_key)
         placed: set[int] = set()
         for version in reversed(self.later):
-            plan = parse_plan(orjson.loads(version))
+            plan = _parsed(version)
             if version is self.later[-1]:
                 self.latest = plan
             self._see_exchanges(plan, placed)
@@ -287,14 +291,14 @@ class ExecutionState:
         kept, self.later = self.later, []
         self.look_at_plans()
         for version in kept:
-            self._see_exchanges(parse_plan(orjson.loads(version)), set())
+            self._see_exchanges(_parsed(version), set())
         self.later = kept[-1:]
         self.initial = self.latest = None
         self.boundaries = ()
 
     def first_plan(self) -> PlanNode | None:
         """The plan that the execution started with, parsed anew."""
-        return parse_plan(orjson.loads(self.first)) if self.first is not None else None
+        return _parsed(self.first) if self.first is not None else None
 
     def _see_exchanges(self, plan: PlanNode, placed: set[int]) -> None:
         """Add the plan's exchanges to `seen`; those in ``placed`` are there from a newer plan."""
@@ -351,3 +355,7 @@ def remember(known: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None
     known.move_to_end(key)
     while len(known) > _REMEMBERED:
         known.popitem(last=False)
+
+
+def _parsed(plan: bytes) -> PlanNode:
+    return parse_plan(orjson.loads(zlib.decompress(plan) if plan[:1] == _PACKED else plan))
