@@ -118,6 +118,6 @@ def _figures(shape: str, seconds: dict[str, list[float]], facts: dict[str, int])
 
 
 def _facts(ran: eventlog.AppRun, shape: str) -> dict[str, int]:
-    stages = ran.stages_of(f"{shape} plain 1")
-    last = max((s for s in stages if s.shuffle_write_bytes), key=lambda s: s.stage_id)
-    return {"shuffle_bytes": last.shuffle_write_bytes, "rows": last.shuffle_write_rows}
+    """Of the shuffle that is checkpointed: the largest, or one of those of its size."""
+    largest = max(ran.stages_of(f"{shape} plain 1"), key=lambda s: s.shuffle_write_bytes)
+    return {"shuffle_bytes": largest.shuffle_write_bytes, "rows": largest.shuffle_write_rows}

@@ -129,9 +129,12 @@ def prepare(options: Options) -> Prepared:
         shutil.rmtree(folder, ignore_errors=True)
         for number, share in enumerate(HISTORY):
             options.say(f"history, scale factor {share * scale_factor:g}")
-            _run(folder / f"history{number}", folder / "home", share * scale_factor, "observe")
+            observed = conf(folder / "home", "observe")
+            _run(folder / f"history{number}", folder / "home", share * scale_factor, observed)
         options.say(f"true values, scale factor {scale_factor:g}")
-        app_id = _run(folder / "truth", folder / "truth-home", scale_factor, "advise")
+        # Nothing is too short to be looked at: a boundary that gets no look has no fingerprint.
+        truth = conf(folder / "truth-home", "advise", min_duration_ms="0")
+        app_id = _run(folder / "truth", folder / "truth-home", scale_factor, truth)
         options.say("training")
         train(folder / "home", folder / "train.log")
         (folder / "done").write_text(app_id)
@@ -188,12 +191,12 @@ def _true_stage(row: dict[Any, Any], prints: dict[int, str]) -> TrueStage:
     )
 
 
-def _run(folder: Path, home: Path, scale_factor: float, mode: str) -> str:
+def _run(folder: Path, home: Path, scale_factor: float, settings: dict[str, str]) -> str:
     with queries.submit_queries(
         items(scale_factor),
         folder=folder,
         app_name="the-twelve",
-        conf=conf(home, mode),
+        conf=settings,
         plugin="jars",
         driver_memory="4g",
         settle_s=0.3,

@@ -1,50 +1,41 @@
 """``phoebe ingest``: event logs and spool files into the tables.
 
-The same `phoebe_spark.harvest.Harvest` as in a live run; this module only decides what is read and
-what is written. Reading the same log again adds nothing; a log that was cut off, or still in
-progress, is read again when it has grown.
-
-An application may be known from several sources. A live run and its spool know what the plugin
-decided, an event log does not; an event log may know the whole run where they lost events. So an
-event log never takes away what a boundary's row says, and a spool that knows less of the run than
-the event log that was read before adds its boundaries and checkpoints, and nothing else. A live run
-and its spool are two parts of one: they add up.
+Which logs there are, who reads them, and who writes: this process, several of them, or the tasks of
+a Spark session, which hand the rows to this one. What becomes of one log is `ingest_log`'s.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, fields, replace
-from datetime import UTC, datetime, timedelta
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from datetime import datetime
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-from deltalake.exceptions import DeltaError
-
-from phoebe_spark.eventlog import EventReader, LogSource, UnreadableLogError, find_logs
-from phoebe_spark.harvest import Harvest, decode
+from phoebe_spark.eventlog import LogSource, find_logs
+from phoebe_spark.ingest_log import AnyTables, Report, ingest_log, quick_name
 from phoebe_spark.ingest_summary import IngestError, IngestProgress, IngestSummary, Totals
-from phoebe_spark.records import ApplicationRecord, BoundaryRecord, CheckpointRecord, Record
-from phoebe_spark.remote_logs import is_remote, remote_logs
+from phoebe_spark.ingest_tables import Batch, MemoryTables, records_of
+from phoebe_spark.records import ApplicationRecord, Record
+from phoebe_spark.remote_logs import (
+    RemoteFile,
+    RemoteLogError,
+    RemoteLogs,
+    is_remote,
+    written_at,
+)
 from phoebe_spark.spark_tables import SparkTables
 from phoebe_spark.stores import Writer, writer_of
 from phoebe_spark.tables import Tables
 
-_NEWEST_SPARK = (4, 2)
-_TO_THE_SECOND = "%Y-%m-%d %H:%M:%S"
-_SAME_START = timedelta(minutes=10)
-_ROWS_A_COMMIT = 5_000
-_EVENTS_TO_NAME = 1_000  # an application is named within its first lines
-_PROGRESS_EVERY = 5_000
-
+_BYTES_TO_NAME = 4 << 20  # of a log's first file: it holds the lines that name the application
+_TASKS_AHEAD = 2  # for each slot, so that none waits while this process writes
 
 Progress = Callable[[IngestProgress], None]
-AnyTables = Tables | SparkTables
+Name = tuple[str, str]
+"""An application's id and attempt."""
 
 
 def ingest(
@@ -58,18 +49,18 @@ def ingest(
 ) -> IngestSummary:
     """Read the logs in ``paths`` into the tables of ``home``.
 
-    Paths are files and directories, or URIs of any store that Spark reaches (`remote_logs`). Logs
-    last written before ``since`` are passed over. With ``parallel`` so many processes read local
-    logs, except where Spark writes the tables. ``writer``: who does (`writer_of`). A log that
-    cannot be read is an entry of ``errors`` and does not stop the others. Raises what
-    `Tables.append` raises when the tables cannot be written (or what Spark does), and
+    Paths are files and directories, or URIs of any store that Spark reaches, which its tasks read
+    (`remote_logs`). Logs last written before ``since`` are passed over. With ``parallel`` so many
+    processes read local logs, except where Spark writes the tables. ``writer``: who does
+    (`writer_of`). A log that cannot be read is an entry of ``errors`` and does not stop the others.
+    Raises what `Tables.append` raises when the tables cannot be written (or what Spark does), and
     ``ImportError`` without PySpark for a URI or where Spark is to write.
     """
     started = time.monotonic()
     given = [str(path) for path in paths]
     totals = Totals()
     by_spark = writer_of(str(home), writer) == "delta-spark"
-    tables = SparkTables(str(home)) if by_spark else Tables(home)
+    tables: AnyTables = SparkTables(str(home)) if by_spark else Tables(home)
 
     def unreadable(path: str | Path, error: OSError) -> None:
         totals.errors.append(IngestError(str(path), error.strerror or str(error)))
@@ -83,19 +74,25 @@ def ingest(
         for part in _in_processes(recent, home, parallel, progress):
             totals.add(part)
     else:
-        for number, source in enumerate(recent, start=1):
-            report = _reporter(progress, source, number, len(recent))
-            totals.add(_ingest_log(source, tables, report))
-
-    def too_old() -> None:
-        nonlocal files
-        files += 1
-        totals.too_old += 1
-
-    for uri in filter(is_remote, given):
-        for source in remote_logs(uri, since, unreadable, too_old):
-            files += 1
-            totals.add(_ingest_log(source, tables, _reporter(progress, source, files, files)))
+        with Batch(tables) as batch:
+            for number, source in enumerate(recent, start=1):
+                report = _reporter(progress, source, number, len(recent))
+                totals.add(ingest_log(source, batch, report))
+    uris = [path for path in given if is_remote(path)]
+    if uris:
+        logs = RemoteLogs()
+        found: list[tuple[RemoteFile, ...]] = []
+        for uri in uris:
+            try:
+                found += logs.find(uri)
+            except RemoteLogError as error:
+                unreadable(uri, error)
+        new = [log for log in found if since is None or written_at(log) >= since]
+        totals.too_old += len(found) - len(new)
+        files += len(found)
+        with Batch(tables) as batch:
+            for part in _in_tasks(logs, new, batch, progress):
+                totals.add(part)
     return totals.summary(files, time.monotonic() - started)
 
 
@@ -104,9 +101,6 @@ def _written_since(source: LogSource, since: datetime) -> bool:
         return source.written_at() >= since
     except OSError:
         return True  # reading it will say what is wrong
-
-
-Report = Callable[[int], None]
 
 
 def _reporter(progress: Progress | None, source: LogSource, number: int, of: int) -> Report:
@@ -125,7 +119,7 @@ def _in_processes(
     other, which only shows when they come after each other."""
     groups: dict[object, list[LogSource]] = {}
     for number, source in enumerate(sources):
-        groups.setdefault(_quick_name(source) or number, []).append(source)
+        groups.setdefault(quick_name(source) or number, []).append(source)
     context = get_context("spawn")  # the tables' library has threads, which a fork would break
     done = 0
     with ProcessPoolExecutor(min(processes, len(groups)), mp_context=context) as pool:
@@ -140,228 +134,92 @@ def _in_processes(
 
 
 def _ingest_group(sources: list[LogSource], home: str | Path) -> Totals:
-    totals, tables = Totals(), Tables(home)
-    for source in sources:
-        totals.add(_ingest_log(source, tables, lambda _events: None))
-    return totals
-
-
-def _quick_name(source: LogSource) -> tuple[str, str] | None:
-    try:
-        first = _first(source)
-    except (OSError, UnreadableLogError):
-        return None
-    return (first.app_id, first.app_attempt) if first.app_id is not None else None
-
-
-def _ingest_log(source: LogSource, tables: AnyTables, report: Report) -> Totals:
-    """One log; what is wrong with it is in ``errors``, what is wrong with the tables is raised."""
     totals = Totals()
-    try:
-        _ingest_one(source, tables, totals, report)
-    except UnreadableLogError as error:
-        totals.errors.append(IngestError(source.name, str(error)))
-    except DeltaError:
-        raise
-    except OSError as error:
-        if _is_ours(error, tables.home):
-            raise
-        totals.errors.append(IngestError(source.name, error.strerror or str(error)))
+    with Batch(Tables(home)) as batch:
+        for source in sources:
+            totals.add(ingest_log(source, batch, lambda _events: None))
     return totals
 
 
-def _is_ours(error: OSError, home: str) -> bool:
-    """Whether the tables, not the log, could not be accessed."""
-    return error.filename is None or str(error.filename).startswith(home)
+def _in_tasks(
+    logs: RemoteLogs,
+    found: Sequence[tuple[RemoteFile, ...]],
+    tables: AnyTables,
+    progress: Progress | None,
+) -> Iterator[Totals]:
+    """One Spark task for each application reads its logs; this process writes what it gives."""
+    groups = _by_application(logs, found)
+    ahead = _TASKS_AHEAD * logs.slots
+    done = 0
+    with ThreadPoolExecutor(logs.slots) as pool:
+        running: dict[Future[tuple[list[Record], Totals]], list[RemoteFile]] = {}
+        while groups or running:
+            while groups and len(running) < ahead:
+                name, group = groups.pop()
+                known = [] if name is None else _known(tables, name)
+                running[pool.submit(_read_group, logs, group, known)] = group
+            future = next(as_completed(running))
+            group = running.pop(future)
+            try:
+                rows, part = future.result()
+            except RemoteLogError as error:
+                rows, part = [], Totals()
+                names = dict.fromkeys(file.log for file in group)
+                part.errors += [IngestError(name, str(error)) for name in names]
+            tables.append(rows)
+            done += len({file.log for file in group})
+            if progress is not None:
+                progress(IngestProgress(group[-1].log, done, len(found), part.events))
+            yield part
 
 
-def _ingest_one(source: LogSource, tables: AnyTables, totals: Totals, report: Report) -> None:
-    first = _first(source)
-    known = _known(tables, first)
-    current = known[-1] if known else None
-    if current is not None and not _one_run(current, first):
-        raise UnreadableLogError(
-            f"{first.app_id} is in the tables already, of an application that started at "
-            f"{current['started_at']:{_TO_THE_SECOND}}, not at {first.started_at:{_TO_THE_SECOND}}:"
-            " two applications with one id"
-        )
-    mine = next((row for row in reversed(known) if row["source"] == source.kind), None)
-    if current is not None and (_covers(current, source) or (mine and mine["complete"])):
-        totals.skipped += 1
-        return
-    poorer = False  # than what is there
-    if current is not None:
-        # Seen before but not whole: has it grown? Known from elsewhere: better? Read once without
-        # writing.
-        ending = _last_application(_read(source, Harvest(source=source.kind), Totals(), report))
-        if mine is not None and ending is not None and _same(mine, ending):
-            totals.skipped += 1
-            return
-        poorer = (
-            (current["source"], source.kind) == ("eventlog", "spool")
-            and ending is not None
-            and (ending.complete, ending.events_dropped == 0)
-            < (current["complete"], current["events_dropped"] == 0)
-        )
-    said = _said(tables, current) if source.kind == "eventlog" else {}
-    rows: list[Record] = []
-    ending = None
-    harvest = Harvest(source=source.kind)
-    for row in _read(source, harvest, totals, report):
-        if isinstance(row, ApplicationRecord):
-            ending = row  # only the last: it tells that the log was taken in whole
-            continue
-        if isinstance(row, BoundaryRecord):
-            rows.append(replace(row, **said.get((row.execution_id, row.boundary_id), {})))
-        elif not poorer or isinstance(row, CheckpointRecord):
-            rows.append(row)
-        if len(rows) >= _ROWS_A_COMMIT:
-            _write(tables, rows, totals)
-            rows = []
-    if ending is None:
-        raise UnreadableLogError("no application in it: is this a Spark event log?")
-    if current is not None and source.kind == "eventlog":
-        ending = _filled(ending, current)
-    # The application comes last, so that an ingest cut short is done again.
-    _write(tables, [*rows, ending], totals)
-    if poorer and current is not None:
-        # This one has been read now, but what is known of the run is the other's.
-        _write(tables, [_filled(_again(current), asdict(ending))], totals)
-    totals.applications += 1
-    totals.aborted += ending.status == "aborted"
-    totals.incomplete += ending.status != "aborted" and not ending.complete
-    totals.warnings += [IngestError(source.name, text) for text in _odd(harvest)]
+def _by_application(
+    logs: RemoteLogs, found: Sequence[tuple[RemoteFile, ...]]
+) -> list[tuple[Name | None, list[RemoteFile]]]:
+    """The files of each application's logs; those of a log that does not say whose it is alone."""
+    slots = min(logs.slots, len(found))
+    firsts = [[log[0] for log in found[n::slots]] for n in range(slots)]
+    names: dict[str, Name] = {}
+    try:
+        for part in logs.read(firsts, _names, _BYTES_TO_NAME) if firsts else []:
+            names.update(part)
+    except RemoteLogError:
+        names = {}  # whatever it was, it will be met again, and told of, for each log
+    groups: dict[object, tuple[Name | None, list[RemoteFile]]] = {}
+    for log in found:
+        name = names.get(log[0].log)
+        groups.setdefault(name or log[0].log, (name, []))[1].extend(log)
+    return list(reversed(groups.values()))
 
 
-def _odd(harvest: Harvest) -> Iterator[str]:
-    """Sentences about a log that was read, and that may not say what it seems to say."""
-    version = re.match(r"(\d+)\.(\d+)", harvest.spark_version or "")
-    if version is not None and tuple(map(int, version.groups())) > _NEWEST_SPARK:
-        yield (
-            f"written by Spark {harvest.spark_version}, newer than "
-            f"{'.'.join(map(str, _NEWEST_SPARK))}: events that are not known yet were passed over"
-        )
-    if harvest.clock_jumps:
-        yield (
-            f"the driver's clock was set back: {harvest.clock_jumps} stages or queries end before "
-            "they start; their executions count as incomplete"
-        )
-    if harvest.malformed:
-        yield f"{harvest.malformed} events have a shape that no Spark writes; they were passed over"
+def _names(sources: list[LogSource], _failed: dict[str, str]) -> dict[str, Name]:
+    named = {source.name: quick_name(source) for source in sources}
+    return {log: name for log, name in named.items() if name is not None}
 
 
-def _one_run(known: Mapping[str, Any], first: Harvest) -> bool:
-    """Whether a row of the same application id is of the same run; a plugin and Spark's own events
-    may differ by what an application's start takes."""
-    if known["started_at"] is None or first.started_at is None:
-        return True
-    return bool(abs(known["started_at"] - first.started_at) < _SAME_START)
+def _known(tables: AnyTables, name: Name) -> list[Record]:
+    """What is known of an application already: enough to tell what its logs add."""
+    filters = list(zip(ApplicationRecord.KEY, ("=", "="), name, strict=True))
+    kept = tables.read("applications", filters=filters, latest=False).to_pylist()
+    rows = records_of("applications", kept)
+    if rows:
+        boundaries = tables.read("boundaries", filters=filters).to_pylist()
+        rows += records_of("boundaries", boundaries)
+    return rows
 
 
-def _write(tables: AnyTables, rows: list[Record], totals: Totals) -> None:
-    tables.append(rows)
-    totals.rows.update(row.TABLE for row in rows)
+def _read_group(
+    logs: RemoteLogs, group: list[RemoteFile], known: list[Record]
+) -> tuple[list[Record], Totals]:
+    (found,) = logs.read([group], partial(_ingest_in_task, known))
+    return found
 
 
-def _read(
-    source: LogSource, harvest: Harvest, totals: Totals, report: Callable[[int], None]
-) -> Iterator[Record]:
-    reader = EventReader(source, decode)
-    lost = 0
-
-    def missing() -> list[Record]:
-        """Tells harvest where something is missing, before what comes after it."""
-        nonlocal lost
-        known, lost = lost, reader.bad_lines + reader.gaps
-        return harvest.lost(lost - known) if lost > known else []
-
-    said = 0
-    for event in reader:
-        if reader.lines - said >= _PROGRESS_EVERY:
-            said = reader.lines
-            report(said)
-        yield from missing()
-        yield from harvest.consume(event)
-    yield from missing()
-    totals.events += reader.lines
-    totals.bad_lines += reader.bad_lines
-    report(reader.lines)
-    yield from harvest.close()
-
-
-def _first(source: LogSource) -> Harvest:
-    """What a log's first lines say: the application's id, attempt and start."""
-    harvest = Harvest(source=source.kind)
-    for event in islice(EventReader(source, decode), _EVENTS_TO_NAME):
-        harvest.consume(event)
-        if harvest.app_id is not None:
-            break
-    return harvest
-
-
-def _known(tables: AnyTables, first: Harvest) -> list[dict[str, Any]]:
-    """The application's rows in the tables, of all sources, in the order in which they came."""
-    if first.app_id is None:
-        return []
-    rows: list[dict[str, Any]] = tables.read(
-        "applications",
-        filters=[("app_id", "=", first.app_id), ("app_attempt", "=", first.app_attempt)],
-        latest=False,
-    ).to_pylist()
-    return sorted(rows, key=lambda row: row["written_at"])
-
-
-def _said(
-    tables: AnyTables, application: Mapping[str, Any] | None
-) -> dict[tuple[int, str], dict[str, Any]]:
-    """What the plugin said of the application's boundaries, by execution and boundary: fields of
-    their rows. Which stage ran one is for every source to tell."""
-    if application is None:
-        return {}
-    names = {f.name for f in fields(BoundaryRecord)} - {"date", "written_at", "stage_id"}
-    rows = tables.read(
-        "boundaries", filters=[(name, "=", application[name]) for name in ApplicationRecord.KEY]
-    ).to_pylist()
-    return {
-        (row["execution_id"], row["boundary_id"]): {
-            name: row[name] for name in names if row.get(name) is not None
-        }
-        for row in rows
-        if row["decision"] is not None
-    }
-
-
-def _filled(row: ApplicationRecord, other: Mapping[str, Any]) -> ApplicationRecord:
-    """``row`` with what only the plugin knows from the row of another source."""
-    return replace(
-        row,
-        mode=row.mode or other["mode"],
-        plugin_version=row.plugin_version or other["plugin_version"],
-    )
-
-
-def _again(known: Mapping[str, Any]) -> ApplicationRecord:
-    """A row that is in the tables, as the last of its key."""
-    same = {f.name: known[f.name] for f in fields(ApplicationRecord) if f.name in known}
-    return ApplicationRecord(**{**same, "written_at": datetime.now(UTC)})
-
-
-def _same(known: Mapping[str, Any], ending: ApplicationRecord) -> bool:
-    """Whether reading a log again gave what it gave before."""
-    names = ("status", "complete", "ended_at", "events_dropped")
-    return all(known[name] == getattr(ending, name) for name in names)
-
-
-def _covers(known: Mapping[str, Any], source: LogSource) -> bool:
-    """Whether what is there is whole, and not poorer than what ``source`` can give: a live run or
-    its spool also has what the plugin decided, which no event log knows."""
-    rank = {"eventlog": 0, "spool": 1, "live": 1}
-    return known["complete"] is True and rank.get(str(known["source"]), 0) >= rank[source.kind]
-
-
-def _last_application(rows: Iterable[Record]) -> ApplicationRecord | None:
-    last: ApplicationRecord | None = None
-    for row in rows:
-        if isinstance(row, ApplicationRecord):
-            last = row
-    return last
+def _ingest_in_task(
+    known: list[Record], sources: list[LogSource], failed: dict[str, str]
+) -> tuple[list[Record], Totals]:
+    totals, tables = Totals(), MemoryTables(known)
+    totals.errors += [IngestError(log, reason) for log, reason in failed.items()]
+    for source in sources:
+        totals.add(ingest_log(source, tables, lambda _events: None))
+    return tables.added, totals

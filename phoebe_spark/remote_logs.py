@@ -1,23 +1,50 @@
-"""Event logs on any store that Spark reaches, through Hadoop's file systems in a Spark session.
+"""Event logs on any store that Spark reaches: found, and read by Spark's tasks.
 
-A log is copied to a local folder, one at a time, and read there: the store's credentials and its
-settings are the session's (``spark.hadoop.*``), and what reads logs needs to know of files alone.
+Each application's logs are copied by one task to a folder of its executor, and read there: what
+reads logs needs to know of files alone, and the store's credentials and settings are the session's
+(``spark.hadoop.*``), on executors too. The bytes come through a class of the plugin's jar.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from phoebe_spark.eventlog import LogSource, find_logs
+from phoebe_spark.jar import jar_path
+
+_CLASS = "phoebe.LogFiles"
+_LARGEST = 2**63 - 1
+_LOADED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""The jar's class where the session's class loader has none, by JVM."""
+_Result = TypeVar("_Result")
 
 
 class RemoteLogError(OSError):
-    """A URI that cannot be listed or copied; the message is the store's first line."""
+    """A URI that cannot be listed, or logs that a task could not read; the message is the store's
+    or the task's line that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a log; ``directory``: of the rolling log that it is a part of, or empty."""
+
+    uri: str
+    directory: str
+    size: int  # bytes
+    modified_ms: int
+
+    @property
+    def log(self) -> str:
+        """The URI by which messages call the log."""
+        return self.directory or self.uri
 
 
 def is_remote(path: str) -> bool:
@@ -25,67 +52,155 @@ def is_remote(path: str) -> bool:
     return "://" in path and not path.startswith("file:")
 
 
-def remote_logs(
-    uri: str,
-    since: datetime | None,
-    unreadable: Callable[[str, OSError], None],
-    too_old: Callable[[], None],
-) -> Iterator[LogSource]:
-    """The logs below ``uri``, each as a local copy that is gone when the next one is asked for.
+class RemoteLogs:
+    """Logs as a Spark session sees them: the active one, or one that is started here.
 
-    Logs last written before ``since`` are not copied, and ``too_old`` is called for each;
-    ``unreadable`` is told of what cannot be read. Raises ``ImportError`` without PySpark.
+    Raises ``ImportError`` without PySpark and `MissingJarError` without the plugin's jar.
     """
-    from pyspark.sql import SparkSession
 
-    spark: Any = SparkSession.builder.appName("phoebe ingest").getOrCreate()
-    configuration = spark._jsc.hadoopConfiguration()
-    new_path = spark._jvm.org.apache.hadoop.fs.Path
-    local = new_path("file:///").getFileSystem(configuration)
-    try:
-        root = new_path(uri)
-        files = root.getFileSystem(configuration)
-        found = list(_logs(files, files.getFileStatus(root)))
-    except Exception as error:
-        unreadable(uri, _plain(error))
-        return
-    for status in found:
-        name = str(status.getPath().toString())
-        folder = Path(tempfile.mkdtemp(prefix="phoebe-log-"))
+    def __init__(self) -> None:
+        from pyspark.sql import SparkSession
+
+        self._spark: Any = SparkSession.builder.appName("phoebe ingest").getOrCreate()
+        self._context: Any = self._spark.sparkContext
+        self._files = self._helper()
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run side by side."""
+        return max(1, int(self._context.defaultParallelism))
+
+    def find(self, uri: str) -> list[tuple[RemoteFile, ...]]:
+        """The logs at and below ``uri``, each as its files. Raises `RemoteLogError`."""
         try:
-            if since is not None and _written_at(files, status) < since:
-                too_old()
-                continue
-            target = folder / str(status.getPath().getName())
-            local.setWriteChecksum(False)
-            files.copyToLocalFile(False, status.getPath(), new_path(target.as_uri()), True)
-            for source in find_logs([target]):
-                yield LogSource(source.path, source.files, source.kind, name)
+            rows = [list(row) for row in self._files.list(self._context._jsc, uri)]
         except Exception as error:
-            unreadable(name, _plain(error))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            raise _plain(error) from None
+        logs: dict[str, list[RemoteFile]] = {}
+        for name, directory, size, modified in rows:
+            file = RemoteFile(str(name), str(directory), int(size), int(modified))
+            logs.setdefault(file.log, []).append(file)
+        return [tuple(files) for files in logs.values()]
+
+    def read(
+        self,
+        groups: Sequence[Sequence[RemoteFile]],
+        work: Callable[[list[LogSource], dict[str, str]], _Result],
+        most_bytes: int = _LARGEST,
+    ) -> list[_Result]:
+        """``work`` on each group's logs, one task a group: it gets them as local copies, and what
+        could not be copied with the reason, by URI. Only the first ``most_bytes`` of each file are
+        read. Raises `RemoteLogError` where a task failed, not because of a file."""
+        from pyspark import RDD
+        from pyspark.serializers import NoOpSerializer
+
+        uris: Any = self._spark._jvm.java.util.ArrayList()
+        for group in groups:
+            inner = self._spark._jvm.java.util.ArrayList()
+            for file in group:
+                inner.add(file.uri)
+            uris.add(inner)
+        files = {file.uri: file for group in groups for file in group}
+
+        def task(frames: Iterator[bytes]) -> Iterator[_Result]:
+            folder = Path(tempfile.mkdtemp(prefix="phoebe-log-"))
+            try:
+                yield work(*_copied(frames, files, folder))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        try:
+            pieces = self._files.read(self._context._jsc, uris, most_bytes)
+            frames: Any = RDD(pieces, self._context, NoOpSerializer())
+            found: list[_Result] = frames.mapPartitions(task).collect()
+        except Exception as error:
+            raise _plain(error) from None
+        return found
+
+    def _helper(self) -> Any:
+        """An object of the jar's class; a session that was started without the jar gets it now."""
+        jvm, gateway = self._spark._jvm, self._context._gateway
+        # spark-submit's --jars are the main thread's class loader's; other threads know Spark's.
+        spark = self._context._jsc.getClass().getClassLoader()
+        own = jvm.java.lang.Thread.currentThread().getContextClassLoader() or spark
+        try:
+            kind = own.loadClass(_CLASS)
+        except Exception:
+            jar = jar_path()
+            known = str(self._context._jsc.sc().listJars().mkString(" "))
+            if f"/{Path(jar).name}" not in known:
+                self._context._jsc.addJar(jar)
+            if gateway not in _LOADED:  # Py4J mixes up classes of one name and two loaders
+                urls = gateway.new_array(jvm.java.net.URL, 1)
+                urls[0] = jvm.java.io.File(jar).toURI().toURL()
+                _LOADED[gateway] = jvm.java.net.URLClassLoader(urls, spark).loadClass(_CLASS)
+            kind = _LOADED[gateway]
+        kinds = gateway.new_array(jvm.java.lang.Class, 0)
+        return kind.getConstructor(kinds).newInstance(gateway.new_array(jvm.java.lang.Object, 0))
 
 
-def _logs(files: Any, status: Any) -> Iterator[Any]:
-    name = str(status.getPath().getName())
-    if not status.isDirectory() or name.startswith("eventlog_v2_"):
-        yield status
-        return
-    children = files.listStatus(status.getPath())
-    for child in sorted(children, key=lambda found: str(found.getPath().getName())):
-        if not str(child.getPath().getName()).startswith((".", "_")):
-            yield from _logs(files, child)
+def _copied(
+    frames: Iterable[bytes], files: dict[str, RemoteFile], folder: Path
+) -> tuple[list[LogSource], dict[str, str]]:
+    """The logs in a task's frames, below ``folder``: files of one directory together."""
+    failed: dict[str, str] = {}
+    places: dict[str, Path] = {}
+    names: dict[Path, str] = {}
+    times: dict[Path, float] = {}
+    target: Any = None
+    file: RemoteFile | None = None
+    try:
+        for frame in frames:
+            kind, body = frame[:1], frame[1:]
+            if kind == b"F":
+                if target is not None:
+                    target.close()
+                file = files[body.decode()]
+                path = _place(file, folder, places)
+                names[path.parent if file.directory else path] = file.log
+                times[path] = file.modified_ms / 1000
+                target = path.open("wb")
+            elif kind == b"D":
+                target.write(body)
+            else:
+                assert file is not None
+                failed[file.log] = body.decode().splitlines()[0]
+    finally:
+        if target is not None:
+            target.close()
+    for path, modified in times.items():  # spool files of one run are read in their order
+        os.utime(path, (modified, modified))
+    sources = []
+    for place in sorted(set(places.values())):
+        for source in find_logs([place]):
+            origin = names.get(source.path, str(source.path))
+            if origin not in failed:
+                sources.append(LogSource(source.path, source.files, source.kind, origin))
+    return sources, failed
 
 
-def _written_at(files: Any, status: Any) -> datetime:
-    parts = files.listStatus(status.getPath()) if status.isDirectory() else [status]
-    last = max((int(part.getModificationTime()) for part in parts), default=0)
-    return datetime.fromtimestamp(last / 1000, tz=UTC)
+def _place(file: RemoteFile, folder: Path, places: dict[str, Path]) -> Path:
+    path = PurePosixPath(file.uri)
+    outer = str(PurePosixPath(file.directory).parent if file.directory else path.parent)
+    place = places.setdefault(outer, folder / str(len(places)))
+    inside = place / PurePosixPath(file.directory).name if file.directory else place
+    inside.mkdir(parents=True, exist_ok=True)
+    return inside / path.name
+
+
+def written_at(files: Iterable[RemoteFile]) -> datetime:
+    """When a log was written last."""
+    return datetime.fromtimestamp(max(file.modified_ms for file in files) / 1000, tz=UTC)
 
 
 def _plain(error: Exception) -> RemoteLogError:
-    """Java's exceptions come with a stack trace: its first line says what is wrong."""
+    """Java's exceptions come with stack traces, and a task's with two: the line that says what is
+    wrong is Java's first, or the last one of Python's traceback."""
     java = getattr(error, "java_exception", None)
-    text = str(java.toString()) if java is not None else str(error)
-    return RemoteLogError(text.splitlines()[0] if text else type(error).__name__)
+    lines = (str(java.toString()) if java is not None else str(error)).splitlines()
+    python = [n for n, line in enumerate(lines) if line.startswith("Traceback (most recent")]
+    if python:
+        after = [line for line in lines[python[-1] + 1 :] if line and not line.startswith(" ")]
+        if after:
+            return RemoteLogError(after[0])
+    return RemoteLogError(lines[0] if lines else type(error).__name__)

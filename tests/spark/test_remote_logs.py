@@ -1,4 +1,5 @@
-"""Event logs on a file system that only Spark knows: Hadoop's ``viewfs``, mounted over a folder."""
+"""Event logs on a file system that only Spark knows (Hadoop's ``viewfs``, mounted over a folder),
+read by the tasks of a cluster of two workers."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import orjson
 
-from phoebe_spark.tables import Tables
+from phoebe_spark.ingest import ingest
+from phoebe_spark.tables import RECORDS, Tables
+from tests.support.cluster import standalone
 from tests.support.places import ROOT, spark_environment
 
 LOGS = ROOT / "tests" / "data" / "eventlogs"
@@ -20,8 +23,8 @@ from datetime import datetime, UTC
 from pyspark.sql import SparkSession
 from phoebe_spark.ingest import ingest
 import orjson
-logs, home = sys.argv[1:]
-builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+logs, home, master = sys.argv[1:]
+builder = SparkSession.builder.master(master).config("spark.ui.enabled", "false")
 builder.config("spark.hadoop.fs.viewfs.mounttable.store.link./logs", logs).getOrCreate()
 uris = ["viewfs://store/logs", "viewfs://store/logs/none", "nofs://store/logs"]
 since = datetime.fromtimestamp(1_600_000_000, tz=UTC)
@@ -38,13 +41,21 @@ def test_logs_are_read_through_hadoops_file_systems(tmp_path: Path) -> None:
     (logs / "note").write_text("no log\n")
     shutil.copy(LOGS / "spark-3.5.7.gz", logs / "old")
     os.utime(logs / "old", (1_500_000_000, 1_500_000_000))
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, logs.as_uri(), str(home)],
-        env={**spark_environment(), "TMPDIR": str(scratch)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    (tmp_path / "cluster").mkdir()
+    with standalone(tmp_path / "cluster") as cluster:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, logs.as_uri(), str(home), cluster.master],
+            env={
+                **spark_environment(),
+                "TMPDIR": str(scratch),
+                "PYSPARK_PYTHON": sys.executable,
+                "SPARK_LOCAL_IP": "127.0.0.1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = orjson.loads(done.stdout.splitlines()[-1])
     assert (first["applications"], first["too_old"]) == (2, 1)
@@ -54,6 +65,16 @@ def test_logs_are_read_through_hadoops_file_systems(tmp_path: Path) -> None:
     assert "not JSON" in reasons["viewfs://store/logs/note"]
     assert "FileNotFound" in reasons["viewfs://store/logs/none"]
     assert "nofs" in reasons["nofs://store/logs"]
-    assert (second["applications"], second["skipped"]) == (1, 2)
+    assert (second["applications"], second["skipped"]) == (1, 2), second["errors"]
     assert Tables(home).read("applications").num_rows == 3
-    assert not list(scratch.glob("phoebe-log-*")), "copies are gone"
+    # The rows are those of the same logs read here.
+    other = tmp_path / "other"
+    here = ingest([logs], other)
+    assert here.rows == first["rows"] + second["rows"]
+    for table in RECORDS:
+        assert _rows(home, table) == _rows(other, table), table
+
+
+def _rows(home: Path, table: str) -> list[str]:
+    rows = Tables(home).read(table, latest=False).drop_columns(["written_at"]).to_pylist()
+    return sorted(map(repr, rows))

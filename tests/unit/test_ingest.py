@@ -305,3 +305,14 @@ def test_several_processes_give_what_one_gives(tmp_path: Path, lines: list[bytes
     one = ingest([logs], tmp_path / "one")
     assert (one.rows, one.events, one.stages) == (summary.rows, summary.events, summary.stages)
     assert ingest([logs], tmp_path / "two", parallel=2).rows == 0
+
+
+def test_small_logs_share_their_commits(tmp_path: Path, lines: list[bytes]) -> None:
+    logs, home = tmp_path / "logs", tmp_path / "home"
+    logs.mkdir()
+    for name in ("a", "b", "c"):
+        (logs / name).write_bytes(changed(lines, **{"App ID": name}))
+    assert ingest([logs], home).applications == 3
+    tables = Tables(home)
+    assert tables.read("applications").num_rows == 3
+    assert {tables.version(name) for name in ("applications", "executions", "stages")} == {0}

@@ -51,6 +51,7 @@ final class Companion private[phoebe] (
 
   // The writer thread's own.
   private val eventLines = new EventLines
+  private val versions = new PlanVersions
   private val header = mutable.ArrayBuffer.empty[String]
   private val backlog = mutable.ArrayBuffer.empty[String]
   private var backlogBytes = 0L
@@ -89,21 +90,23 @@ final class Companion private[phoebe] (
       executionId: Long,
       slots: Int,
       minDurationMs: Long,
-      plan: => JsonNode,
+      plan: () => JsonNode,
       boundaries: Seq[PlannedBoundary]
   ): Either[Reason, Long] =
     if (state != "ready") {
       Left(Reason("companion_not_ready", s"the companion is $state", Map("state" -> state)))
     } else {
       val id = requestIds.incrementAndGet()
-      val line = Json.line(
+      val told = boundaries.map(_.toJson)
+      // The writer's thread makes the plan's text while this one goes on planning.
+      def line = Json.line(
         "type" -> "plan",
         "request_id" -> id,
         "execution_id" -> executionId,
         "slots" -> slots,
         "min_duration_ms" -> minDurationMs,
         "plan" -> plan,
-        "boundaries" -> boundaries.map(_.toJson)
+        "boundaries" -> told
       )
       if (outbox.request(line)) Right(id) else Left(Busy)
     }
@@ -173,22 +176,18 @@ final class Companion private[phoebe] (
     var open = true
     while (open) {
       if (failure.isDefined && spool == null && offBecause.isEmpty) spoolInstead(failure.get)
+      versions.due().foreach(event)
       outbox.poll(PollMs) match {
         case null => flush()
         case Outbox.Message(text) =>
           Guard("serialise", Option.empty[String])(Some(text())).foreach(line(_))
           if (outbox.isEmpty) flush()
-        case Outbox.Line(text) =>
-          line(text)
-          if (outbox.isEmpty || WaitedFor.exists(text.startsWith)) flush()
-        case Outbox.Event(event) =>
-          Guard("serialise", Option.empty[String])(
-            Some(eventLines(event))
-          ) match {
-            case Some(text) => line(text, isHeader(event))
-            case None => outbox.lost()
-          }
+        case request: Outbox.Request =>
+          Guard("serialise", Option.empty[String])(Some(request.line())).foreach(line(_))
+          flush()
+        case Outbox.Event(happened) => versions(happened).foreach(event)
         case Outbox.End =>
+          versions.rest().foreach(event)
           reportDropped(now = true)
           line(Json.line("type" -> "end", "time" -> System.currentTimeMillis()))
           finish()
@@ -197,6 +196,12 @@ final class Companion private[phoebe] (
       if (open) reportDropped(now = false)
     }
   }
+
+  private def event(happened: SparkListenerEvent): Unit =
+    Guard("serialise", Option.empty[String])(Some(eventLines(happened))) match {
+      case Some(text) => line(text, isHeader(happened))
+      case None => outbox.lost()
+    }
 
   private def launch(): Unit =
     try {
@@ -397,7 +402,6 @@ final class Companion private[phoebe] (
 
 object Companion {
   private val Protocol = 1
-  private val WaitedFor = Seq("""{"type":"plan"""", """{"type":"advise"""")
   private val Busy = Reason("companion_busy", "the companion's queue is full")
   private val PollMs = 200L
   private val ReadyMs = 60000L

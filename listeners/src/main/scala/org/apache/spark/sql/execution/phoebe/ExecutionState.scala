@@ -4,6 +4,7 @@ import java.util.concurrent.ConcurrentHashMap
 
 import scala.jdk.CollectionConverters._
 
+import org.apache.spark.sql.catalyst.expressions.ExprId
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Fingerprinter, Refusal}
@@ -61,6 +62,18 @@ private[phoebe] final class ExecutionState {
   def unsettled: Seq[String] = verdicts.asScala.collect {
     case (fingerprint, _: Verdict.Write) if !settled.contains(fingerprint) => fingerprint
   }.toSeq
+
+  private val replaced = ConcurrentHashMap.newKeySet[Seq[ExprId]]()
+
+  /** An exchange has a verdict by which it is replaced. */
+  def replacing(exchange: SparkPlan): Unit = replaced.add(exchange.output.map(_.exprId))
+
+  /**
+   * Whether an exchange of a re-plan can be one that was replaced before: its columns are the same
+   * then. A fingerprint, which would tell, costs a look at all that is below.
+   */
+  def mayReplace(exchange: SparkPlan): Boolean =
+    replaced.contains(exchange.output.map(_.exprId))
 
   /** Whether any exchange of a re-plan can need replacing. */
   def replaces: Boolean = verdicts.values.asScala.exists {

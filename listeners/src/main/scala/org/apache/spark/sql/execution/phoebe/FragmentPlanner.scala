@@ -50,8 +50,14 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     if (mode != Mode.Apply) plan
     else checkpoints.map(runtime => runtime -> runtime.execution(id)) match {
       case Some((runtime, state)) if state.replaces =>
-        val exchanges = plan.collect { case exchange: ShuffleExchangeExec => exchange }
-        replaced(plan, id, runtime, state, exchanges, state.fingerprints(session, plan, exchanges))
+        val exchanges = plan.collect {
+          case exchange: ShuffleExchangeExec if state.mayReplace(exchange) => exchange
+        }
+        if (exchanges.isEmpty) plan
+        else {
+          val prints = state.fingerprints(session, plan, exchanges)
+          replaced(plan, id, runtime, state, exchanges, prints)
+        }
       case _ => plan
     }
 
@@ -151,7 +157,9 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       print.foreach { f =>
         state.verdicts.get(f.hash) match {
           case null | _: Verdict.Skip =>
-          case verdict => verdicts.put(exchange, f.hash -> verdict)
+          case verdict =>
+            state.replacing(exchange)
+            verdicts.put(exchange, f.hash -> verdict)
         }
       }
     }

@@ -15,7 +15,7 @@ final private[phoebe] class Outbox(capacity: Int) {
   import Outbox._
 
   private val queue = new LinkedBlockingDeque[Item](capacity + Reserve)
-  private val requests = new ConcurrentLinkedQueue[Line]()
+  private val requests = new ConcurrentLinkedQueue[Request]()
   private val droppedCount = new AtomicLong()
   @volatile private var closed = false
 
@@ -35,10 +35,10 @@ final private[phoebe] class Outbox(capacity: Int) {
     if (!closed && !queue.offerLast(Message(() => line))) droppedCount.incrementAndGet()
 
   /** False: no room, the request was not taken. */
-  def request(line: String): Boolean = {
-    val made = Line(line)
+  def request(line: => String): Boolean = {
+    val made = new Request(() => line)
     requests.add(made)
-    queue.offerFirst(Request) || {
+    queue.offerFirst(NextRequest) || {
       requests.remove(made)
       false
     }
@@ -52,7 +52,7 @@ final private[phoebe] class Outbox(capacity: Int) {
 
   /** The next item, or null after `timeoutMs`. */
   def poll(timeoutMs: Long): Item = queue.poll(timeoutMs, TimeUnit.MILLISECONDS) match {
-    case Request => requests.poll()
+    case NextRequest => requests.poll()
     case item => item
   }
 
@@ -71,9 +71,11 @@ private[phoebe] object Outbox {
 
   /** A line that is made when its turn comes. */
   final case class Message(line: () => String) extends Item
-  final case class Line(line: String) extends Item
+
+  /** A line that a query waits for, or will. */
+  final class Request(val line: () => String) extends Item
   case object End extends Item
 
   /** Stands at the head of the queue for each line of `requests`. */
-  private case object Request extends Item
+  private case object NextRequest extends Item
 }

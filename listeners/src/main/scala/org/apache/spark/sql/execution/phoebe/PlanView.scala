@@ -40,8 +40,11 @@ private[phoebe] object PlanView {
     case other: LogicalPlan => other.children ++ other.subqueries
   }
 
-  /** Nodes with name, one-line string, metadata and children, as in `SparkPlanInfo`'s JSON. */
-  def json(plan: SparkPlan): ObjectNode = {
+  /**
+   * Nodes with name, one-line string, metadata and children, as in `SparkPlanInfo`'s JSON. Made when
+   * it is called, on any thread; the session's settings are read here.
+   */
+  def json(plan: SparkPlan): () => ObjectNode = {
     val maxFields = SQLConf.get.maxToStringFields
     def node(plan: QueryPlan[_]): ObjectNode = {
       val made = Json.obj()
@@ -57,6 +60,6 @@ private[phoebe] object PlanView {
       }
       made
     }
-    node(plan)
+    () => node(plan)
   }
 }

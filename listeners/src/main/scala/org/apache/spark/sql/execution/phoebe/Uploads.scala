@@ -159,9 +159,9 @@ private[phoebe] final class UploadPool(env: SparkEnv) extends Logging {
 /**
  * The map outputs of one shuffle that wait on this executor for their upload.
  *
- * On a local disk each output becomes a pack of its own at once, read back from the page cache. On
- * any other store outputs are gathered until a pack is large enough that a reducer's share of it is
- * worth a request, or the map stage is over.
+ * Outputs are gathered until there is enough for a pack, or the map stage is over. On a local disk
+ * that is little, and most outputs become packs of their own at once, read back from the page cache;
+ * on any other store as much as makes a reducer's share of it worth a request.
  *
  * @param report tells the driver, which answers whether to go on
  */
@@ -253,9 +253,12 @@ private[phoebe] final class UploadQueue(
   private def isReady: Boolean =
     flushing || waitingBytes >= target || waitingBlocks >= MostBlocks || waiting.size >= MostMaps
 
-  /** Bytes at which a pack is full, so that each reducer's share of it is worth a request. */
+  /**
+   * Bytes at which a pack is full: so that each reducer's share of it is worth a request; on a local
+   * disk, so that it is worth a file.
+   */
   private lazy val target: Long =
-    if (StoreFiles.isLocal(fs)) 0L
+    if (StoreFiles.isLocal(fs)) LocalBytes
     else math.max(LeastBytes, math.min(MostBytes, waiting.head.output.numPartitions * ShareBytes))
 
   private def uploadAll(batch: Vector[LinkedOutput]): Unit = {
@@ -339,6 +342,7 @@ private[phoebe] final class UploadQueue(
 }
 
 private[phoebe] object UploadQueue {
+  private val LocalBytes = 4L << 20
   private val ShareBytes = 2L << 20
   private val LeastBytes = 64L << 20
   private val MostBytes = 1L << 30

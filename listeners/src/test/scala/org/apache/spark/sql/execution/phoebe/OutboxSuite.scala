@@ -24,7 +24,8 @@ class OutboxSuite extends AnyFunSuite {
     val outbox = new Outbox(3)
     outbox.event(event)
     assert(outbox.request("r"))
-    assert(outbox.poll(0) == Outbox.Line("r"))
+    val first = Option(outbox.poll(0)).collect { case request: Outbox.Request => request.line() }
+    assert(first.contains("r"))
   }
 
   test("the end always finds room") {

@@ -1,0 +1,91 @@
+package org.apache.spark.sql.execution.phoebe
+
+import scala.collection.mutable
+
+import org.apache.spark.scheduler.SparkListenerEvent
+import org.apache.spark.sql.execution.SparkPlanInfo
+import org.apache.spark.sql.execution.ui.{
+  SparkListenerSQLAdaptiveExecutionUpdate,
+  SparkListenerSQLExecutionEnd
+}
+
+/**
+ * Passes over the versions of adaptive plans that tell nothing new. Adaptive execution tells of each
+ * version in whole, dozens of them for a deep query, and harvest reads the last one, and of those
+ * before it only what explains a shuffle that ran. So a version is held until the next one comes, and
+ * is then told only if a shuffle ran in it that the next one does not show any more.
+ *
+ * For the writer thread alone.
+ */
+final private[phoebe] class PlanVersions(nanoTime: () => Long = () => System.nanoTime()) {
+  import PlanVersions._
+
+  private val held = mutable.LinkedHashMap.empty[Long, Held]
+
+  /** What is to be told where `event` would be, in order. */
+  def apply(event: SparkListenerEvent): Seq[SparkListenerEvent] = event match {
+    case update: SparkListenerSQLAdaptiveExecutionUpdate =>
+      val earlier = held.get(update.executionId)
+      val since = earlier.fold(nanoTime())(_.sinceNs)
+      held(update.executionId) = Held(update, since)
+      earlier.map(_.update).filterNot(saysAllOf(update.sparkPlanInfo, _)).toSeq
+    case end: SparkListenerSQLExecutionEnd =>
+      held.remove(end.executionId).map(_.update).toSeq :+ end
+    case other => Seq(other)
+  }
+
+  /** What has been held long enough: should the driver be killed, little is lost. */
+  def due(): Seq[SparkListenerEvent] =
+    if (held.isEmpty) Nil
+    else {
+      val now = nanoTime()
+      val old = held.collect { case (id, one) if now - one.sinceNs > LongestNs => id }.toSeq
+      old.flatMap(held.remove).map(_.update)
+    }
+
+  /** Everything that is held; the stream is over. */
+  def rest(): Seq[SparkListenerEvent] = {
+    val all = held.values.map(_.update).toSeq
+    held.clear()
+    all
+  }
+}
+
+private[phoebe] object PlanVersions {
+  private val LongestNs = 5000000000L
+
+  /** @param sinceNs when the first of the versions came that this one stands for */
+  private final case class Held(update: SparkListenerSQLAdaptiveExecutionUpdate, sinceNs: Long)
+
+  private def saysAllOf(
+      plan: SparkPlanInfo,
+      earlier: SparkListenerSQLAdaptiveExecutionUpdate
+  ): Boolean = {
+    val ran = mutable.LongMap.empty[Unit]
+    shuffles(earlier.sparkPlanInfo, stagesOnly = true, inStage = false, ran)
+    ran.isEmpty || {
+      val shown = mutable.LongMap.empty[Unit]
+      shuffles(plan, stagesOnly = false, inStage = false, shown)
+      ran.keysIterator.forall(shown.contains)
+    }
+  }
+
+  /** Adds the accumulators by which shuffles are known: of all, or of those in query stages. */
+  private def shuffles(
+      node: SparkPlanInfo,
+      stagesOnly: Boolean,
+      inStage: Boolean,
+      found: mutable.LongMap[Unit]
+  ): Unit = {
+    val inside = inStage || node.nodeName.endsWith("QueryStage")
+    if (inside || !stagesOnly) {
+      node.metrics.foreach { metric =>
+        if (metric.name == WrittenBytes) found.update(metric.accumulatorId, ())
+      }
+    }
+    node.children.foreach(shuffles(_, stagesOnly, inside, found))
+  }
+
+  /** The metric's name as the plan shows it. */
+  private val WrittenBytes = "shuffle bytes written"
+}

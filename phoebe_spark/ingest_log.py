@@ -1,0 +1,275 @@
+"""One log into the tables: what is read of it, and what is written.
+
+The same `phoebe_spark.harvest.Harvest` as in a live run. Reading the same log again adds nothing; a
+log that was cut off, or still in progress, is read again when it has grown.
+
+An application may be known from several sources. A live run and its spool know what the plugin
+decided, an event log does not; an event log may know the whole run where they lost events. So an
+event log never takes away what a boundary's row says, and a spool that knows less of the run than
+the event log that was read before adds its boundaries and checkpoints, and nothing else. A live run
+and its spool are two parts of one: they add up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from deltalake.exceptions import DeltaError
+
+from phoebe_spark.eventlog import EventReader, LogSource, UnreadableLogError
+from phoebe_spark.harvest import Harvest, decode
+from phoebe_spark.ingest_summary import IngestError, Totals
+from phoebe_spark.records import ApplicationRecord, BoundaryRecord, CheckpointRecord, Record
+from phoebe_spark.tables import Filter
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_NEWEST_SPARK = (4, 2)
+_TO_THE_SECOND = "%Y-%m-%d %H:%M:%S"
+_SAME_START = timedelta(minutes=10)
+_EVENTS_TO_NAME = 1_000  # an application is named within its first lines
+_PROGRESS_EVERY = 5_000
+_ROWS_AT_ONCE = 5_000
+
+Report = Callable[[int], None]
+"""Is told how many events of a log have been read."""
+
+
+class AnyTables(Protocol):
+    """`phoebe_spark.tables.Tables`, or what stands for it (`phoebe_spark.ingest_tables`)."""
+
+    home: str
+
+    def append(self, records: Iterable[Record]) -> int: ...
+
+    def read(
+        self, table: str, *, filters: Sequence[Filter] | None = None, latest: bool = True
+    ) -> pyarrow.Table: ...
+
+
+def quick_name(source: LogSource) -> tuple[str, str] | None:
+    """Application id and attempt, from the log's first lines; None where they do not tell."""
+    try:
+        first = _first(source)
+    except (OSError, UnreadableLogError):
+        return None
+    return (first.app_id, first.app_attempt) if first.app_id is not None else None
+
+
+def ingest_log(source: LogSource, tables: AnyTables, report: Report) -> Totals:
+    """One log; what is wrong with it is in ``errors``, what is wrong with the tables is raised."""
+    totals = Totals()
+    try:
+        _ingest_one(source, tables, totals, report)
+    except UnreadableLogError as error:
+        totals.errors.append(IngestError(source.name, str(error)))
+    except DeltaError:
+        raise
+    except OSError as error:
+        if _is_ours(error, tables.home):
+            raise
+        totals.errors.append(IngestError(source.name, error.strerror or str(error)))
+    return totals
+
+
+def _is_ours(error: OSError, home: str) -> bool:
+    """Whether the tables, not the log, could not be accessed."""
+    return error.filename is None or str(error.filename).startswith(home)
+
+
+def _ingest_one(source: LogSource, tables: AnyTables, totals: Totals, report: Report) -> None:
+    first = _first(source)
+    known = _known(tables, first)
+    current = known[-1] if known else None
+    if current is not None and not _one_run(current, first):
+        raise UnreadableLogError(
+            f"{first.app_id} is in the tables already, of an application that started at "
+            f"{current['started_at']:{_TO_THE_SECOND}}, not at {first.started_at:{_TO_THE_SECOND}}:"
+            " two applications with one id"
+        )
+    mine = next((row for row in reversed(known) if row["source"] == source.kind), None)
+    if current is not None and (_covers(current, source) or (mine and mine["complete"])):
+        totals.skipped += 1
+        return
+    poorer = False  # than what is there
+    if current is not None:
+        # Seen before but not whole: has it grown? Known from elsewhere: better? Read once without
+        # writing.
+        ending = _last_application(_read(source, Harvest(source=source.kind), Totals(), report))
+        if mine is not None and ending is not None and _same(mine, ending):
+            totals.skipped += 1
+            return
+        poorer = (
+            (current["source"], source.kind) == ("eventlog", "spool")
+            and ending is not None
+            and (ending.complete, ending.events_dropped == 0)
+            < (current["complete"], current["events_dropped"] == 0)
+        )
+    said = _said(tables, current) if source.kind == "eventlog" else {}
+    rows: list[Record] = []
+    ending = None
+    harvest = Harvest(source=source.kind)
+    for row in _read(source, harvest, totals, report):
+        if isinstance(row, ApplicationRecord):
+            ending = row  # only the last: it tells that the log was taken in whole
+            continue
+        if isinstance(row, BoundaryRecord):
+            rows.append(replace(row, **said.get((row.execution_id, row.boundary_id), {})))
+        elif not poorer or isinstance(row, CheckpointRecord):
+            rows.append(row)
+        if len(rows) >= _ROWS_AT_ONCE:
+            _write(tables, rows, totals)
+            rows = []
+    if ending is None:
+        raise UnreadableLogError("no application in it: is this a Spark event log?")
+    if current is not None and source.kind == "eventlog":
+        ending = _filled(ending, current)
+    # The application comes last, so that an ingest cut short is done again.
+    _write(tables, [*rows, ending], totals)
+    if poorer and current is not None:
+        # This one has been read now, but what is known of the run is the other's.
+        _write(tables, [_filled(_again(current), asdict(ending))], totals)
+    totals.applications += 1
+    totals.aborted += ending.status == "aborted"
+    totals.incomplete += ending.status != "aborted" and not ending.complete
+    totals.warnings += [IngestError(source.name, text) for text in _odd(harvest)]
+
+
+def _odd(harvest: Harvest) -> Iterator[str]:
+    """Sentences about a log that was read, and that may not say what it seems to say."""
+    version = re.match(r"(\d+)\.(\d+)", harvest.spark_version or "")
+    if version is not None and tuple(map(int, version.groups())) > _NEWEST_SPARK:
+        yield (
+            f"written by Spark {harvest.spark_version}, newer than "
+            f"{'.'.join(map(str, _NEWEST_SPARK))}: events that are not known yet were passed over"
+        )
+    if harvest.clock_jumps:
+        yield (
+            f"the driver's clock was set back: {harvest.clock_jumps} stages or queries end before "
+            "they start; their executions count as incomplete"
+        )
+    if harvest.malformed:
+        yield f"{harvest.malformed} events have a shape that no Spark writes; they were passed over"
+
+
+def _one_run(known: Mapping[str, Any], first: Harvest) -> bool:
+    """Whether a row of the same application id is of the same run; a plugin and Spark's own events
+    may differ by what an application's start takes."""
+    if known["started_at"] is None or first.started_at is None:
+        return True
+    return bool(abs(known["started_at"] - first.started_at) < _SAME_START)
+
+
+def _write(tables: AnyTables, rows: list[Record], totals: Totals) -> None:
+    tables.append(rows)
+    totals.rows.update(row.TABLE for row in rows)
+
+
+def _read(
+    source: LogSource, harvest: Harvest, totals: Totals, report: Callable[[int], None]
+) -> Iterator[Record]:
+    reader = EventReader(source, decode)
+    lost = 0
+
+    def missing() -> list[Record]:
+        """Tells harvest where something is missing, before what comes after it."""
+        nonlocal lost
+        known, lost = lost, reader.bad_lines + reader.gaps
+        return harvest.lost(lost - known) if lost > known else []
+
+    said = 0
+    for event in reader:
+        if reader.lines - said >= _PROGRESS_EVERY:
+            said = reader.lines
+            report(said)
+        yield from missing()
+        yield from harvest.consume(event)
+    yield from missing()
+    totals.events += reader.lines
+    totals.bad_lines += reader.bad_lines
+    report(reader.lines)
+    yield from harvest.close()
+
+
+def _first(source: LogSource) -> Harvest:
+    """What a log's first lines say: the application's id, attempt and start."""
+    harvest = Harvest(source=source.kind)
+    for event in islice(EventReader(source, decode), _EVENTS_TO_NAME):
+        harvest.consume(event)
+        if harvest.app_id is not None:
+            break
+    return harvest
+
+
+def _known(tables: AnyTables, first: Harvest) -> list[dict[str, Any]]:
+    """The application's rows in the tables, of all sources, in the order in which they came."""
+    if first.app_id is None:
+        return []
+    rows: list[dict[str, Any]] = tables.read(
+        "applications",
+        filters=[("app_id", "=", first.app_id), ("app_attempt", "=", first.app_attempt)],
+        latest=False,
+    ).to_pylist()
+    return sorted(rows, key=lambda row: row["written_at"])
+
+
+def _said(
+    tables: AnyTables, application: Mapping[str, Any] | None
+) -> dict[tuple[int, str], dict[str, Any]]:
+    """What the plugin said of the application's boundaries, by execution and boundary: fields of
+    their rows. Which stage ran one is for every source to tell."""
+    if application is None:
+        return {}
+    names = {f.name for f in fields(BoundaryRecord)} - {"date", "written_at", "stage_id"}
+    rows = tables.read(
+        "boundaries", filters=[(name, "=", application[name]) for name in ApplicationRecord.KEY]
+    ).to_pylist()
+    return {
+        (row["execution_id"], row["boundary_id"]): {
+            name: row[name] for name in names if row.get(name) is not None
+        }
+        for row in rows
+        if row["decision"] is not None
+    }
+
+
+def _filled(row: ApplicationRecord, other: Mapping[str, Any]) -> ApplicationRecord:
+    """``row`` with what only the plugin knows from the row of another source."""
+    return replace(
+        row,
+        mode=row.mode or other["mode"],
+        plugin_version=row.plugin_version or other["plugin_version"],
+    )
+
+
+def _again(known: Mapping[str, Any]) -> ApplicationRecord:
+    """A row that is in the tables, as the last of its key."""
+    same = {f.name: known[f.name] for f in fields(ApplicationRecord) if f.name in known}
+    return ApplicationRecord(**{**same, "written_at": datetime.now(UTC)})
+
+
+def _same(known: Mapping[str, Any], ending: ApplicationRecord) -> bool:
+    """Whether reading a log again gave what it gave before."""
+    names = ("status", "complete", "ended_at", "events_dropped")
+    return all(known[name] == getattr(ending, name) for name in names)
+
+
+def _covers(known: Mapping[str, Any], source: LogSource) -> bool:
+    """Whether what is there is whole, and not poorer than what ``source`` can give: a live run or
+    its spool also has what the plugin decided, which no event log knows."""
+    rank = {"eventlog": 0, "spool": 1, "live": 1}
+    return known["complete"] is True and rank.get(str(known["source"]), 0) >= rank[source.kind]
+
+
+def _last_application(rows: Iterable[Record]) -> ApplicationRecord | None:
+    last: ApplicationRecord | None = None
+    for row in rows:
+        if isinstance(row, ApplicationRecord):
+            last = row
+    return last
