@@ -50,7 +50,9 @@ class Batch:
 
     def flush(self) -> None:
         """Write what waits. Raises what the tables raise; it waits on, then."""
-        applications = [row for row in self._waiting if isinstance(row, ApplicationRecord)]
+        applications: list[Record] = [
+            row for row in self._waiting if isinstance(row, ApplicationRecord)
+        ]
         others = [row for row in self._waiting if not isinstance(row, ApplicationRecord)]
         self._tables.append(others)
         self._waiting = applications
