@@ -19,14 +19,17 @@ from pyspark.sql import functions as F  # noqa: N812 - the name that all of PySp
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One boundary: its rows, by which column and into how many partitions they are shuffled, and
-    how many boundaries of the same size the query has (the first one is checkpointed)."""
+    """One boundary: its rows, by which column and into how many partitions they are shuffled, how
+    many boundaries of the same size the query has (the first one is checkpointed), and how often
+    it is run in a round: what takes little time, or is a small difference of large times, more
+    often, by those variants alone that write."""
 
     rows: str
     key: str
     partitions: int = 32
     boundaries: int = 1
     copies: int = 1
+    times: int = 1
 
 
 SHAPES = {
@@ -35,9 +38,9 @@ SHAPES = {
     "text": Shape("text", "l_suppkey"),
     "skewed": Shape("skewed", "skewed_key"),
     "narrow_400": Shape("narrow", "l_partkey", partitions=400),
-    "small": Shape("small", "l_partkey"),
-    "sixth": Shape("narrow", "l_partkey", boundaries=6),
-    "large": Shape("wide", "l_partkey", copies=7),
+    "small": Shape("small", "l_partkey", times=5),
+    "sixth": Shape("narrow", "l_partkey", boundaries=6, times=3),
+    "large": Shape("wide", "l_partkey", copies=4),
 }
 """Few wide rows, many narrow rows, skew, 16 and 400 partitions, and (scale factor 1) from about
 10 MB to 2 GB; the query of ``sixth`` shuffles six times what is checkpointed."""
@@ -177,6 +180,7 @@ def main(path: Path) -> int:
     variants: list[Callable[[Shape, DataFrame, list[DataFrame]], float]] = [
         plain, phoebe, df_checkpoint, parquet, df_checkpoint_write, read_local, read_store,
     ]  # fmt: skip
+    writing = variants[:4]
     with Path(spec["results"]).open("a", buffering=1) as results:
         for repeat in range(spec["repeats"] + 1):
             for number, name in enumerate(spec["shapes"]):
@@ -186,10 +190,11 @@ def main(path: Path) -> int:
                     continue
                 if repeat > 0 and time.monotonic() - began > spec["budget_s"]:
                     continue
-                for variant in rng.sample(variants, len(variants)):
+                again = rng.sample(writing, len(writing)) * (shape.times - 1) if repeat > 0 else []
+                for turn, variant in enumerate([*rng.sample(variants, len(variants)), *again]):
                     # Mode off before the rows are defined: only where it says so is it on.
                     plugin("off")
-                    literal = 10 * (repeat * len(SHAPES) + number)
+                    literal = 10 * ((100 * repeat + turn) * len(SHAPES) + number)
                     frame = rows(spark, shape, literal)
                     others = [rows(spark, shape, literal + i) for i in range(1, shape.boundaries)]
                     spark.sparkContext.setJobDescription(f"{name} {variant.__name__} {repeat}")

@@ -16,6 +16,7 @@ jar=$("$PHOEBE_PYTHON" -m phoebe_spark jar)
 PYSPARK_PYTHON="$PHOEBE_PYTHON" exec spark-submit \
   --name phoebe-ingest \
   --jars "$jar" \
+  --conf spark.phoebe.mode=off \
   --packages io.delta:delta-spark_4.2_2.13:4.4.0 \
   --conf spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension \
   --conf spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog \

@@ -86,7 +86,8 @@ def find_logs(
     def look(path: Path) -> None:
         if path.is_dir():
             if path.name.startswith("eventlog_v2_"):
-                found.append(LogSource(path, tuple(_rolled(path)), "eventlog"))
+                names = rolled(child.name for child in path.iterdir())
+                found.append(LogSource(path, tuple(path / name for name in names), "eventlog"))
                 return
             for child in sorted(path.iterdir()):
                 if not child.name.startswith((".", "_")):
@@ -106,18 +107,24 @@ def find_logs(
     return found
 
 
-def _rolled(directory: Path) -> list[Path]:
-    """The event files of a rolling log; a compacted file stands for all that came before it."""
-    numbered: list[tuple[int, bool, Path]] = []
-    for child in directory.iterdir():
-        if match := _ROLLED.fullmatch(child.name):
-            numbered.append((int(match.group(1)), child.name.endswith(".compact"), child))
+def rolled(names: Iterable[str]) -> list[str]:
+    """Of the files in a rolling log's directory the event files, in the order in which they were
+    written; a compacted file stands for all that came before it."""
+    numbered: list[tuple[int, bool, str]] = []
+    for name in names:
+        if match := _ROLLED.fullmatch(name):
+            numbered.append((int(match.group(1)), name.endswith(".compact"), name))
     start = max((number for number, compact, _ in numbered if compact), default=-1)
     return [
-        path
-        for number, compact, path in sorted(numbered)
+        name
+        for number, compact, name in sorted(numbered)
         if number > start or (number == start and compact)
     ]
+
+
+def kind_of(name: str) -> Kind:
+    """What a file of this name holds."""
+    return "spool" if _SPOOL.fullmatch(name) else "eventlog"
 
 
 Decode = Callable[[bytes], Any]

@@ -9,13 +9,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from phoebe_spark.eventlog import LogSource, find_logs
-from phoebe_spark.ingest_log import AnyTables, Report, ingest_log, quick_name
+from phoebe_spark.eventlog import LogSource, UnreadableLogError, find_logs
+from phoebe_spark.ingest_log import (
+    AnyTables,
+    Identity,
+    Name,
+    Report,
+    identity,
+    ingest_log,
+    is_covered,
+    known_rows,
+)
 from phoebe_spark.ingest_summary import IngestError, IngestProgress, IngestSummary, Totals
 from phoebe_spark.ingest_tables import Batch, MemoryTables, records_of
 from phoebe_spark.records import ApplicationRecord, Record
@@ -31,11 +42,11 @@ from phoebe_spark.stores import Writer, writer_of
 from phoebe_spark.tables import Tables
 
 _BYTES_TO_NAME = 4 << 20  # of a log's first file: it holds the lines that name the application
+_LOGS_A_LOOK = 50  # by one task
+_MOST_TASKS = 64  # at once, however many slots there are
 _TASKS_AHEAD = 2  # for each slot, so that none waits while this process writes
 
 Progress = Callable[[IngestProgress], None]
-Name = tuple[str, str]
-"""An application's id and attempt."""
 
 
 def ingest(
@@ -54,7 +65,8 @@ def ingest(
     processes read local logs, except where Spark writes the tables. ``writer``: who does
     (`writer_of`). A log that cannot be read is an entry of ``errors`` and does not stop the others.
     Raises what `Tables.append` raises when the tables cannot be written (or what Spark does), and
-    ``ImportError`` without PySpark for a URI or where Spark is to write.
+    ``ImportError`` without PySpark for a URI or where Spark is to write, and `MissingJarError`
+    without the plugin's jar for a URI.
     """
     started = time.monotonic()
     given = [str(path) for path in paths]
@@ -119,7 +131,11 @@ def _in_processes(
     other, which only shows when they come after each other."""
     groups: dict[object, list[LogSource]] = {}
     for number, source in enumerate(sources):
-        groups.setdefault(quick_name(source) or number, []).append(source)
+        try:
+            who = identity(source)
+        except (OSError, UnreadableLogError):
+            who = None  # reading it will say what is wrong
+        groups.setdefault(number if who is None else who.name, []).append(source)
     context = get_context("spawn")  # the tables' library has threads, which a fork would break
     done = 0
     with ProcessPoolExecutor(min(processes, len(groups)), mp_context=context) as pool:
@@ -147,77 +163,142 @@ def _in_tasks(
     tables: AnyTables,
     progress: Progress | None,
 ) -> Iterator[Totals]:
-    """One Spark task for each application reads its logs; this process writes what it gives."""
+    """One Spark task for each application reads its logs; this process writes what it gives.
+
+    What is in the tables already is not copied again.
+    """
     groups = _by_application(logs, found)
-    ahead = _TASKS_AHEAD * logs.slots
-    done = 0
-    with ThreadPoolExecutor(logs.slots) as pool:
-        running: dict[Future[tuple[list[Record], Totals]], list[RemoteFile]] = {}
+    threads = min(logs.slots, _MOST_TASKS)
+    running: dict[Future[_Read], _Group] = {}
+    pool = ThreadPoolExecutor(threads)
+    try:
+        done = 0
         while groups or running:
-            while groups and len(running) < ahead:
-                name, group = groups.pop()
-                known = [] if name is None else _known(tables, name)
-                running[pool.submit(_read_group, logs, group, known)] = group
+            while groups and len(running) < _TASKS_AHEAD * threads:
+                group = groups.pop()
+                known = _known(tables, group.name)
+                totals = _left_out(group, known)
+                if group.logs:
+                    running[pool.submit(_read_group, logs, group, _records(tables, known))] = group
+                    group.before = totals
+                else:
+                    done += 1
+                    yield totals
+            if not running:
+                continue
             future = next(as_completed(running))
             group = running.pop(future)
             try:
                 rows, part = future.result()
             except RemoteLogError as error:
                 rows, part = [], Totals()
-                names = dict.fromkeys(file.log for file in group)
-                part.errors += [IngestError(name, str(error)) for name in names]
+                part.errors += [IngestError(log[0].log, str(error)) for log in group.logs]
+            if group.name is None and (known := _found_later(tables, rows)):
+                # It did not say whose it is in its first lines: once more, with what is known.
+                group.name = known[-1]["app_id"], known[-1]["app_attempt"]
+                running[pool.submit(_read_group, logs, group, _records(tables, known))] = group
+                continue
             tables.append(rows)
-            done += len({file.log for file in group})
+            part.add(group.before)
+            done += 1
             if progress is not None:
-                progress(IngestProgress(group[-1].log, done, len(found), part.events))
+                last = group.logs[-1][0].log
+                progress(IngestProgress(last, done, done + len(groups) + len(running), part.events))
             yield part
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _by_application(
-    logs: RemoteLogs, found: Sequence[tuple[RemoteFile, ...]]
-) -> list[tuple[Name | None, list[RemoteFile]]]:
-    """The files of each application's logs; those of a log that does not say whose it is alone."""
-    slots = min(logs.slots, len(found))
-    firsts = [[log[0] for log in found[n::slots]] for n in range(slots)]
-    names: dict[str, Name] = {}
+@dataclass(slots=True)
+class _Group:
+    """The logs of one application, or one that does not say whose it is; ``before``: what was left
+    out of it without being read."""
+
+    name: Name | None
+    logs: list[tuple[RemoteFile, ...]] = field(default_factory=list)
+    who: dict[str, Identity] = field(default_factory=dict)  # by log
+    before: Totals = field(default_factory=Totals)
+
+
+_Read = tuple[list[Record], Totals]
+
+
+def _by_application(logs: RemoteLogs, found: Sequence[tuple[RemoteFile, ...]]) -> list[_Group]:
+    """In the reverse of the logs' order."""
+    firsts = [log[0] for log in found]
+    shares = [firsts[n : n + _LOGS_A_LOOK] for n in range(0, len(firsts), _LOGS_A_LOOK)]
+    names: dict[str, Identity] = {}
     try:
-        for part in logs.read(firsts, _names, _BYTES_TO_NAME) if firsts else []:
+        for part in logs.read(shares, _identities, _BYTES_TO_NAME) if shares else []:
             names.update(part)
     except RemoteLogError:
-        names = {}  # whatever it was, it will be met again, and told of, for each log
-    groups: dict[object, tuple[Name | None, list[RemoteFile]]] = {}
+        names = {}  # then each log is read by itself first, and says what is wrong
+    groups: dict[object, _Group] = {}
     for log in found:
-        name = names.get(log[0].log)
-        groups.setdefault(name or log[0].log, (name, []))[1].extend(log)
+        who = names.get(log[0].log)
+        name = None if who is None else who.name
+        group = groups.setdefault(name or log[0].log, _Group(name))
+        group.logs.append(log)
+        if who is not None:
+            group.who[log[0].log] = who
     return list(reversed(groups.values()))
 
 
-def _names(sources: list[LogSource], _failed: dict[str, str]) -> dict[str, Name]:
-    named = {source.name: quick_name(source) for source in sources}
-    return {log: name for log, name in named.items() if name is not None}
-
-
-def _known(tables: AnyTables, name: Name) -> list[Record]:
-    """What is known of an application already: enough to tell what its logs add."""
-    filters = list(zip(ApplicationRecord.KEY, ("=", "="), name, strict=True))
-    kept = tables.read("applications", filters=filters, latest=False).to_pylist()
-    rows = records_of("applications", kept)
-    if rows:
-        boundaries = tables.read("boundaries", filters=filters).to_pylist()
-        rows += records_of("boundaries", boundaries)
-    return rows
-
-
-def _read_group(
-    logs: RemoteLogs, group: list[RemoteFile], known: list[Record]
-) -> tuple[list[Record], Totals]:
-    (found,) = logs.read([group], partial(_ingest_in_task, known))
+def _identities(sources: list[LogSource], _failed: dict[str, str]) -> dict[str, Identity]:
+    found = {}
+    for source in sources:
+        try:
+            who = identity(source)
+        except (OSError, UnreadableLogError):
+            continue  # reading it will say what is wrong
+        if who is not None:
+            found[source.name] = who
     return found
 
 
-def _ingest_in_task(
-    known: list[Record], sources: list[LogSource], failed: dict[str, str]
-) -> tuple[list[Record], Totals]:
+def _known(tables: AnyTables, name: Name | None) -> list[dict[str, Any]]:
+    return [] if name is None else known_rows(tables, name)
+
+
+def _found_later(tables: AnyTables, rows: Sequence[Record]) -> list[dict[str, Any]]:
+    """What is known of an application whose name only its rows tell."""
+    names = {(r.app_id, r.app_attempt) for r in rows if isinstance(r, ApplicationRecord)}
+    return [row for name in names for row in known_rows(tables, name)]
+
+
+def _left_out(group: _Group, known: Sequence[dict[str, Any]]) -> Totals:
+    """Takes those logs out of the group that add nothing, or are another application's."""
+    totals, left = Totals(), []
+    for log in group.logs:
+        who = group.who.get(log[0].log)
+        try:
+            if who is not None and is_covered(known, who, log[0].kind):
+                totals.skipped += 1
+            else:
+                left.append(log)
+        except UnreadableLogError as error:
+            totals.errors.append(IngestError(log[0].log, str(error)))
+    group.logs = left
+    return totals
+
+
+def _records(tables: AnyTables, known: Sequence[dict[str, Any]]) -> list[Record]:
+    """What a task is to know: the application's rows, and what was said of its boundaries."""
+    rows = records_of("applications", known)
+    for name in {(row["app_id"], row["app_attempt"]) for row in known}:
+        filters = list(zip(ApplicationRecord.KEY, ("=", "="), name, strict=True))
+        rows += records_of("boundaries", tables.read("boundaries", filters=filters).to_pylist())
+    return rows
+
+
+def _read_group(logs: RemoteLogs, group: _Group, known: list[Record]) -> _Read:
+    files = [file for log in group.logs for file in log]
+    (found,) = logs.read([files], partial(_ingest_in_task, known))
+    return found
+
+
+def _ingest_in_task(known: list[Record], sources: list[LogSource], failed: dict[str, str]) -> _Read:
+    """On an executor: the rows that an application's logs add to what is known."""
     totals, tables = Totals(), MemoryTables(known)
     totals.errors += [IngestError(log, reason) for log, reason in failed.items()]
     for source in sources:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from deltalake.exceptions import DeltaError
 
-from phoebe_spark.eventlog import EventReader, LogSource, UnreadableLogError
+from phoebe_spark.eventlog import EventReader, Kind, LogSource, UnreadableLogError
 from phoebe_spark.harvest import Harvest, decode
 from phoebe_spark.ingest_summary import IngestError, Totals
 from phoebe_spark.records import ApplicationRecord, BoundaryRecord, CheckpointRecord, Record
@@ -35,14 +35,21 @@ _TO_THE_SECOND = "%Y-%m-%d %H:%M:%S"
 _SAME_START = timedelta(minutes=10)
 _EVENTS_TO_NAME = 1_000  # an application is named within its first lines
 _PROGRESS_EVERY = 5_000
-_ROWS_AT_ONCE = 5_000
+ROWS_AT_ONCE = 5_000
+"""As many rows are held before they are written."""
+
+Name = tuple[str, str]
+"""An application's id and attempt."""
 
 Report = Callable[[int], None]
 """Is told how many events of a log have been read."""
 
 
 class AnyTables(Protocol):
-    """`phoebe_spark.tables.Tables`, or what stands for it (`phoebe_spark.ingest_tables`)."""
+    """`phoebe_spark.tables.Tables`, or what stands for it (`phoebe_spark.ingest_tables`).
+
+    ``home`` is empty where nothing can fail to be written.
+    """
 
     home: str
 
@@ -53,13 +60,52 @@ class AnyTables(Protocol):
     ) -> pyarrow.Table: ...
 
 
-def quick_name(source: LogSource) -> tuple[str, str] | None:
-    """Application id and attempt, from the log's first lines; None where they do not tell."""
-    try:
-        first = _first(source)
-    except (OSError, UnreadableLogError):
-        return None
-    return (first.app_id, first.app_attempt) if first.app_id is not None else None
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose log it is, as its first lines say."""
+
+    app_id: str
+    app_attempt: str
+    started_at: datetime | None
+
+    @property
+    def name(self) -> Name:
+        return self.app_id, self.app_attempt
+
+
+def identity(source: LogSource) -> Identity | None:
+    """None where the first lines do not tell. Raises ``OSError`` and `UnreadableLogError`."""
+    harvest = Harvest(source=source.kind)
+    for event in islice(EventReader(source, decode), _EVENTS_TO_NAME):
+        harvest.consume(event)
+        if harvest.app_id is not None:
+            return Identity(harvest.app_id, harvest.app_attempt, harvest.started_at)
+    return None
+
+
+def known_rows(tables: AnyTables, name: Name) -> list[dict[str, Any]]:
+    """The application's rows in the tables, of all sources, in the order in which they came."""
+    filters = list(zip(ApplicationRecord.KEY, ("=", "="), name, strict=True))
+    rows: list[dict[str, Any]] = tables.read(
+        "applications", filters=filters, latest=False
+    ).to_pylist()
+    return sorted(rows, key=lambda row: row["written_at"])
+
+
+def is_covered(known: Sequence[Mapping[str, Any]], who: Identity, kind: Kind) -> bool:
+    """Whether a log of ``kind`` cannot add to what is known of its application. Raises
+    `UnreadableLogError` where that is another application."""
+    if not known:
+        return False
+    current = known[-1]
+    if not _one_run(current, who):
+        raise UnreadableLogError(
+            f"{who.app_id} is in the tables already, of an application that started at "
+            f"{current['started_at']:{_TO_THE_SECOND}}, not at {who.started_at:{_TO_THE_SECOND}}:"
+            " two applications with one id"
+        )
+    mine = _last_of(known, kind)
+    return _covers(current, kind) or (mine is not None and bool(mine["complete"]))
 
 
 def ingest_log(source: LogSource, tables: AnyTables, report: Report) -> Totals:
@@ -80,23 +126,16 @@ def ingest_log(source: LogSource, tables: AnyTables, report: Report) -> Totals:
 
 def _is_ours(error: OSError, home: str) -> bool:
     """Whether the tables, not the log, could not be accessed."""
-    return error.filename is None or str(error.filename).startswith(home)
+    return bool(home) and (error.filename is None or str(error.filename).startswith(home))
 
 
 def _ingest_one(source: LogSource, tables: AnyTables, totals: Totals, report: Report) -> None:
-    first = _first(source)
-    known = _known(tables, first)
-    current = known[-1] if known else None
-    if current is not None and not _one_run(current, first):
-        raise UnreadableLogError(
-            f"{first.app_id} is in the tables already, of an application that started at "
-            f"{current['started_at']:{_TO_THE_SECOND}}, not at {first.started_at:{_TO_THE_SECOND}}:"
-            " two applications with one id"
-        )
-    mine = next((row for row in reversed(known) if row["source"] == source.kind), None)
-    if current is not None and (_covers(current, source) or (mine and mine["complete"])):
+    who = identity(source)
+    known = [] if who is None else known_rows(tables, who.name)
+    if who is not None and is_covered(known, who, source.kind):
         totals.skipped += 1
         return
+    current, mine = (known[-1], _last_of(known, source.kind)) if known else (None, None)
     poorer = False  # than what is there
     if current is not None:
         # Seen before but not whole: has it grown? Known from elsewhere: better? Read once without
@@ -123,7 +162,7 @@ def _ingest_one(source: LogSource, tables: AnyTables, totals: Totals, report: Re
             rows.append(replace(row, **said.get((row.execution_id, row.boundary_id), {})))
         elif not poorer or isinstance(row, CheckpointRecord):
             rows.append(row)
-        if len(rows) >= _ROWS_AT_ONCE:
+        if len(rows) >= ROWS_AT_ONCE:
             _write(tables, rows, totals)
             rows = []
     if ending is None:
@@ -158,12 +197,16 @@ def _odd(harvest: Harvest) -> Iterator[str]:
         yield f"{harvest.malformed} events have a shape that no Spark writes; they were passed over"
 
 
-def _one_run(known: Mapping[str, Any], first: Harvest) -> bool:
+def _last_of(known: Sequence[Mapping[str, Any]], kind: Kind) -> Mapping[str, Any] | None:
+    return next((row for row in reversed(known) if row["source"] == kind), None)
+
+
+def _one_run(known: Mapping[str, Any], who: Identity) -> bool:
     """Whether a row of the same application id is of the same run; a plugin and Spark's own events
     may differ by what an application's start takes."""
-    if known["started_at"] is None or first.started_at is None:
+    if known["started_at"] is None or who.started_at is None:
         return True
-    return bool(abs(known["started_at"] - first.started_at) < _SAME_START)
+    return bool(abs(known["started_at"] - who.started_at) < _SAME_START)
 
 
 def _write(tables: AnyTables, rows: list[Record], totals: Totals) -> None:
@@ -195,28 +238,6 @@ def _read(
     totals.bad_lines += reader.bad_lines
     report(reader.lines)
     yield from harvest.close()
-
-
-def _first(source: LogSource) -> Harvest:
-    """What a log's first lines say: the application's id, attempt and start."""
-    harvest = Harvest(source=source.kind)
-    for event in islice(EventReader(source, decode), _EVENTS_TO_NAME):
-        harvest.consume(event)
-        if harvest.app_id is not None:
-            break
-    return harvest
-
-
-def _known(tables: AnyTables, first: Harvest) -> list[dict[str, Any]]:
-    """The application's rows in the tables, of all sources, in the order in which they came."""
-    if first.app_id is None:
-        return []
-    rows: list[dict[str, Any]] = tables.read(
-        "applications",
-        filters=[("app_id", "=", first.app_id), ("app_attempt", "=", first.app_attempt)],
-        latest=False,
-    ).to_pylist()
-    return sorted(rows, key=lambda row: row["written_at"])
 
 
 def _said(
@@ -260,11 +281,11 @@ def _same(known: Mapping[str, Any], ending: ApplicationRecord) -> bool:
     return all(known[name] == getattr(ending, name) for name in names)
 
 
-def _covers(known: Mapping[str, Any], source: LogSource) -> bool:
-    """Whether what is there is whole, and not poorer than what ``source`` can give: a live run or
-    its spool also has what the plugin decided, which no event log knows."""
+def _covers(known: Mapping[str, Any], kind: Kind) -> bool:
+    """Whether what is there is whole, and not poorer than what a log of ``kind`` can give: a live
+    run or its spool also has what the plugin decided, which no event log knows."""
     rank = {"eventlog": 0, "spool": 1, "live": 1}
-    return known["complete"] is True and rank.get(str(known["source"]), 0) >= rank[source.kind]
+    return known["complete"] is True and rank.get(str(known["source"]), 0) >= rank[kind]
 
 
 def _last_application(rows: Iterable[Record]) -> ApplicationRecord | None:

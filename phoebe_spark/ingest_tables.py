@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from phoebe_spark.ingest_log import AnyTables
+from phoebe_spark.ingest_log import ROWS_AT_ONCE, AnyTables
 from phoebe_spark.records import ApplicationRecord, Record
 from phoebe_spark.tables import RECORDS, Filter, last_of_key, to_arrow
 
 if TYPE_CHECKING:
     import pyarrow
-
-_ROWS_A_COMMIT = 5_000
 
 
 class Batch:
@@ -26,13 +24,14 @@ class Batch:
     An application's row is written after all others, so that an ingest cut short is done again.
     """
 
-    def __init__(self, tables: AnyTables, rows_a_commit: int = _ROWS_A_COMMIT) -> None:
+    def __init__(self, tables: AnyTables, rows_a_commit: int = ROWS_AT_ONCE) -> None:
         self.home = tables.home
         self._tables = tables
         self._rows_a_commit = rows_a_commit
         self._waiting: list[Record] = []
 
     def append(self, records: Iterable[Record]) -> int:
+        """As `Tables.append`, later. Raises what the tables raise, also for earlier rows."""
         before = len(self._waiting)
         self._waiting.extend(records)
         added = len(self._waiting) - before
@@ -75,13 +74,14 @@ class Batch:
 class MemoryTables:
     """The rows ``known`` of some applications, and ``added``, those appended since."""
 
-    home = "memory:"
+    home = ""
 
     def __init__(self, known: Iterable[Record] = ()) -> None:
         self._known = list(known)
         self.added: list[Record] = []
 
     def append(self, records: Iterable[Record]) -> int:
+        """Adds to ``added``; returns how many rows."""
         before = len(self.added)
         self.added.extend(records)
         return len(self.added) - before
@@ -98,9 +98,12 @@ class MemoryTables:
 
 
 def records_of(table: str, rows: Iterable[dict[str, Any]]) -> list[Record]:
-    """Rows as the tables give them, as records."""
+    """Rows as the tables give them, as records; what older rows do not have is as its default."""
     names = RECORDS[table].__dataclass_fields__
-    return [RECORDS[table](**{k: v for k, v in row.items() if k in names}) for row in rows]
+    return [
+        RECORDS[table](**{k: v for k, v in row.items() if k in names and v is not None})
+        for row in rows
+    ]
 
 
 def _asked_for(row: Record, table: str, filters: Sequence[Filter] | None) -> bool:

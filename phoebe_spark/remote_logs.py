@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from phoebe_spark.eventlog import LogSource, find_logs
+from phoebe_spark.eventlog import Kind, LogSource, find_logs, kind_of, rolled
 from phoebe_spark.jar import jar_path
 
 _CLASS = "phoebe.LogFiles"
@@ -38,13 +38,16 @@ class RemoteFile:
 
     uri: str
     directory: str
-    size: int  # bytes
     modified_ms: int
 
     @property
     def log(self) -> str:
         """The URI by which messages call the log."""
         return self.directory or self.uri
+
+    @property
+    def kind(self) -> Kind:
+        return "eventlog" if self.directory else kind_of(PurePosixPath(self.uri).name)
 
 
 def is_remote(path: str) -> bool:
@@ -71,16 +74,17 @@ class RemoteLogs:
         return max(1, int(self._context.defaultParallelism))
 
     def find(self, uri: str) -> list[tuple[RemoteFile, ...]]:
-        """The logs at and below ``uri``, each as its files. Raises `RemoteLogError`."""
+        """The logs at and below ``uri``, each as its files in their order. Raises
+        `RemoteLogError`."""
         try:
             rows = [list(row) for row in self._files.list(self._context._jsc, uri)]
         except Exception as error:
             raise _plain(error) from None
         logs: dict[str, list[RemoteFile]] = {}
-        for name, directory, size, modified in rows:
-            file = RemoteFile(str(name), str(directory), int(size), int(modified))
+        for name, directory, modified in rows:
+            file = RemoteFile(str(name), str(directory), int(modified))
             logs.setdefault(file.log, []).append(file)
-        return [tuple(files) for files in logs.values()]
+        return [_in_order(files) for files in logs.values()]
 
     def read(
         self,
@@ -103,18 +107,24 @@ class RemoteLogs:
         files = {file.uri: file for group in groups for file in group}
 
         def task(frames: Iterator[bytes]) -> Iterator[_Result]:
-            folder = Path(tempfile.mkdtemp(prefix="phoebe-log-"))
+            # Spark removes its own directories, also when this process is killed.
+            place = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or None
+            folder = Path(tempfile.mkdtemp(prefix="phoebe-log-", dir=place))
             try:
                 yield work(*_copied(frames, files, folder))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
+        # The plugin, should the session have it, does not observe these jobs.
+        self._context.setLocalProperty("spark.phoebe.internal", "true")
         try:
             pieces = self._files.read(self._context._jsc, uris, most_bytes)
             frames: Any = RDD(pieces, self._context, NoOpSerializer())
             found: list[_Result] = frames.mapPartitions(task).collect()
         except Exception as error:
             raise _plain(error) from None
+        finally:
+            self._context.setLocalProperty("spark.phoebe.internal", None)
         return found
 
     def _helper(self) -> Any:
@@ -174,12 +184,20 @@ def _copied(
     for place in sorted(set(places.values())):
         for source in find_logs([place]):
             origin = names.get(source.path, str(source.path))
-            if origin not in failed:
+            if failed.keys().isdisjoint({origin, *(names.get(f, origin) for f in source.files)}):
                 sources.append(LogSource(source.path, source.files, source.kind, origin))
     return sources, failed
 
 
+def _in_order(files: list[RemoteFile]) -> tuple[RemoteFile, ...]:
+    by_name = {PurePosixPath(file.uri).name: file for file in files}
+    events = rolled(by_name) if files[0].directory else ()
+    return tuple(by_name[name] for name in events) or tuple(files)
+
+
 def _place(file: RemoteFile, folder: Path, places: dict[str, Path]) -> Path:
+    """Where a file is copied to, below ``folder``: ``places`` holds a directory for each of the
+    store's, so that files of one name do not meet."""
     path = PurePosixPath(file.uri)
     outer = str(PurePosixPath(file.directory).parent if file.directory else path.parent)
     place = places.setdefault(outer, folder / str(len(places)))

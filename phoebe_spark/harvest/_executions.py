@@ -118,7 +118,8 @@ class ExecutionEvents(ApplicationEvents):
         plan = event.get(PLAN_JSON) or orjson.dumps(obj(event, "sparkPlanInfo"))
         self._plan_bytes -= execution.plan_bytes
         try:
-            execution.keep_plan(plan, first=first, pack=self._plan_bytes > _PLAIN_PLAN_BYTES)
+            known = self._plan_bytes + execution.plan_bytes
+            execution.keep_plan(plan, first=first, pack=known > _PLAIN_PLAN_BYTES)
             if self._plan_bytes + execution.plan_bytes > _MOST_PLAN_BYTES:
                 execution.condense_plans()
         finally:

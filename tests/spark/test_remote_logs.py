@@ -37,6 +37,7 @@ def test_logs_are_read_through_hadoops_file_systems(tmp_path: Path) -> None:
     (logs / "deep" / "eventlog_v2_app").mkdir(parents=True)
     scratch.mkdir()
     shutil.copy(LOGS / "01-tpch-sf0.1-p8.zstd", logs / "deep" / "eventlog_v2_app" / "events_1_app")
+    (logs / "deep" / "eventlog_v2_app" / "appstatus_app").touch()
     shutil.copy(LOGS / "spark-4.0.1.gz", logs / "app")
     (logs / "note").write_text("no log\n")
     shutil.copy(LOGS / "spark-3.5.7.gz", logs / "old")

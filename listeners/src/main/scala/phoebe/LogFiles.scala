@@ -23,11 +23,11 @@ import org.apache.spark.util.SerializableConfiguration
  * `binaryFiles` holds a file in memory and ends at 2 GiB.
  */
 class LogFiles {
+  private var hadoop: Broadcast[SerializableConfiguration] = _
 
   /**
-   * The files at and below `uri`, hidden ones left out, as `[uri, name of its log's directory or "",
-   * bytes, modified (ms)]`; a rolling log's directory stands for all of its files. Throws
-   * `IOException`.
+   * The files at and below `uri`, hidden ones left out, as `[uri, URI of its rolling log's directory or
+   * "", modified (ms)]`. Throws `IOException`.
    */
   def list(context: JavaSparkContext, uri: String): JList[Array[String]] = {
     val root = new Path(uri)
@@ -38,7 +38,6 @@ class LogFiles {
     def add(file: FileStatus, directory: String) = found += Array(
       file.getPath.toString,
       directory,
-      file.getLen.toString,
       file.getModificationTime.toString
     )
     def look(status: FileStatus): Unit =
@@ -60,8 +59,10 @@ class LogFiles {
       context: JavaSparkContext,
       groups: JList[JList[String]],
       mostBytes: Long
-  ): JavaRDD[Array[Byte]] = {
-    val hadoop = context.sc.broadcast(new SerializableConfiguration(context.hadoopConfiguration()))
+  ): JavaRDD[Array[Byte]] = synchronized {
+    if (hadoop == null) {
+      hadoop = context.sc.broadcast(new SerializableConfiguration(context.hadoopConfiguration()))
+    }
     val files = groups.asScala.map(_.asScala.toArray).toArray
     JavaRDD.fromRDD(new LogFilesRDD(context, files, hadoop, mostBytes))
   }
@@ -84,12 +85,19 @@ private final class LogFilesRDD(
 
   override def compute(split: Partition, task: TaskContext): Iterator[Array[Byte]] = {
     val conf = hadoop.value.value
+    val open = new Array[InputStream](1)
+    task.addTaskCompletionListener[Unit](_ => Option(open(0)).foreach(_.close()))
     split.asInstanceOf[LogFilesPartition].uris.iterator.flatMap { uri =>
-      Iterator.single(LogFilesRDD.frame('F', uri)) ++ pieces(uri, conf, task)
+      Iterator.single(LogFilesRDD.frame('F', uri)) ++ pieces(uri, conf, open)
     }
   }
 
-  private def pieces(uri: String, conf: Configuration, task: TaskContext): Iterator[Array[Byte]] =
+  /** @param open where the stream that is being read is kept, to be closed with the task */
+  private def pieces(
+      uri: String,
+      conf: Configuration,
+      open: Array[InputStream]
+  ): Iterator[Array[Byte]] =
     new Iterator[Array[Byte]] {
       private var input: InputStream = _
       private var left = mostBytes
@@ -108,7 +116,7 @@ private final class LogFilesRDD(
           if (input == null) {
             val path = new Path(uri)
             input = path.getFileSystem(conf).open(path)
-            task.addTaskCompletionListener[Unit](_ => input.close())
+            open(0) = input
           }
           val piece = input.readNBytes(math.min(left, LogFilesRDD.PieceBytes.toLong).toInt)
           left -= piece.length

@@ -176,7 +176,7 @@ final class Companion private[phoebe] (
     var open = true
     while (open) {
       if (failure.isDefined && spool == null && offBecause.isEmpty) spoolInstead(failure.get)
-      versions.due().foreach(event)
+      Guard("plan versions", Seq.empty[SparkListenerEvent])(versions.due()).foreach(event)
       outbox.poll(PollMs) match {
         case null => flush()
         case Outbox.Message(text) =>
@@ -185,7 +185,8 @@ final class Companion private[phoebe] (
         case request: Outbox.Request =>
           Guard("serialise", Option.empty[String])(Some(request.line())).foreach(line(_))
           flush()
-        case Outbox.Event(happened) => versions(happened).foreach(event)
+        case Outbox.Event(happened) =>
+          Guard("plan versions", Seq(happened))(versions(happened)).foreach(event)
         case Outbox.End =>
           versions.rest().foreach(event)
           reportDropped(now = true)

@@ -4,9 +4,9 @@ import java.util.concurrent.ConcurrentHashMap
 
 import scala.jdk.CollectionConverters._
 
-import org.apache.spark.sql.catalyst.expressions.ExprId
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.SparkPlan
+import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Fingerprinter, Refusal}
 import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
 
@@ -22,6 +22,7 @@ private[phoebe] object Verdict {
 
 /** The verdicts of one SQL execution, over all its fragments (main plan and subqueries). */
 private[phoebe] final class ExecutionState {
+  import ExecutionState._
 
   /** When its first plan was seen. */
   val startedNs: Long = System.nanoTime()
@@ -63,21 +64,33 @@ private[phoebe] final class ExecutionState {
     case (fingerprint, _: Verdict.Write) if !settled.contains(fingerprint) => fingerprint
   }.toSeq
 
-  private val replaced = ConcurrentHashMap.newKeySet[Seq[ExprId]]()
+  private val replaced = ConcurrentHashMap.newKeySet[Outline]()
 
   /** An exchange has a verdict by which it is replaced. */
-  def replacing(exchange: SparkPlan): Unit = replaced.add(exchange.output.map(_.exprId))
+  def replacing(exchange: ShuffleExchangeExec): Unit = replaced.add(outline(exchange))
 
   /**
-   * Whether an exchange of a re-plan can be one that was replaced before: its columns are the same
-   * then. A fingerprint, which would tell, costs a look at all that is below.
+   * Whether an exchange of a re-plan can have a fingerprint by which one was replaced: it covers the
+   * outline, and costs a look at all that is below.
    */
-  def mayReplace(exchange: SparkPlan): Boolean =
-    replaced.contains(exchange.output.map(_.exprId))
+  def mayReplace(exchange: ShuffleExchangeExec): Boolean = replaced.contains(outline(exchange))
 
   /** Whether any exchange of a re-plan can need replacing. */
   def replaces: Boolean = verdicts.values.asScala.exists {
     case _: Verdict.Skip => false
     case _ => true
+  }
+}
+
+private[phoebe] object ExecutionState {
+  private final case class Outline(partitioning: Class[_], partitions: Int, types: Seq[String])
+
+  private def outline(exchange: ShuffleExchangeExec): Outline = {
+    val partitioning = exchange.outputPartitioning
+    Outline(
+      partitioning.getClass,
+      partitioning.numPartitions,
+      exchange.output.map(_.dataType.catalogString)
+    )
   }
 }

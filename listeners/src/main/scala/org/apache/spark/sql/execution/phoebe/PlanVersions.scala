@@ -39,8 +39,9 @@ final private[phoebe] class PlanVersions(nanoTime: () => Long = () => System.nan
     if (held.isEmpty) Nil
     else {
       val now = nanoTime()
-      val old = held.collect { case (id, one) if now - one.sinceNs > LongestNs => id }.toSeq
-      old.flatMap(held.remove).map(_.update)
+      // In the order in which they came to be held: replacing one leaves it where it is.
+      val old = held.iterator.takeWhile { case (_, one) => now - one.sinceNs > LongestNs }
+      old.map(_._1).toSeq.flatMap(held.remove).map(_.update)
     }
 
   /** Everything that is held; the stream is over. */

@@ -41,25 +41,38 @@ private[phoebe] object PlanView {
   }
 
   /**
-   * Nodes with name, one-line string, metadata and children, as in `SparkPlanInfo`'s JSON. Made when
-   * it is called, on any thread; the session's settings are read here.
+   * Nodes with name, one-line string, metadata and children, as in `SparkPlanInfo`'s JSON. What can
+   * still change (which nodes there are, the session's settings) is read here; the texts, which are
+   * most of the work, are made by whoever calls what is returned.
    */
   def json(plan: SparkPlan): () => ObjectNode = {
-    val maxFields = SQLConf.get.maxToStringFields
-    def node(plan: QueryPlan[_]): ObjectNode = {
+    val conf = SQLConf.get
+    val shown = look(plan)
+    () => SQLConf.withExistingConf(conf)(shown.json(conf.maxToStringFields))
+  }
+
+  private final case class Shown(
+      plan: QueryPlan[_],
+      metadata: Map[String, String],
+      below: Seq[Shown]
+  ) {
+    def json(maxFields: Int): ObjectNode = {
       val made = Json.obj()
       made.put("nodeName", plan.nodeName)
       made.put("simpleString", plan.simpleString(maxFields))
-      val below = made.putArray("children")
-      children(plan).foreach(child => below.add(node(child)))
-      val metadata = made.putObject("metadata")
-      plan match {
-        case scan: FileSourceScanLike =>
-          scan.metadata.foreach { case (key, value) => metadata.put(key, value) }
-        case _ =>
-      }
+      val children = made.putArray("children")
+      below.foreach(child => children.add(child.json(maxFields)))
+      val about = made.putObject("metadata")
+      metadata.foreach { case (key, value) => about.put(key, value) }
       made
     }
-    () => node(plan)
+  }
+
+  private def look(plan: QueryPlan[_]): Shown = {
+    val metadata = plan match {
+      case scan: FileSourceScanLike => scan.metadata
+      case _ => Map.empty[String, String]
+    }
+    Shown(plan, metadata, children(plan).map(look))
   }
 }

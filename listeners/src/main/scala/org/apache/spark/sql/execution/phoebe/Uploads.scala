@@ -153,7 +153,20 @@ private[phoebe] final class UploadPool(env: SparkEnv) extends Logging {
     catch { case _: InterruptedException => }
   }
 
-  def stop(): Unit = threads.shutdownNow()
+  private lazy val timer = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-upload-timer")
+
+  /** Runs `body`, which must not take long, after a while. */
+  def later(what: String, delayMs: Long)(body: => Unit): Unit =
+    Guard.run(what)(timer.schedule(
+      (() => Guard.run(what)(body)): Runnable,
+      delayMs,
+      TimeUnit.MILLISECONDS
+    ): Unit)
+
+  def stop(): Unit = {
+    threads.shutdownNow()
+    timer.shutdownNow()
+  }
 }
 
 /**
@@ -177,6 +190,7 @@ private[phoebe] final class UploadQueue(
   private var waitingBlocks = 0L
   private var started = false
   private var flushing = false
+  private var timed = false
   private var closed = false
   private val running = mutable.Set.empty[Thread]
 
@@ -190,6 +204,10 @@ private[phoebe] final class UploadQueue(
         waitingBytes += output.output.bytes
         waitingBlocks += output.output.numPartitions
         dispatch()
+        if (waiting.nonEmpty && isLocal && !timed) {
+          timed = true
+          pool.later("upload what has waited", LongestMs)(timeIsUp())
+        }
       }
       closed
     }
@@ -201,6 +219,15 @@ private[phoebe] final class UploadQueue(
     started = true
     flushing ||= stageIsOver
     dispatch()
+  }
+
+  /** Little waits on a local disk, and not for long: its executor may be taken away. */
+  private def timeIsUp(): Unit = synchronized {
+    timed = false
+    val before = flushing
+    flushing = true
+    dispatch()
+    flushing = before
   }
 
   /** No more outputs are expected: what waits goes now. */
@@ -227,7 +254,7 @@ private[phoebe] final class UploadQueue(
     var bytes = 0L
     var blocks = 0L
     while (
-      waiting.nonEmpty && (batch.isEmpty || bytes < target && blocks < MostBlocks && batch.size < MostMaps)
+      waiting.nonEmpty && (batch.isEmpty || bytes < target && blocks < MostBlocks && batch.size < mostMaps)
     ) {
       val next = waiting.dequeue()
       bytes += next.output.bytes
@@ -251,14 +278,17 @@ private[phoebe] final class UploadQueue(
   }
 
   private def isReady: Boolean =
-    flushing || waitingBytes >= target || waitingBlocks >= MostBlocks || waiting.size >= MostMaps
+    flushing || waitingBytes >= target || waitingBlocks >= MostBlocks || waiting.size >= mostMaps
+
+  private lazy val isLocal = StoreFiles.isLocal(fs)
+  private lazy val mostMaps = if (isLocal) MostLocalMaps else MostMaps
 
   /**
    * Bytes at which a pack is full: so that each reducer's share of it is worth a request; on a local
    * disk, so that it is worth a file.
    */
   private lazy val target: Long =
-    if (StoreFiles.isLocal(fs)) LocalBytes
+    if (isLocal) LocalBytes
     else math.max(LeastBytes, math.min(MostBytes, waiting.head.output.numPartitions * ShareBytes))
 
   private def uploadAll(batch: Vector[LinkedOutput]): Unit = {
@@ -350,6 +380,8 @@ private[phoebe] object UploadQueue {
   /** Segments and map tasks in a pack: bounds for the memory and the open files of its writer. */
   private val MostBlocks = 2L << 20
   private val MostMaps = 1000
+  private val MostLocalMaps = 200
+  private val LongestMs = 5000L
   private val Attempts = 3
   private val PauseMs = 500L
 }
