@@ -46,8 +46,8 @@ def run(options: Options) -> Result:
     tables["files"] = _many_files(folder / "files", tables["t0"])
     options.say(f"{PARTITIONS * FILES} files made")
     cases = [
-        _case("wide_advised", "wide", ADVISED, pairs),
-        _case("wide_cuts", "wide", FORCED, pairs),
+        _case("wide_advised", "wide", ADVISED, pairs, warm_up=15),
+        _case("wide_cuts", "wide", FORCED, pairs, warm_up=10),
         _case("files_advised", "files", ADVISED, pairs // 2),
         _case("files_cuts", "files", FORCED, pairs // 2),
         _case("short", "short", {}, 10 * pairs, paired=True, warm_up=60),

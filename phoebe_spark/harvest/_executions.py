@@ -31,7 +31,7 @@ from phoebe_spark.harvest._values import (
 )
 from phoebe_spark.plan_graph import derive
 from phoebe_spark.records import Record
-from phoebe_spark.templates import Exchange, exchanges
+from phoebe_spark.templates import Exchange
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 _PLAIN_PLAN_BYTES = 1 << 20  # beyond it, plan versions are packed as they come
@@ -214,20 +214,6 @@ class ExecutionEvents(ApplicationEvents):
             elif event.get("event") == "freed" and (when := time_ms(event, "time")) is not None:
                 execution.freed.append((when, count(event.get("freed_bytes"))))
             if fingerprint is not None:
-                boundary_id = _boundary_of(execution, fingerprint)
+                boundary_id = execution.boundary_of(fingerprint)
         if self._application is not None:
             yield rows.checkpoint_row(event, self._stamp, at or self._clock(), boundary_id)
-
-
-def _boundary_of(execution: ExecutionState, fingerprint: str) -> str | None:
-    """The first boundary of the initial plan that the plugin named with this fingerprint."""
-    named = {
-        integer(message.get("acc_id"))
-        for message in execution.messages
-        if message.get("fingerprint") == fingerprint
-    }
-    plan = execution.first_plan() if named else None
-    for exchange in exchanges(plan) if plan is not None else ():
-        if exchange.node.shuffle_acc_id in named:
-            return exchange.boundary_id
-    return None

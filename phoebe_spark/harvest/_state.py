@@ -245,6 +245,7 @@ class ExecutionState:
     skipped: dict[int, int] = field(default_factory=dict)  # stage that did not run -> its RDD
     messages: list[JsonObject] = field(default_factory=list)  # `boundary` messages
     freed: list[tuple[int, int]] = field(default_factory=list)  # by checkpoints: when, bytes
+    boundary_ids: dict[int, str] | None = None  # of the first plan's shuffles, once it was asked
     restored: bool = False
     damaged: bool = False  # its plan could not be read, or a stage of it was not seen
     end_seen_at: int = 0  # count of events when its end came
@@ -299,6 +300,22 @@ class ExecutionState:
     def first_plan(self) -> PlanNode | None:
         """The plan that the execution started with, parsed anew."""
         return _parsed(self.first) if self.first is not None else None
+
+    def boundary_of(self, fingerprint: str) -> str | None:
+        """The first boundary of the first plan that the plugin named with this fingerprint."""
+        named = {
+            integer(message.get("acc_id"))
+            for message in self.messages
+            if message.get("fingerprint") == fingerprint
+        }
+        if self.boundary_ids is None and named and (plan := self.first_plan()) is not None:
+            self.boundary_ids = {
+                acc_id: exchange.boundary_id
+                for exchange in exchanges(plan)
+                if (acc_id := exchange.node.shuffle_acc_id) is not None
+            }
+        known = self.boundary_ids or {}
+        return next((known[acc_id] for acc_id in known if acc_id in named), None)
 
     def _see_exchanges(self, plan: PlanNode, placed: set[int]) -> None:
         """Add the plan's exchanges to `seen`; those in ``placed`` are there from a newer plan."""

@@ -85,7 +85,10 @@ class ProcessMeter:
                     # Own time only: children are followed one by one.
                     seen.cpu_s = max(seen.cpu_s, times.user + times.system)
                     rss = seen.process.memory_info().rss
-                    seen.peak_rss_bytes = max(seen.peak_rss_bytes, rss)
-                    seen.command = " ".join(seen.process.cmdline()) or seen.command
+                    command = " ".join(seen.process.cmdline()) or seen.command
+                    # A process that a JVM has just forked has that JVM's memory still.
+                    same = command == seen.command
+                    seen.peak_rss_bytes = max(seen.peak_rss_bytes, rss) if same else 0
+                    seen.command = command
             except psutil.Error:
                 continue
