@@ -30,9 +30,9 @@ PRUNING_SUBQUERIES = frozenset({"SubqueryBroadcast", "SubqueryAdaptiveBroadcast"
 """Dynamic pruning: AQE keeps it or turns it into ``true`` from run to run."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # frozen would double what a plan costs to parse
 class PlanNode:
-    """One node of a physical plan.
+    """One node of a physical plan, which nobody changes once it is parsed.
 
     ``kind`` is the operator's name without codegen numbers, arguments and paths ("Scan parquet",
     "Exchange"); ``index`` the node's rank in the pre-order of the whole plan as sent (root 0).
@@ -40,11 +40,11 @@ class PlanNode:
 
     name: str
     text: str
-    children: tuple[PlanNode, ...]
+    children: Sequence[PlanNode]
     index: int
     kind: str
-    raw_metrics: Sequence[Any] = field(default=(), compare=False, repr=False)
-    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
+    raw_metrics: Sequence[Any] = field(default=(), repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def walk(self) -> Iterator[PlanNode]:
         """Every node, in pre-order."""
@@ -75,34 +75,32 @@ def parse_plan(info: Mapping[str, Any]) -> PlanNode:
     ``TypeError`` when ``info`` or a child is not an object.
     """
     # Iterative: plans of some hundred levels would hit Python's recursion limit.
-    order: list[tuple[Mapping[str, Any], list[int]]] = []
-    stack: list[tuple[Mapping[str, Any], int]] = [(info, -1)]
+    root: PlanNode | None = None
+    stack: list[tuple[Mapping[str, Any], list[PlanNode]]] = [(info, [])]
+    index = 0
     while stack:
-        item, parent = stack.pop()
+        item, siblings = stack.pop()
         if not isinstance(item, dict):
             raise TypeError(f"a plan node must be an object, not {type(item).__name__}")
-        index = len(order)
-        order.append((item, []))
-        if parent >= 0:
-            order[parent][1].append(index)
-        children = item.get("children") or ()
-        if not isinstance(children, (list, tuple)):
-            raise TypeError("a plan node's children must be a list")
-        stack.extend((child, index) for child in reversed(children))
-    built: list[PlanNode | None] = [None] * len(order)
-    for index in range(len(order) - 1, -1, -1):
-        item, below = order[index]
         name = str(item.get("nodeName") or "").strip()
-        built[index] = PlanNode(
+        below: list[PlanNode] = []
+        node = PlanNode(
             name=name,
             text=str(item.get("simpleString") or ""),
-            children=tuple(node for i in below if (node := built[i]) is not None),
+            children=below,
             index=index,
             kind=_kind(name),
             raw_metrics=metrics if isinstance(metrics := item.get("metrics"), list) else (),
             metadata=_strings(item.get("metadata")),
         )
-    root = built[0]
+        siblings.append(node)
+        if index == 0:
+            root = node
+        index += 1
+        children = item.get("children") or ()
+        if not isinstance(children, (list, tuple)):
+            raise TypeError("a plan node's children must be a list")
+        stack.extend((child, below) for child in reversed(children))
     assert root is not None
     return root
 

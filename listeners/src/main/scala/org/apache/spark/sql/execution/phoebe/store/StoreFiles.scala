@@ -41,14 +41,17 @@ private[phoebe] object StoreFiles extends Logging {
   /** Whether a request to the store costs next to nothing, so that many small ones are fine. */
   def isLocal(fs: FileSystem): Boolean = fs.getUri.getScheme == "file"
 
+  /** Creates a file that must not exist yet. */
+  def create(fs: FileSystem, path: Path): FSDataOutputStream = create(fs, path, overwrite = false)
+
   /**
-   * Creates a file that must not exist yet. This overload leaves permissions to the directory:
-   * the others fork a `chmod` per file on a local file system without Hadoop's native library.
+   * This overload leaves permissions to the directory: the others fork a `chmod` per file on a local
+   * file system without Hadoop's native library.
    */
-  def create(fs: FileSystem, path: Path): FSDataOutputStream =
+  private def create(fs: FileSystem, path: Path, overwrite: Boolean): FSDataOutputStream =
     fs.create(
       path,
-      false,
+      overwrite,
       1 << 18,
       fs.getDefaultReplication(path),
       fs.getDefaultBlockSize(path),
@@ -68,7 +71,7 @@ private[phoebe] object StoreFiles extends Logging {
 
   /** As `writeWhole`, over what may be there. A reader may see half of it for a moment. */
   def overwrite(fs: FileSystem, path: Path, bytes: Array[Byte]): Unit = {
-    val out = fs.create(path, true)
+    val out = create(fs, path, overwrite = true)
     try out.write(bytes)
     finally out.close()
   }
