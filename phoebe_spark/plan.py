@@ -30,7 +30,7 @@ PRUNING_SUBQUERIES = frozenset({"SubqueryBroadcast", "SubqueryAdaptiveBroadcast"
 """Dynamic pruning: AQE keeps it or turns it into ``true`` from run to run."""
 
 
-@dataclass(slots=True, eq=False)  # frozen would double what a plan costs to parse
+@dataclass(slots=True, eq=False)  # not frozen: plans are parsed by the thousand
 class PlanNode:
     """One node of a physical plan, which nobody changes once it is parsed.
 

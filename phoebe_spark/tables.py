@@ -138,7 +138,7 @@ class Tables:
             self._write_again(path, table, rows)
 
     def _write_again(self, path: str, table: str, rows: Table) -> None:
-        # Imported when a race was lost: it brings asyncio and ssl along, 9 MB that a companion in
+        # Imported when a race was lost: it brings asyncio and ssl along, memory that a companion in
         # `observe` hardly ever needs.
         from tenacity import (
             Retrying,
