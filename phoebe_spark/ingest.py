@@ -25,11 +25,13 @@ from phoebe_spark.ingest_log import (
     identity,
     ingest_log,
     is_covered,
+    known_boundaries,
     known_rows,
+    name_of,
 )
 from phoebe_spark.ingest_summary import IngestError, IngestProgress, IngestSummary, Totals
-from phoebe_spark.ingest_tables import Batch, MemoryTables, records_of
-from phoebe_spark.records import ApplicationRecord, Record
+from phoebe_spark.ingest_tables import Batch, MemoryTables
+from phoebe_spark.records import ApplicationRecord, BoundaryRecord, Record, from_row
 from phoebe_spark.remote_logs import (
     RemoteFile,
     RemoteLogError,
@@ -177,13 +179,12 @@ def _in_tasks(
             while groups and len(running) < _TASKS_AHEAD * threads:
                 group = groups.pop()
                 known = _known(tables, group.name)
-                totals = _left_out(group, known)
+                group.before = _left_out(group, known)
                 if group.logs:
                     running[pool.submit(_read_group, logs, group, _records(tables, known))] = group
-                    group.before = totals
                 else:
                     done += 1
-                    yield totals
+                    yield group.before
             if not running:
                 continue
             future = next(as_completed(running))
@@ -195,7 +196,7 @@ def _in_tasks(
                 part.errors += [IngestError(log[0].log, str(error)) for log in group.logs]
             if group.name is None and (known := _found_later(tables, rows)):
                 # It did not say whose it is in its first lines: once more, with what is known.
-                group.name = known[-1]["app_id"], known[-1]["app_attempt"]
+                group.name = name_of(known[-1])
                 running[pool.submit(_read_group, logs, group, _records(tables, known))] = group
                 continue
             tables.append(rows)
@@ -284,10 +285,9 @@ def _left_out(group: _Group, known: Sequence[dict[str, Any]]) -> Totals:
 
 def _records(tables: AnyTables, known: Sequence[dict[str, Any]]) -> list[Record]:
     """What a task is to know: the application's rows, and what was said of its boundaries."""
-    rows = records_of("applications", known)
-    for name in {(row["app_id"], row["app_attempt"]) for row in known}:
-        filters = list(zip(ApplicationRecord.KEY, ("=", "="), name, strict=True))
-        rows += records_of("boundaries", tables.read("boundaries", filters=filters).to_pylist())
+    rows: list[Record] = [from_row(ApplicationRecord, row) for row in known]
+    for name in {name_of(row) for row in known}:
+        rows += [from_row(BoundaryRecord, row) for row in known_boundaries(tables, name)]
     return rows
 
 

@@ -24,7 +24,13 @@ from deltalake.exceptions import DeltaError
 from phoebe_spark.eventlog import EventReader, Kind, LogSource, UnreadableLogError
 from phoebe_spark.harvest import Harvest, decode
 from phoebe_spark.ingest_summary import IngestError, Totals
-from phoebe_spark.records import ApplicationRecord, BoundaryRecord, CheckpointRecord, Record
+from phoebe_spark.records import (
+    ApplicationRecord,
+    BoundaryRecord,
+    CheckpointRecord,
+    Record,
+    from_row,
+)
 from phoebe_spark.tables import Filter
 
 if TYPE_CHECKING:
@@ -73,6 +79,11 @@ class Identity:
         return self.app_id, self.app_attempt
 
 
+def name_of(row: Mapping[str, Any]) -> Name:
+    """Whose a row of any table is."""
+    return row["app_id"], row["app_attempt"]
+
+
 def identity(source: LogSource) -> Identity | None:
     """None where the first lines do not tell. Raises ``OSError`` and `UnreadableLogError`."""
     harvest = Harvest(source=source.kind)
@@ -85,11 +96,19 @@ def identity(source: LogSource) -> Identity | None:
 
 def known_rows(tables: AnyTables, name: Name) -> list[dict[str, Any]]:
     """The application's rows in the tables, of all sources, in the order in which they came."""
-    filters = list(zip(ApplicationRecord.KEY, ("=", "="), name, strict=True))
-    rows: list[dict[str, Any]] = tables.read(
-        "applications", filters=filters, latest=False
-    ).to_pylist()
+    rows = _rows_of(tables, "applications", name, latest=False)
     return sorted(rows, key=lambda row: row["written_at"])
+
+
+def known_boundaries(tables: AnyTables, name: Name) -> list[dict[str, Any]]:
+    """The last row of each of the application's boundaries."""
+    return _rows_of(tables, "boundaries", name, latest=True)
+
+
+def _rows_of(tables: AnyTables, table: str, name: Name, *, latest: bool) -> list[dict[str, Any]]:
+    filters = [(key, "=", value) for key, value in zip(ApplicationRecord.KEY, name, strict=True)]
+    rows: list[dict[str, Any]] = tables.read(table, filters=filters, latest=latest).to_pylist()
+    return rows
 
 
 def is_covered(known: Sequence[Mapping[str, Any]], who: Identity, kind: Kind) -> bool:
@@ -248,9 +267,7 @@ def _said(
     if application is None:
         return {}
     names = {f.name for f in fields(BoundaryRecord)} - {"date", "written_at", "stage_id"}
-    rows = tables.read(
-        "boundaries", filters=[(name, "=", application[name]) for name in ApplicationRecord.KEY]
-    ).to_pylist()
+    rows = known_boundaries(tables, name_of(application))
     return {
         (row["execution_id"], row["boundary_id"]): {
             name: row[name] for name in names if row.get(name) is not None
@@ -271,8 +288,7 @@ def _filled(row: ApplicationRecord, other: Mapping[str, Any]) -> ApplicationReco
 
 def _again(known: Mapping[str, Any]) -> ApplicationRecord:
     """A row that is in the tables, as the last of its key."""
-    same = {f.name: known[f.name] for f in fields(ApplicationRecord) if f.name in known}
-    return ApplicationRecord(**{**same, "written_at": datetime.now(UTC)})
+    return replace(from_row(ApplicationRecord, known), written_at=datetime.now(UTC))
 
 
 def _same(known: Mapping[str, Any], ending: ApplicationRecord) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phoebe_spark.ingest_log import ROWS_AT_ONCE, AnyTables
 from phoebe_spark.records import ApplicationRecord, Record
@@ -95,15 +95,6 @@ class MemoryTables:
         rows = [row for row in (*self._known, *self.added) if _asked_for(row, table, filters)]
         found = pa.table(to_arrow(RECORDS[table], rows))
         return last_of_key(found, RECORDS[table].KEY) if latest else found
-
-
-def records_of(table: str, rows: Iterable[dict[str, Any]]) -> list[Record]:
-    """Rows as the tables give them, as records; what older rows do not have is as its default."""
-    names = RECORDS[table].__dataclass_fields__
-    return [
-        RECORDS[table](**{k: v for k, v in row.items() if k in names and v is not None})
-        for row in rows
-    ]
 
 
 def _asked_for(row: Record, table: str, filters: Sequence[Filter] | None) -> bool:

@@ -9,9 +9,10 @@ task.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import date, datetime
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,3 +223,12 @@ class CheckpointRecord(Record):
     reason_code: str | None = None
     reason_args: str | None = None
     reason_message: str | None = None
+
+
+_Row = TypeVar("_Row", bound=Record)
+
+
+def from_row(kind: type[_Row], row: Mapping[str, Any]) -> _Row:
+    """A table's row as a record; what an older row does not have is as its default."""
+    names = {field.name for field in fields(kind)}
+    return kind(**{k: v for k, v in row.items() if k in names and v is not None})

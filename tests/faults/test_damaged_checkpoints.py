@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import apps, home, queries, store, tpc
+from tests.support import apps, home, queries, store, stored_job, tpc
 from tests.support.compare import compare_results
 
 SQL = """
@@ -27,14 +27,6 @@ from (
 )
 group by o_orderpriority
 """
-CONF = {
-    **queries.SHUFFLE_CONF,
-    "spark.sql.shuffle.partitions": "4",
-    "spark.sql.autoBroadcastJoinThreshold": "-1",
-    "spark.phoebe.mode": "apply",
-    "spark.phoebe.force": "all",
-    "spark.phoebe.checkpoint.retain": "always",
-}
 
 
 def _item(most: int, name: str = "", **how: object) -> queries.Item:
@@ -43,7 +35,7 @@ def _item(most: int, name: str = "", **how: object) -> queries.Item:
 
 
 def _submit(items: list[queries.Item], folder: Path, home_: Path, **conf: str) -> apps.RunningApp:
-    settings = {**CONF, "spark.phoebe.home": str(home_)}
+    settings = {**stored_job.KEPT, "spark.phoebe.home": str(home_)}
     settings |= {key.replace("__", "."): value for key, value in conf.items()}
     return queries.submit_queries(
         items, folder=folder, conf=settings, plugin="jars", allow_failures=True
@@ -57,7 +49,7 @@ def _run(items: list[queries.Item], folder: Path, home_: Path, **conf: str) -> a
 
 def _events(home_: Path, folder: Path, event: str) -> set[str]:
     """Names of the queries of the application in ``folder`` that had such a checkpoint event."""
-    app_id = apps.event_log(folder).name.removesuffix(".inprogress")
+    app_id = apps.app_id(folder)
     executions = {
         r["execution_id"]: str(r["description"]) for r in home.records(home_, "executions", app_id)
     }
@@ -86,7 +78,7 @@ def copied(written: tuple[Path, Path], tmp_path: Path) -> Path:
 
 def _topmost(home_: Path, folder: Path, name: str) -> Path:
     """The checkpoint nearest to the result of a query: the one with the fewest bytes."""
-    app_id = apps.event_log(folder).name.removesuffix(".inprogress")
+    app_id = apps.app_id(folder)
     executions = {
         r["execution_id"]
         for r in home.records(home_, "executions", app_id)

@@ -4,31 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support import apps, eventlog, home, queries, store, tpc
+from tests.support import apps, eventlog, home, queries, store, stored_job
 from tests.support.compare import compare_results
-
-SQL = """
-select o_orderpriority, count(*) as n, sum(total) as total
-from (
-  select o_orderkey, o_orderpriority, sum(l_quantity) as total
-  from orders join lineitem on o_orderkey = l_orderkey
-  group by o_orderkey, o_orderpriority
-)
-group by o_orderpriority
-"""
-CONF = {
-    **queries.SHUFFLE_CONF,
-    "spark.sql.shuffle.partitions": "4",
-    "spark.sql.autoBroadcastJoinThreshold": "-1",
-    "spark.phoebe.mode": "apply",
-    "spark.phoebe.force": "all",
-}
 
 
 def _submit(folder: Path, home_: Path, gate: Path | None) -> apps.RunningApp:
-    item = queries.Item("daily", tpc.data("tpch", 0.1), sql=SQL, pause_after=gate)
-    conf = {**CONF, "spark.phoebe.home": str(home_)}
-    return queries.submit_queries([item], folder=folder, conf=conf, plugin="jars")
+    conf = {**stored_job.CONF, "spark.phoebe.home": str(home_)}
+    return queries.submit_queries([stored_job.item(gate)], folder=folder, conf=conf, plugin="jars")
 
 
 def test_a_killed_job_resumes_and_leaves_no_checkpoint_behind(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -204,9 +203,7 @@ def _map_ids(executor_dir: Path) -> list[int]:
 def test_files_of_a_lost_executor_are_freed_by_the_shuffle_service(
     folder: Path,
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = places.free_port()
     # One machine with room for two executors.
     with standalone(
         folder / "cluster-service", workers=1, cores=2, memory="2400m", service_port=port

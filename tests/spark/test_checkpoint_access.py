@@ -16,34 +16,15 @@ import pytest
 from typer.testing import CliRunner
 
 from phoebe_spark.cli import app as phoebe
-from tests.support import apps, home, queries, store, tpc
+from tests.support import apps, home, queries, store, stored_job
 from tests.support.compare import compare_results
-
-SQL = """
-select o_orderpriority, count(*) as n, sum(total) as total
-from (
-  select o_orderkey, o_orderpriority, sum(l_quantity) as total
-  from orders join lineitem on o_orderkey = l_orderkey
-  group by o_orderkey, o_orderpriority
-)
-group by o_orderpriority
-"""
-CONF = {
-    **queries.SHUFFLE_CONF,
-    "spark.sql.shuffle.partitions": "4",
-    "spark.sql.autoBroadcastJoinThreshold": "-1",
-    "spark.phoebe.mode": "apply",
-    "spark.phoebe.force": "all",
-    "spark.phoebe.checkpoint.retain": "always",
-}
 
 
 def _run(folder: Path, home_: Path, user: str = "ann", **conf: str) -> apps.FinishedApp:
-    settings = {**CONF, "spark.phoebe.home": str(home_)}
+    settings = {**stored_job.KEPT, "spark.phoebe.home": str(home_)}
     settings |= {key.replace("__", "."): value for key, value in conf.items()}
-    item = queries.Item("daily", tpc.data("tpch", 0.1), sql=SQL)
     with queries.submit_queries(
-        [item],
+        [stored_job.item()],
         folder=folder,
         conf=settings,
         plugin="jars",
@@ -53,13 +34,12 @@ def _run(folder: Path, home_: Path, user: str = "ann", **conf: str) -> apps.Fini
 
 
 def _events(home_: Path, folder: Path) -> Mapping[str, int]:
-    app_id = apps.event_log(folder).name.removesuffix(".inprogress")
-    return home.checkpoint_events(home_, app_id)
+    return home.checkpoint_events(home_, apps.app_id(folder))
 
 
 def _reasons(home_: Path, folder: Path) -> set[str]:
-    app_id = apps.event_log(folder).name.removesuffix(".inprogress")
-    return {str(r["reason_code"]) for r in home.records(home_, "boundaries", app_id)}
+    rows = home.records(home_, "boundaries", apps.app_id(folder))
+    return {str(row["reason_code"]) for row in rows}
 
 
 def _same(one: Path, other: Path) -> None:

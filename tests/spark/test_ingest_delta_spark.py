@@ -15,6 +15,7 @@ from phoebe_spark.errors import OtherWriterError
 from phoebe_spark.ingest import ingest
 from phoebe_spark.tables import RECORDS, Tables
 from phoebe_spark.writer_kind import claim
+from tests.support.home import rows_as_text
 from tests.support.places import ROOT, ivy_home, spark_environment
 
 LOGS = ROOT / "tests" / "data" / "eventlogs"
@@ -29,11 +30,6 @@ for _ in range(2):  # as on S3
     claim_by_spark(delta_session(), "viewfs://store/home/of")
 print(orjson.dumps(told).decode())
 """
-
-
-def _rows(home: Path, table: str) -> list[str]:
-    rows = Tables(home).read(table, latest=False).drop_columns(["written_at"]).to_pylist()
-    return sorted(map(repr, rows))
 
 
 def test_a_home_that_only_spark_reaches(tmp_path: Path) -> None:
@@ -76,7 +72,7 @@ def test_a_home_that_only_spark_reaches(tmp_path: Path) -> None:
     summary = ingest([log], other)
     assert summary.rows == first["rows"]
     for table in RECORDS:
-        assert _rows(home, table) == _rows(other, table), table
+        assert rows_as_text(home, table) == rows_as_text(other, table), table
         # Without a session: the package appends to what Spark made, and knows its format.
         if Tables(home).exists(table):
             assert Tables(home)._open(table).metadata().description == (

@@ -14,6 +14,7 @@ import orjson
 from phoebe_spark.ingest import ingest
 from phoebe_spark.tables import RECORDS, Tables
 from tests.support.cluster import standalone
+from tests.support.home import rows_as_text
 from tests.support.places import ROOT, spark_environment
 
 LOGS = ROOT / "tests" / "data" / "eventlogs"
@@ -73,9 +74,4 @@ def test_logs_are_read_through_hadoops_file_systems(tmp_path: Path) -> None:
     here = ingest([logs], other)
     assert here.rows == first["rows"] + second["rows"]
     for table in RECORDS:
-        assert _rows(home, table) == _rows(other, table), table
-
-
-def _rows(home: Path, table: str) -> list[str]:
-    rows = Tables(home).read(table, latest=False).drop_columns(["written_at"]).to_pylist()
-    return sorted(map(repr, rows))
+        assert rows_as_text(home, table) == rows_as_text(other, table), table

@@ -97,6 +97,7 @@ def test_readers_that_run_while_the_locations_switch(tmp_path: Path) -> None:
         reducers=60,
         latency_ms=100,
         work=5_000,
+        hold=True,
         settle_s=3,
     )
     assert found["answer"][:2] == _expected(60_000)

@@ -44,8 +44,7 @@ def test_a_killed_job_resumes_although_a_data_node_is_lost(
         finished = app.wait().check()
     outputs = [queries.output(tmp_path / folder, "daily") for folder in ("first", "second")]
     assert not compare_results(*outputs)
-    app_id = apps.event_log(finished.folder).name
-    assert home.checkpoint_events(home_, app_id)["restored"] == 1
+    assert home.checkpoint_events(home_, apps.app_id(finished.folder))["restored"] == 1
     found = look("verify", store)
     assert [checkpoint.state for checkpoint in found] == ["committed"] * 3
     assert sum(checkpoint.hits for checkpoint in found) == 1

@@ -26,9 +26,7 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         pytest.skip("no S3 server is there: make test-stores")
     folder = tmp_path_factory.mktemp("s3")
     (folder / BUCKET).mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = places.free_port()
     options = ["--port", f"127.0.0.1:{port}", "--access", "ann", "--secret", "secret-of-ann"]
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(
@@ -79,8 +77,7 @@ def test_a_killed_job_resumes_from_s3(
         finished = app.wait().check()
     outputs = [queries.output(tmp_path / folder, "daily") for folder in ("first", "second")]
     assert not compare_results(*outputs)
-    app_id = apps.event_log(finished.folder).name
-    assert home.checkpoint_events(home_, app_id)["restored"] == 1
+    assert home.checkpoint_events(home_, apps.app_id(finished.folder))["restored"] == 1
     assert {checkpoint.state for checkpoint in look("verify", store)} == {"committed"}
     assert all(checkpoint.remove for checkpoint in look("gc", store, [None, 0]))
     assert look("list", store) == []

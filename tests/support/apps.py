@@ -72,6 +72,11 @@ def event_log(folder: Path) -> Path:
     return logs[-1]
 
 
+def app_id(folder: Path) -> str:
+    """The id of the application in a folder, by its newest event log."""
+    return event_log(folder).name.removesuffix(".inprogress")
+
+
 class RunningApp:
     """A submitted application. Leaving the ``with`` block ends whatever still runs of it."""
 

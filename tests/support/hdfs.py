@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.places import BUILD
+from tests.support.places import BUILD, free_port
 
 JARS = BUILD / "stores"
 """Where `make test-stores` puts Hadoop's jars."""
@@ -57,9 +56,7 @@ def _configured(folder: Path, port: int, own: Mapping[str, str]) -> Path:
 @contextmanager
 def running(folder: Path, data_nodes: int = 3, timeout_s: float = 120) -> Iterator[Hdfs]:
     """A cluster that keeps two replicas; raises ``TimeoutError`` when it does not come up."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     names = {"dfs.namenode.name.dir": str(folder / "names")}
     conf = _configured(folder / "conf", port, names)
     main = f"{_PACKAGE}.namenode.NameNode"

@@ -23,6 +23,12 @@ def records(home: Path, table: str, app_id: str | None = None) -> list[dict[Any,
     return found
 
 
+def rows_as_text(home: Path, table: str) -> list[str]:
+    """All rows of a table but for when they were written, in an order that two homes share."""
+    found = Tables(home).read(table, latest=False).drop_columns(["written_at"]).to_pylist()
+    return sorted(map(repr, found))
+
+
 def app_started_after(home: Path, started_at: float) -> str:
     """The id of the first application that started at or after ``started_at`` (epoch seconds).
 

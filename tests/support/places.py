@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 class MissingJarError(RuntimeError):

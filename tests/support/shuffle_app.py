@@ -1,22 +1,51 @@
 """A PySpark application that shuffles generated rows over a slow store: ``shuffle_app.py SPEC``.
 
 The spec is JSON: ``rows``, ``maps``, ``reducers``, ``row_bytes``, ``latency_ms`` of each request to
-the store, ``work`` steps that a reading task takes on each row (some 40 ns each), and ``result``,
-where one JSON object is written: the rows' count and sum, requests by kind before and while the
-query ran, and the bytes of shuffle files that are left on the local disk at the end.
+the store, ``work`` steps that a reading task takes on each row (some 40 ns each), ``hold`` (whether
+the store finishes no file before a reading task has ended), and ``result``, where one JSON object
+is written: the rows' count and sum, requests by kind before and while the query ran, and the bytes
+of shuffle files that are left on the local disk at the end.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
 
 KINDS = ("status", "list", "read", "write", "mkdirs", "rename", "delete")
+
+
+@contextmanager
+def held_writes(spark: SparkSession, requests: Any, reducers: int) -> Iterator[None]:
+    """The store finishes no file before a task of the stage with ``reducers`` tasks has ended."""
+    tracker = spark.sparkContext.statusTracker()
+    over = threading.Event()
+
+    def has_read() -> bool:
+        running = map(tracker.getStageInfo, tracker.getActiveStageIds())
+        return any(s and s.numTasks == reducers and s.numCompletedTasks for s in running)
+
+    def wait() -> None:
+        while not over.wait(0.05) and not has_read():
+            pass
+        requests.releaseWrites()
+
+    requests.holdWrites()
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    try:
+        yield
+    finally:
+        over.set()
+        waiting.join()
 
 
 def main(spec: dict[str, Any]) -> int:
@@ -38,7 +67,8 @@ def main(spec: dict[str, Any]) -> int:
         ).where("work >= 0")
     before = {kind: requests.count(kind) for kind in KINDS}
     started = time.monotonic()
-    row = shuffled.selectExpr("count(*)", "sum(id)", "bit_xor(xxhash64(payload))").collect()[0]
+    with held_writes(spark, requests, spec["reducers"]) if spec.get("hold") else nullcontext():
+        row = shuffled.selectExpr("count(*)", "sum(id)", "bit_xor(xxhash64(payload))").collect()[0]
     seconds = time.monotonic() - started
     after = {kind: requests.count(kind) for kind in KINDS}
     time.sleep(spec.get("settle_s", 0))

@@ -1,4 +1,4 @@
-"""A small job whose three shuffles are checkpointed, over any store."""
+"""A small job whose three shuffles are checkpointed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ group by o_orderpriority
 """
 
 
+CONF = {
+    **queries.SHUFFLE_CONF,
+    "spark.sql.shuffle.partitions": "4",
+    "spark.sql.autoBroadcastJoinThreshold": "-1",
+    "spark.phoebe.mode": "apply",
+    "spark.phoebe.force": "all",
+}
+KEPT = {**CONF, "spark.phoebe.checkpoint.retain": "always"}
+
+
+def item(gate: Path | None = None) -> queries.Item:
+    """The query, ``daily``; after it the job waits for ``gate``."""
+    return queries.Item("daily", tpc.data("tpch", 0.1), sql=SQL, pause_after=gate)
+
+
 def submit(
     folder: Path,
     home: Path,
@@ -26,19 +41,13 @@ def submit(
     conf: Mapping[str, str],
     jars: Sequence[Path] = (),
 ) -> apps.RunningApp:
-    """Submits it; it waits for ``gate`` after its query, ``daily``."""
+    """Submits it with its checkpoints in ``store``, a path or URI."""
     settings = {
-        **queries.SHUFFLE_CONF,
-        "spark.sql.shuffle.partitions": "4",
-        "spark.sql.autoBroadcastJoinThreshold": "-1",
-        "spark.phoebe.mode": "apply",
-        "spark.phoebe.force": "all",
+        **KEPT,
         "spark.phoebe.home": str(home),
         "spark.phoebe.checkpoint.dir": store,
-        "spark.phoebe.checkpoint.retain": "always",
         **conf,
     }
-    item = queries.Item("daily", tpc.data("tpch", 0.1), sql=SQL, pause_after=gate)
     return queries.submit_queries(
-        [item], folder=folder, conf=settings, plugin="jars", packages_jars=jars
+        [item(gate)], folder=folder, conf=settings, plugin="jars", packages_jars=jars
     )

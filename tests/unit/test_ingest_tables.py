@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from phoebe_spark.ingest_tables import Batch, MemoryTables, records_of
-from phoebe_spark.records import ApplicationRecord, ExecutionRecord, Record
+from phoebe_spark.ingest_tables import Batch, MemoryTables
+from phoebe_spark.records import ApplicationRecord, ExecutionRecord, Record, from_row
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -81,4 +81,4 @@ def test_tables_in_memory_answer_as_tables_do() -> None:
     assert tables.read("applications", filters=filters).num_rows == 1
     assert tables.read("executions").num_rows == 0
     (row,) = MemoryTables([early]).read("applications").to_pylist()
-    assert records_of("applications", [{**row, "a later column": 1}]) == [early]
+    assert from_row(ApplicationRecord, {**row, "a later column": 1}) == early

@@ -12,7 +12,7 @@ package phoebe.testing
 
 import java.io.FilterOutputStream
 import java.net.URI
-import java.util.concurrent.{CompletableFuture, ConcurrentHashMap}
+import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, CountDownLatch}
 import java.util.concurrent.atomic.{AtomicInteger, LongAdder}
 
 import org.apache.hadoop.fs._
@@ -163,8 +163,14 @@ object SlowRequests {
   private val inFlight = new AtomicInteger
   private val most = new AtomicInteger
   @volatile private var latencyMs = 0L
+  @volatile private var writesGo = new CountDownLatch(0)
 
   def setLatencyMs(ms: Long): Unit = latencyMs = ms
+
+  /** From now on no file is written whole until `releaseWrites`. */
+  def holdWrites(): Unit = writesGo = new CountDownLatch(1)
+
+  def releaseWrites(): Unit = writesGo.countDown()
 
   def reset(): Unit = {
     counts.clear()
@@ -183,7 +189,9 @@ object SlowRequests {
     counts.computeIfAbsent(kind, _ => new LongAdder).increment()
     val now = inFlight.incrementAndGet()
     most.accumulateAndGet(now, math.max(_, _))
-    try if (latencyMs > 0) Thread.sleep(latencyMs)
-    finally inFlight.decrementAndGet()
+    try {
+      if (latencyMs > 0) Thread.sleep(latencyMs)
+      if (kind == "write") writesGo.await()
+    } finally inFlight.decrementAndGet()
   }
 }

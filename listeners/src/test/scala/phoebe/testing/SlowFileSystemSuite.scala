@@ -1,6 +1,7 @@
 package phoebe.testing
 
 import java.nio.file.Files
+import java.util.concurrent.{CompletableFuture, TimeUnit, TimeoutException}
 
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.Path
@@ -42,6 +43,15 @@ class SlowFileSystemSuite extends AnyFunSuite {
     assert(SlowRequests.count("status") == 1 && SlowRequests.count("read") == before + 1)
     assert(fs.rename(file, new Path(root, "a/c")) && fs.delete(new Path(root, "a"), true))
     assert(SlowRequests.count("rename") == 1 && SlowRequests.count("delete") == 1)
+  }
+
+  test("a file is not written whole while writes are held") {
+    SlowRequests.holdWrites()
+    val out = fs.create(new Path(root, "held"))
+    val closing = CompletableFuture.runAsync(() => out.close())
+    try assertThrows[TimeoutException](closing.get(100, TimeUnit.MILLISECONDS))
+    finally SlowRequests.releaseWrites()
+    closing.get(10, TimeUnit.SECONDS)
   }
 
   test("a request takes as long as it was told") {

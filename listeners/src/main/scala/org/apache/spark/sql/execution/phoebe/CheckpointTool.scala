@@ -117,7 +117,7 @@ object CheckpointTool {
       "fingerprint" -> one.place.fingerprint,
       "attempt" -> one.place.attempt,
       "state" -> one.state,
-      "problem" -> one.problem,
+      "problem" -> one.problem.orElse(one.unreadable),
       "stored_bytes" -> one.bytes,
       "written_at_ms" -> one.writtenMs,
       "last_used_at_ms" -> one.lastUsedMs,

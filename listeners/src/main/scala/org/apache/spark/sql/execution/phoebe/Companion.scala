@@ -180,10 +180,10 @@ final class Companion private[phoebe] (
       outbox.poll(PollMs) match {
         case null => flush()
         case Outbox.Message(text) =>
-          Guard("serialise", Option.empty[String])(Some(text())).foreach(line(_))
+          serialised(text()).foreach(line(_))
           if (outbox.isEmpty) flush()
         case request: Outbox.Request =>
-          Guard("serialise", Option.empty[String])(Some(request.line())).foreach(line(_))
+          serialised(request.line()).foreach(line(_))
           flush()
         case Outbox.Event(happened) =>
           Guard("plan versions", Seq(happened))(versions(happened)).foreach(event)
@@ -199,10 +199,13 @@ final class Companion private[phoebe] (
   }
 
   private def event(happened: SparkListenerEvent): Unit =
-    Guard("serialise", Option.empty[String])(Some(eventLines(happened))) match {
+    serialised(eventLines(happened)) match {
       case Some(text) => line(text, isHeader(happened))
       case None => outbox.lost()
     }
+
+  private def serialised(text: => String): Option[String] =
+    Guard("serialise", Option.empty[String])(Some(text))
 
   private def launch(): Unit =
     try {

@@ -224,10 +224,7 @@ private[phoebe] final class UploadQueue(
   /** Little waits on a local disk, and not for long: its executor may be taken away. */
   private def timeIsUp(): Unit = synchronized {
     timed = false
-    val before = flushing
-    flushing = true
-    dispatch()
-    flushing = before
+    dispatch(all = true)
   }
 
   /** No more outputs are expected: what waits goes now. */
@@ -249,33 +246,35 @@ private[phoebe] final class UploadQueue(
     abandoned.foreach(_.release())
   }
 
-  private def dispatch(): Unit = while (started && !closed && waiting.nonEmpty && isReady) {
-    val batch = mutable.ArrayBuffer.empty[LinkedOutput]
-    var bytes = 0L
-    var blocks = 0L
-    while (
-      waiting.nonEmpty && (batch.isEmpty || bytes < target && blocks < MostBlocks && batch.size < mostMaps)
-    ) {
-      val next = waiting.dequeue()
-      bytes += next.output.bytes
-      blocks += next.output.numPartitions
-      batch += next
-    }
-    waitingBytes -= bytes
-    waitingBlocks -= blocks
-    val outputs = batch.toVector
-    pool.run("upload map outputs") {
-      val begun = synchronized(!closed && running.add(Thread.currentThread))
-      try if (begun) uploadAll(outputs)
-      finally {
-        outputs.foreach(_.release())
-        synchronized {
-          running -= Thread.currentThread
-          Thread.interrupted() // meant for this upload, if for any
+  /** @param all also what is not enough for a pack yet */
+  private def dispatch(all: Boolean = false): Unit =
+    while (started && !closed && waiting.nonEmpty && (all || isReady)) {
+      val batch = mutable.ArrayBuffer.empty[LinkedOutput]
+      var bytes = 0L
+      var blocks = 0L
+      while (
+        waiting.nonEmpty && (batch.isEmpty || bytes < target && blocks < MostBlocks && batch.size < mostMaps)
+      ) {
+        val next = waiting.dequeue()
+        bytes += next.output.bytes
+        blocks += next.output.numPartitions
+        batch += next
+      }
+      waitingBytes -= bytes
+      waitingBlocks -= blocks
+      val outputs = batch.toVector
+      pool.run("upload map outputs") {
+        val begun = synchronized(!closed && running.add(Thread.currentThread))
+        try if (begun) uploadAll(outputs)
+        finally {
+          outputs.foreach(_.release())
+          synchronized {
+            running -= Thread.currentThread
+            Thread.interrupted() // meant for this upload, if for any
+          }
         }
       }
     }
-  }
 
   private def isReady: Boolean =
     flushing || waitingBytes >= target || waitingBlocks >= MostBlocks || waiting.size >= mostMaps

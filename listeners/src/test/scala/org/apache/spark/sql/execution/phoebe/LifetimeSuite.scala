@@ -8,6 +8,8 @@ import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.sql.execution.phoebe.store._
 
+import phoebe.testing.FaultyFileSystem
+
 /** Who needs a checkpoint, and when it goes. */
 class LifetimeSuite extends AnyFunSuite {
   private val conf = new Configuration
@@ -29,7 +31,7 @@ class LifetimeSuite extends AnyFunSuite {
   private def commit(writer: CheckpointStore, bytes: Int = 10): CheckpointPlace = {
     val place = writer.newAttempt("a")
     StoreFiles.writeWhole(
-      fs(writer.root),
+      writer.fs,
       new Path(place.directory, "m0-1.pack"),
       new Array[Byte](bytes)
     )
@@ -138,6 +140,37 @@ class LifetimeSuite extends AnyFunSuite {
     assert(places.filter(exists) == Seq(places(2)))
     val left = application(here).catalogue()
     assert(left.tombstones.isEmpty && left.readers.isEmpty && left.collectedAtMs > 0)
+  }
+
+  test("a manifest that is damaged or cannot be read may still be its writer's") {
+    val here = root()
+    val writer = application(here)
+    val damaged = commit(writer)
+    fs(here).delete(damaged.manifest, false)
+    StoreFiles.writeWhole(fs(here), damaged.manifest, new Array[Byte](50))
+    assert(collect(here) == Map(damaged -> "being_written"))
+    fs(here).setTimes(damaged.manifest, System.currentTimeMillis() - 2 * LeaseMs, -1)
+    assert(collect(here) == Map(damaged -> "damaged"))
+  }
+
+  test("a manifest that cannot be read now says nothing about its checkpoint") {
+    val control = Files.createTempFile("faulty", "")
+    val faulty = new Configuration(conf)
+    faulty.set("fs.faulty.impl", classOf[FaultyFileSystem].getName)
+    faulty.set("fs.faulty.control", control.toString)
+    faulty.setBoolean("fs.faulty.impl.disable.cache", true)
+    val here = new Path("faulty://" + Files.createTempDirectory("phoebe-store"))
+    val writer = new CheckpointStore(here, faulty, LeaseMs)
+    val place = commit(writer)
+    def collect() = GarbageCollection.run(
+      new CheckpointStore(here, faulty, LeaseMs),
+      Limits(-1, 0),
+      dryRun = false
+    ).map(_.reason.code)
+    Files.writeString(control, "read fail")
+    assert(collect() == Seq("unreadable"))
+    Files.writeString(control, "")
+    assert(collect() == Seq("expired"))
   }
 
   test("a collection honours the leases of those who read and of those who write") {

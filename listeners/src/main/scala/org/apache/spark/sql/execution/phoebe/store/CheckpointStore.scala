@@ -111,20 +111,16 @@ private[phoebe] final class CheckpointStore(
     Living(leases, catalog.leases.map(l => l._1 -> l._2.getModificationTime), nowMs, leaseMs)
   }
 
-  /**
-   * The commit: the manifest appears whole under its name, or not at all. Where rename is not atomic
-   * (object stores) a file appears when it is closed, so it is created under its name at once.
-   */
+  /** The commit: the manifest appears whole under its name, or not at all. */
   def commit(place: CheckpointPlace, manifest: Manifest): Unit = {
     val store = fs
     val bytes = Manifest.encode(manifest)
-    store.getUri.getScheme match {
-      case "file" | "hdfs" | "viewfs" =>
-        val temporary = new Path(place.directory, "manifest.tmp")
-        writeWhole(store, temporary, bytes)
-        if (!store.mkdirs(catalog(root)) || !store.rename(temporary, place.manifest))
-          throw new IOException(s"could not rename $temporary to ${place.manifest}")
-      case _ => writeWhole(store, place.manifest, bytes)
+    if (appearsAtClose(store)) writeWhole(store, place.manifest, bytes)
+    else {
+      val temporary = new Path(place.directory, "manifest.tmp")
+      writeWhole(store, temporary, bytes)
+      if (!store.mkdirs(catalog(root)) || !store.rename(temporary, place.manifest))
+        throw new IOException(s"could not rename $temporary to ${place.manifest}")
     }
     writes.remove(place.stem)
   }

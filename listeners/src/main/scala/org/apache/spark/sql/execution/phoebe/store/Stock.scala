@@ -13,6 +13,8 @@ import org.apache.spark.sql.execution.phoebe.{Json, Reason}
  *   None where there is none (it was never committed) or it cannot be read
  * @param problem
  *   why it will never be restored; None for a whole one, and for one that is being written
+ * @param unreadable
+ *   why its manifest could not be read now, where that says nothing about it
  * @param bytes
  *   of its files in the store
  * @param writtenMs
@@ -28,6 +30,7 @@ private[phoebe] final case class Stocked(
     place: CheckpointPlace,
     manifest: Option[Manifest],
     problem: Option[String],
+    unreadable: Option[String],
     bytes: Long,
     writtenMs: Long,
     lastUsedMs: Long,
@@ -36,7 +39,10 @@ private[phoebe] final case class Stocked(
     isBeingWritten: Boolean
 ) {
   def state: String =
-    if (problem.isDefined) "damaged" else if (manifest.isDefined) "committed" else "uncommitted"
+    if (problem.isDefined) "damaged"
+    else if (unreadable.isDefined) "unreadable"
+    else if (manifest.isDefined) "committed"
+    else "uncommitted"
 }
 
 /** Everything that a store holds, committed or not. */
@@ -53,9 +59,10 @@ private[phoebe] object Stock {
       val entry = committed.get(place)
       val read = entry.map { found =>
         try Right(store.readManifest(found).manifest)
-        catch { case e: IOException => Left(e.getMessage) }
+        catch { case e: IOException => Left(e) }
       }
       val manifest = read.flatMap(_.toOption)
+      val failure = read.flatMap(_.left.toOption)
       val writtenMs = entry.map(_.committedAtMs)
         .orElse(files.map(_.getModificationTime).maxOption)
         .getOrElse(modified(fs, place.directory))
@@ -63,15 +70,17 @@ private[phoebe] object Stock {
         place,
         manifest,
         catalog.tombstones.get(place.stem).map(why(fs, _))
-          .orElse(read.flatMap(_.left.toOption))
+          .orElse(failure.filter(StoreFiles.isDamage).map(_.getMessage))
           .orElse(manifest.flatMap(missing(_, files))),
+        failure.filterNot(StoreFiles.isDamage).map(_.toString),
         files.map(_.getLen).sum,
         writtenMs,
         (readers.values.toSeq :+ writtenMs).max,
         readers.size,
         readers.keySet.filter(alive(_)) ++ manifest.map(_.owner).filter(alive(_)),
-        // Who has begun it since it last renewed its lease is not in it yet.
-        entry.isEmpty && (alive.nowMs - writtenMs <= alive.defaultLeaseMs ||
+        // Who has begun it since it last renewed its lease is not in it yet. Whose a damaged manifest
+        // is cannot be told: its writer may still read the data.
+        manifest.isEmpty && (alive.nowMs - writtenMs <= alive.defaultLeaseMs ||
           alive.writes.forall(_.contains(place.stem)))
       )
     }
@@ -134,6 +143,8 @@ private[phoebe] object GarbageCollection {
       if (one.users.nonEmpty) {
         val args = Map("applications" -> one.users.size)
         Collected(one, remove = false, Reason("in_use", "a running application needs it", args))
+      } else if (one.unreadable.isDefined) {
+        Collected(one, remove = false, Reason("unreadable", one.unreadable.get))
       } else if (one.isBeingWritten) {
         Collected(one, remove = false, Reason("being_written", "it may still be committed"))
       } else if (one.problem.isDefined) {

@@ -41,6 +41,15 @@ private[phoebe] object StoreFiles extends Logging {
   /** Whether a request to the store costs next to nothing, so that many small ones are fine. */
   def isLocal(fs: FileSystem): Boolean = fs.getUri.getScheme == "file"
 
+  /**
+   * Whether a file is seen by others only once it is closed, so that it need not be renamed. Elsewhere
+   * (also ABFS, and whatever is not known) half of a file can be seen, and one file's rename is one
+   * step, or a copy that is seen when it is whole.
+   */
+  def appearsAtClose(fs: FileSystem): Boolean = ObjectStores(fs.getUri.getScheme)
+
+  private val ObjectStores = Set("s3a", "s3", "s3n", "gs", "oss", "cosn", "obs")
+
   /** Creates a file that must not exist yet. */
   def create(fs: FileSystem, path: Path): FSDataOutputStream = create(fs, path, overwrite = false)
 
