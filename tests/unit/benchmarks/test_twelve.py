@@ -32,7 +32,10 @@ def test_the_model_is_trained_on_nothing_that_is_judged(
     trained: list[Path] = []
     judged: list[Path] = []
 
-    def run(_folder: Path, home: Path, scale_factor: float, _mode: str) -> str:
+    def run(
+        _folder: Path, home: Path, scale_factor: float, _mode: str, *, warm: bool = False
+    ) -> str:
+        assert warm == (scale_factor == 6.0)
         ran.append((home, scale_factor))
         home.mkdir(parents=True, exist_ok=True)
         return f"app-{len(ran)}"
@@ -117,14 +120,16 @@ def test_temp_storage_says_what_was_restored() -> None:
         "freed": {"oracle": 4.0, "advised": 0.0},
         "peak_bytes": {"plain": 8, "oracle": 4, "advised": 8},
         "seconds": {"plain": 1.0, "oracle": 1.0, "advised": 1.0},
+        "ratios": {"oracle": [1.0, 1.1, 1.2], "advised": [1.0]},
         "checkpoints": both,
         "restored": both,
         "wrong_results": [],
     }
-    result = temp_storage._result([row], ["tpch/q9: no proof"])
+    result = temp_storage._result([row], 2, ["tpch/q9: no proof"])
     assert result.figures["freed_vs_computed"] == 1.0
+    assert result.figures["wall_ratio_oracle"] == 1.1
     assert "tpch/q9: no proof" in result.skipped
     assert "tpch/q5 oracle: restored, so not only freed" in result.skipped
     assert any(line.startswith("repeats:") for line in result.skipped)
-    nothing = temp_storage._result([], ["tpch/q9: no proof"])
+    nothing = temp_storage._result([], 0, ["tpch/q9: no proof"])
     assert set(nothing.figures.values()) == {None}
