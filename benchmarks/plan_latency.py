@@ -113,7 +113,6 @@ def _hook(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "p50_ms": statistics.median(ms),
         "p99_ms": ms[min(len(ms) - 1, int(0.99 * len(ms)))],
-        "cpu_p50_ms": statistics.median(h["cpu_ms"] for h in hooks),
         "advice_p50_ms": statistics.median(h["advice_ms"] for h in hooks),
         "passes": statistics.median(h["passes"] for h in hooks),
         "stages": min(h["boundaries"] for h in hooks),

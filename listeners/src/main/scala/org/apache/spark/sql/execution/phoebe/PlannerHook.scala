@@ -12,17 +12,11 @@ case class PlannerHook(session: SparkSession) extends Rule[SparkPlan] {
   override def apply(plan: SparkPlan): SparkPlan =
     PhoebeRuntime.active.fold(plan) { runtime =>
       val began = System.nanoTime()
-      val cpuBegan = PlanningTimes.cpuNanos()
       val planner = new FragmentPlanner(runtime, session.asInstanceOf[classic.SparkSession])
       try runtime.guard("plan", plan)(planner.plan(plan))
       finally runtime.guard("planning times", ()) {
-          Option(runtime.sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY)).foreach(id =>
-            runtime.planning.pass(
-              id.toLong,
-              System.nanoTime() - began,
-              PlanningTimes.cpuNanos() - cpuBegan
-            )
-          )
+          Option(runtime.sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY))
+            .foreach(id => runtime.planning.pass(id.toLong, System.nanoTime() - began))
         }
     }
 }

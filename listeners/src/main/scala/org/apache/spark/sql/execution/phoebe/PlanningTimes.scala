@@ -1,6 +1,5 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.lang.management.ManagementFactory
 import java.util.{LinkedHashMap, Map => JavaMap}
 
 import scala.jdk.CollectionConverters._
@@ -8,8 +7,9 @@ import scala.jdk.CollectionConverters._
 /**
  * What the planner hook has cost: wall time on Spark's planning threads, summed over all passes of an
  * execution (first plans, re-plans, subqueries; waiting for advice and for the store included).
- * Cheap enough to be always on; the last executions are kept. Processor time is beside it: on a busy
- * driver most of a pass's wall time may be spent waiting for a core.
+ * Cheap enough to be always on; the last executions are kept. A thread's processor time would say
+ * more on a busy driver, but asking for it is a system call, where a kernel takes the core away that
+ * the planning before it has used up: most passes then wait some milliseconds for it.
  */
 private[phoebe] final class PlanningTimes {
   import PlanningTimes._
@@ -20,9 +20,8 @@ private[phoebe] final class PlanningTimes {
   }
 
   /** One pass of the hook. */
-  def pass(executionId: Long, nanos: Long, cpuNanos: Long): Unit = change(executionId) { times =>
+  def pass(executionId: Long, nanos: Long): Unit = change(executionId) { times =>
     times.nanos += nanos
-    times.cpuNanos += cpuNanos
     times.passes += 1
   }
 
@@ -51,7 +50,6 @@ private[phoebe] final class PlanningTimes {
         "last" -> Map[String, Any](
           "execution_id" -> last.executionId,
           "ms" -> last.nanos / 1e6,
-          "cpu_ms" -> last.cpuNanos / 1e6,
           "advice_ms" -> last.adviceNanos / 1e6,
           "passes" -> last.passes,
           "boundaries" -> last.boundaries
@@ -62,17 +60,10 @@ private[phoebe] final class PlanningTimes {
 }
 
 private[phoebe] object PlanningTimes {
-  private val threads = ManagementFactory.getThreadMXBean
-
-  /** Of the calling thread; 0 where the JVM does not say. */
-  def cpuNanos(): Long =
-    if (threads.isCurrentThreadCpuTimeSupported) threads.getCurrentThreadCpuTime else 0L
-
   private val Kept = 1000
 
   private final class Times(val executionId: Long) {
     var nanos = 0L
-    var cpuNanos = 0L
     var adviceNanos = 0L
     var passes = 0
     var boundaries = 0
