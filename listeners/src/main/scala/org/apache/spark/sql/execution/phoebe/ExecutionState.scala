@@ -4,8 +4,6 @@ import java.util.concurrent.ConcurrentHashMap
 
 import scala.jdk.CollectionConverters._
 
-import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
-import org.apache.spark.sql.catalyst.plans.physical.Partitioning
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
@@ -67,22 +65,15 @@ private[phoebe] final class ExecutionState {
   }.toSeq
 
   private val replaced = ConcurrentHashMap.newKeySet[Outline]()
-  private val looks = new ConcurrentHashMap[Origin, java.lang.Boolean]()
 
-  /** The fingerprint of an exchange has a verdict: whether it is replaced. */
-  def looked(exchange: ShuffleExchangeExec, isReplaced: Boolean): Unit = {
-    if (isReplaced) replaced.add(outline(exchange))
-    origin(exchange).foreach(looks.merge(_, isReplaced, _ || _))
-  }
+  /** An exchange has a verdict by which it is replaced. */
+  def replacing(exchange: ShuffleExchangeExec): Unit = replaced.add(outline(exchange))
 
   /**
-   * Whether an exchange of a re-plan can have a fingerprint by which one was replaced, which costs a
-   * look at all that is below and at the settings: not with another outline, and not where it stands
-   * for what was left alone before.
+   * Whether an exchange of a re-plan can have a fingerprint by which one was replaced: it covers the
+   * outline, and costs a look at all that is below.
    */
-  def mayReplace(exchange: ShuffleExchangeExec): Boolean =
-    replaced.contains(outline(exchange)) &&
-      origin(exchange).forall(looks.getOrDefault(_, true).booleanValue)
+  def mayReplace(exchange: ShuffleExchangeExec): Boolean = replaced.contains(outline(exchange))
 
   /** Whether any exchange of a re-plan can need replacing. */
   def replaces: Boolean = verdicts.values.asScala.exists {
@@ -93,19 +84,6 @@ private[phoebe] final class ExecutionState {
 
 private[phoebe] object ExecutionState {
   private final case class Outline(partitioning: Class[_], partitions: Int, types: Seq[String])
-
-  /** What a shuffle stands for: re-plans keep the logical nodes under which nothing has changed. */
-  private final class Origin(val logical: LogicalPlan, val partitioning: Partitioning) {
-    override def hashCode: Int = 31 * System.identityHashCode(logical) + partitioning.hashCode
-    override def equals(other: Any): Boolean = other match {
-      case o: Origin => (o.logical eq logical) && o.partitioning == partitioning
-      case _ => false
-    }
-  }
-
-  private def origin(exchange: ShuffleExchangeExec): Option[Origin] =
-    exchange.logicalLink.orElse(exchange.child.logicalLink)
-      .map(new Origin(_, exchange.outputPartitioning))
 
   private def outline(exchange: ShuffleExchangeExec): Outline = {
     val partitioning = exchange.outputPartitioning

@@ -153,15 +153,15 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       prints: Seq[Either[Refusal, Fingerprint]]
   ): SparkPlan = {
     val verdicts = new IdentityHashMap[SparkPlan, (String, Verdict)]
-    exchanges.zip(prints).foreach {
-      case (exchange, Right(f)) => state.verdicts.get(f.hash) match {
-          case null => // another fragment may yet have one on it
-          case _: Verdict.Skip => state.looked(exchange, isReplaced = false)
+    exchanges.zip(prints).foreach { case (exchange, print) =>
+      print.foreach { f =>
+        state.verdicts.get(f.hash) match {
+          case null | _: Verdict.Skip =>
           case verdict =>
-            state.looked(exchange, isReplaced = true)
+            state.replacing(exchange)
             verdicts.put(exchange, f.hash -> verdict)
         }
-      case (exchange, Left(_)) => state.looked(exchange, isReplaced = false)
+      }
     }
     if (verdicts.isEmpty) plan
     else Replacing(plan, id, runtime)(exchange => Option(verdicts.get(exchange)))
