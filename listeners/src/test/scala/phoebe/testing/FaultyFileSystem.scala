@@ -4,13 +4,14 @@
  *   spark.hadoop.fs.faulty.impl=phoebe.testing.FaultyFileSystem     faulty:///some/local/directory
  *   spark.hadoop.fs.faulty.control=/some/local/file
  *
- * Each line of that file is a kind of request (as of SlowFileSystem, or `*`) and what becomes of it:
- * `fail`, `full` (no space is left), `hang` (until the line is gone), or milliseconds that it takes
- * longer. All JVMs of an application look at it at each request; no file: all is well.
+ * Each line of that file is a kind of request (as of SlowFileSystem, or `*`) and what becomes of
+ * it: `fail`, `full` (no space is left), `eof` and `gone` (errors that look like damage), `hang`
+ * (until the line is gone), or milliseconds that it takes longer. All JVMs of an application look
+ * at it at each request; no file: all is well.
  */
 package phoebe.testing
 
-import java.io.{File, IOException}
+import java.io.{EOFException, File, FileNotFoundException, IOException}
 import java.nio.file.{Files, NoSuchFileException}
 
 import scala.jdk.CollectionConverters._
@@ -29,6 +30,8 @@ final class FaultyFileSystem extends SlowFileSystem("faulty") {
     trouble(kind) match {
       case None =>
       case Some("fail") => throw new IOException(s"the store fails to $kind")
+      case Some("eof") => throw new EOFException(s"the connection ends in a $kind")
+      case Some("gone") => throw new FileNotFoundException(s"the store cannot $kind")
       case Some("full") => throw new IOException("No space left on device")
       case Some("hang") => while (trouble(kind).contains("hang")) Thread.sleep(100)
       case Some(ms) => Thread.sleep(ms.toLong)

@@ -254,8 +254,8 @@ private[phoebe] final class CheckpointAttempt(
           unused.foreach(runtime.store.removePack(place, _))
           post(CheckpointMetrics.CopyTime -> copyNs / 1000000)
           post(CheckpointMetrics.BytesCopied -> manifest.bytes)
-          freeUpstream()
           freeIfDrained()
+          freeUpstream()
         } else runtime.store.remove(place) // given up while the manifest was being written
     }
   }
@@ -266,7 +266,11 @@ private[phoebe] final class CheckpointAttempt(
     else {
       // Before the move: it changes the locations.
       val local = statuses.map(s => s.location -> s.mapId)
-      val (epoch, replaced) = ShuffleFreeing.moveToStore(shuffleId, statuses)
+      val (epoch, replaced) = ShuffleFreeing.moveToStore(
+        shuffleId,
+        statuses,
+        destroy => runtime.later(ToldMs)(destroy())
+      )
       located = ShuffleFreeing.byLocation(local ++ replaced.map(s => s.location -> s.mapId))
       val answer = Stored(place, manifest.packs.map(_.pack).toArray, epoch)
       stored = Some(answer)
@@ -382,6 +386,9 @@ private[phoebe] object CheckpointAttempt {
   import org.apache.spark.internal.config.SHUFFLE_COMPRESS
 
   private val RecheckMs = 200L
+
+  /** How long executors may take to fetch the locations that they were told of. */
+  private val ToldMs = 60000L
   private val DuplicatesNs = 5L * 1000 * 1000 * 1000
 
   sealed private trait State

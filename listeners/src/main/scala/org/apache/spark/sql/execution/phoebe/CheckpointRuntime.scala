@@ -45,6 +45,11 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     ThreadUtils.newDaemonCachedThreadPool("phoebe-commit", 16)
   )
 
+  /** Queries that are being planned wait for these, so nothing else may hold them up. */
+  val looks: ExecutionContextExecutorService = ExecutionContext.fromExecutorService(
+    ThreadUtils.newDaemonCachedThreadPool("phoebe-look", 16)
+  )
+
   lazy val hadoopConf: Broadcast[SerializableConfiguration] =
     SerializableConfiguration.broadcast(sc, sc.hadoopConfiguration)
 
@@ -52,9 +57,12 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   private val written = ConcurrentHashMap.newKeySet[CheckpointPlace]()
   private val restoredPlaces = ConcurrentHashMap.newKeySet[CheckpointPlace]()
   private val clock = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-checkpoint-clock")
+
+  /** A thread of its own: no commit or removal that hangs may let the lease run out. */
+  private val lease = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-lease")
   private val mayWait = new AtomicBoolean(true)
   private val plainJobs = ConcurrentHashMap.newKeySet[Int]()
-  private val renewing = new AtomicBoolean(false)
+  @volatile private var mayRestore = true
   @volatile private var failures = 0
 
   /** What the store held when the application started, read once in the background. */
@@ -82,18 +90,12 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   }
 
   /** From the first need of the store on this application says that it lives, until it ends. */
-  private lazy val renewals = clock.scheduleAtFixedRate(
-    (() => renew()): Runnable,
+  private lazy val renewals = lease.scheduleAtFixedRate(
+    (() => Guard.run("renew the lease")(store.renew())): Runnable,
     0,
     math.max(1, phoebe.settings.leaseMs / 3),
     TimeUnit.MILLISECONDS
   )
-
-  /** One at a time: a store that hangs is not asked again. */
-  private def renew(): Unit = if (renewing.compareAndSet(false, true)) pool.execute { () =>
-    try Guard.run("renew the lease")(store.renew())
-    finally renewing.set(false)
-  }
 
   def needsStore(): Unit = Guard.run("begin to renew the lease")(renewals)
 
@@ -103,11 +105,18 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
    * that was in vain nobody waits again.
    */
   def known(): Map[String, Seq[CatalogEntry]] =
-    if (index.isDone || mayWait.compareAndSet(true, false)) {
+    if (!mayRestore) Map.empty
+    else if (index.isDone || mayWait.compareAndSet(true, false)) {
       Guard("wait for the store's index", Map.empty[String, Seq[CatalogEntry]]) {
         index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
       }
     } else Map.empty
+
+  /** A query has waited for the store in vain: no other one does. */
+  def restoresNoMore(why: String): Unit = if (mayRestore) {
+    mayRestore = false
+    logWarning(s"phoebe: $why: this application restores nothing more, its queries compute all")
+  }
 
   def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
 
@@ -241,7 +250,10 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       Guard.run("note a lost executor")(shuffles.executorLost(removed.executorId))
     }
 
-  /** What is still being uploaded is wanted by the next submission; no query waits any more. */
+  /**
+   * What is still being uploaded is wanted by the next submission; no query waits any more. On a
+   * cluster the executors have been told to end before a plugin hears of it.
+   */
   private def awaitUploads(): Unit = {
     val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(CloseMs)
     while (shuffles.all.exists(_.isUploading) && System.nanoTime() < deadline) Thread.sleep(20)
@@ -252,12 +264,16 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
    * restored is removed, unless it is to be kept or another application may still need it. A stop in
    * the JVM's shutdown (an exit with an error, a signal), or any failed query or job, keeps everything
    * for the next submission.
+   *
+   * @param heardAll
+   *   whether every event has arrived here: the failure may be among those that have not
    */
-  def close(): Unit = {
-    val well = failures == 0 && !ShutdownHookManager.inShutdown()
+  def close(heardAll: Boolean): Unit = {
+    val well = heardAll && failures == 0 && !ShutdownHookManager.inShutdown()
     val remove = well && phoebe.settings.removeWhenDone
-    if (!remove) awaitUploads()
+    if (!remove && sc.isLocal) awaitUploads()
     clock.shutdownNow()
+    lease.shutdown() // what it is writing is dropped below
     shuffles.all.foreach(_.abandon(ApplicationOver))
     pool.execute { () =>
       Guard.run("leave the store") {
@@ -265,6 +281,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
         store.dropLease()
       }
     }
+    looks.shutdown()
     pool.shutdown()
     // A store that hangs holds nobody up for long.
     pool.awaitTermination(CloseMs, TimeUnit.MILLISECONDS)
@@ -316,7 +333,8 @@ private[phoebe] object CheckpointRuntime {
       case existing: CheckpointRuntime => existing
       case _ =>
         val made = new CheckpointRuntime(phoebe)
-        phoebe.sparkContext.addSparkListener(made)
+        // A queue of its own: others' slow listeners are not to hide a failure.
+        phoebe.sparkContext.listenerBus.addToQueue(made, "phoebe-checkpoints")
         val rpcEnv = SparkEnv.get.rpcEnv
         rpcEnv.setupEndpoint(
           CheckpointEndpoint.Name,

@@ -15,6 +15,7 @@ import org.apache.spark.{
 import org.apache.spark.internal.Logging
 import org.apache.spark.rdd.RDD
 import org.apache.spark.shuffle.{BaseShuffleHandle, BlockStoreShuffleReader, FetchFailedException}
+import org.apache.spark.shuffle.sort.SortShuffleManager
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.execution.{
   CoalescedMapperPartitionSpec,
@@ -81,26 +82,31 @@ private[phoebe] final class CheckpointShuffleRDD(
     val (inStore, elsewhere) = located(blocks, known).partition { case (location, _) =>
       StoreLocation.matches(location)
     }
-    if (inStore.isEmpty) super.compute(split, context)
+    val metrics =
+      new SQLShuffleReadMetricsReporter(
+        context.taskMetrics().createTempShuffleReadMetrics(),
+        readMetrics
+      )
+    // As ShuffledRowRDD would, but of these blocks: looked up once more they might be in the store.
+    def fromExecutors = new BlockStoreShuffleReader(
+      dependency.shuffleHandle.asInstanceOf[BaseShuffleHandle[Int, InternalRow, InternalRow]],
+      elsewhere.iterator,
+      context,
+      metrics,
+      shouldBatchFetch = SortShuffleManager.canUseBatchFetch(startReduce, endReduce, context)
+    ).read().asInstanceOf[Iterator[Product2[Int, InternalRow]]].map(_._2)
+    def fromStore = new StoreShuffleReader(dependency, source, context, metrics).read(
+      inStore,
+      known.orElse(ExecutorCheckpoints.get.stored(id)),
+      startReduce,
+      endReduce,
+      endMap == Int.MaxValue
+    )
+    if (inStore.isEmpty) fromExecutors
+    else if (elsewhere.isEmpty) fromStore
     else {
-      val metrics =
-        new SQLShuffleReadMetricsReporter(
-          context.taskMetrics().createTempShuffleReadMetrics(),
-          readMetrics
-        )
-      val stored = known.orElse(ExecutorCheckpoints.get.stored(id))
-      val fromStore = new StoreShuffleReader(dependency, source, context, metrics)
-        .read(inStore, stored, startReduce, endReduce, endMap == Int.MaxValue)
-      if (elsewhere.isEmpty) fromStore
-      else {
-        val fromExecutors = new BlockStoreShuffleReader(
-          dependency.shuffleHandle.asInstanceOf[BaseShuffleHandle[Int, InternalRow, InternalRow]],
-          elsewhere.iterator,
-          context,
-          metrics
-        ).read().asInstanceOf[Iterator[Product2[Int, InternalRow]]].map(_._2)
-        fromExecutors ++ fromStore
-      }
+      val stored = fromStore
+      fromExecutors ++ stored
     }
   }
 

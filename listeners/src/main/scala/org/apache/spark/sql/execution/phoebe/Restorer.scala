@@ -22,8 +22,11 @@ import org.apache.spark.sql.execution.phoebe.store._
  */
 private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging {
   private val sc: SparkContext = runtime.phoebe.sparkContext
+  import Restorer.CheckFailed
+
   private val admitted = new ConcurrentHashMap[CheckpointPlace, CommittedCheckpoint]()
   private val refused = new ConcurrentHashMap[CheckpointPlace, Reason]()
+  private val locks = new ConcurrentHashMap[CheckpointPlace, Object]()
 
   /**
    * The first of a fingerprint's checkpoints, newest first, that is whole; Left says what is wrong
@@ -34,7 +37,11 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
     answers.collectFirst { case right @ Right(_) => right }.getOrElse(answers.head)
   }
 
-  private def admit(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] = {
+  /** One query looks at a time, or one that is cancelled would take away another's pin. */
+  private def admit(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] =
+    locks.computeIfAbsent(entry.place, _ => new Object).synchronized(look(entry))
+
+  private def look(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] = {
     val place = entry.place
     if (admitted.containsKey(place)) {
       // A query that read it may have found damage since, and is run again.
@@ -55,12 +62,13 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
           } yield checkpoint
         } catch {
           case e @ (NonFatal(_) | _: LinkageError) =>
-            Left(Reason("check_failed", s"the checkpoint $place could not be checked: $e"))
+            Left(Reason(CheckFailed, s"the checkpoint $place could not be checked: $e"))
         }
       answer match {
         case Right(checkpoint) => admitted.put(place, checkpoint)
         case Left(reason) =>
-          refused.put(place, reason)
+          // Whatever stood in the way of a look (a query was cancelled) may not the next time.
+          if (reason.code != CheckFailed) refused.put(place, reason)
           runtime.store.unpin(place)
           logWarning(s"phoebe: not restored, the boundary is computed: $reason")
       }
@@ -126,6 +134,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 }
 
 private[phoebe] object Restorer {
+  private val CheckFailed = "check_failed"
 
   /**
    * Reads every byte of a pack.

@@ -1,6 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
 import java.util.IdentityHashMap
+import java.util.concurrent.{TimeoutException, TimeUnit}
 
 import scala.collection.mutable
 
@@ -65,9 +66,7 @@ private[phoebe] object Restores {
 
     var candidates = outermost
     while (candidates.nonEmpty) {
-      candidates.zip(inParallel(runtime, session, candidates) { hash =>
-        runtime.restorer.admit(known(hash))
-      }).foreach {
+      candidates.zip(looks(runtime, session, candidates)(known)).foreach {
         case (hash, Right(checkpoint)) =>
           verdicts(hash) = Verdict.Restore(restoredReason(checkpoint), checkpoint)
         case (hash, Left(reason)) => refused(hash) = reason
@@ -85,15 +84,24 @@ private[phoebe] object Restores {
       hidden: IdentityHashMap[SparkPlan, java.lang.Boolean]
   ): Unit = boundary.exchange.child.foreach(hidden.put(_, true))
 
-  private def inParallel[A, B](runtime: CheckpointRuntime, session: SparkSession, all: Seq[A])(
-      look: A => B
-  ): Seq[B] = all match {
-    case Seq(one) => Seq(look(one))
-    case _ =>
-      val looks = all.map { one =>
-        SQLExecution.withThreadLocalCaptured(session, runtime.pool)(look(one))
+  /** Side by side, and on other threads than the query's: a store may never answer. */
+  private def looks(runtime: CheckpointRuntime, session: SparkSession, hashes: Seq[String])(
+      known: String => Seq[CatalogEntry]
+  ): Seq[Either[Reason, CommittedCheckpoint]] = {
+    val begun = hashes.map { hash =>
+      SQLExecution.withThreadLocalCaptured(session, runtime.looks)(
+        runtime.restorer.admit(known(hash))
+      )
+    }
+    val deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LookSeconds)
+    begun.map { look =>
+      try look.get(deadline - System.nanoTime(), TimeUnit.NANOSECONDS)
+      catch {
+        case _: TimeoutException =>
+          runtime.restoresNoMore(s"the store did not answer in $LookSeconds s")
+          Left(StoreSlow)
       }
-      looks.map(_.get())
+    }
   }
 
   /** What an earlier fragment of this execution planned to compute is computed here too. */
@@ -102,6 +110,11 @@ private[phoebe] object Restores {
       case null | _: Verdict.Restore => true
       case _ => false
     }
+
+  /** To read every byte of a restored checkpoint takes its time, on all executors: minutes at most. */
+  private val LookSeconds = 300L
+  private val StoreSlow =
+    Reason("store_slow", s"the checkpoint could not be checked in $LookSeconds s")
 
   private def restoredReason(checkpoint: CommittedCheckpoint) = {
     val manifest = checkpoint.manifest

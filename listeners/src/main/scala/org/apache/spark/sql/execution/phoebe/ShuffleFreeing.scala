@@ -42,11 +42,17 @@ private[phoebe] object ShuffleFreeing extends Logging {
    * Only locations change: `BlockManagerMaster.removeShuffle` would make the driver forget the shuffle
    * (SPARK-53898 is not in 4.2.0), and running jobs would compute everything upstream again.
    *
+   * @param later
+   *   does something after a while
    * @return
    *   the tracker's epoch, from which on executors see the new locations, and the outputs that
    *   were there instead of committed ones
    */
-  def moveToStore(shuffleId: Int, statuses: Array[MapStatus]): (Long, Seq[MapStatus]) = {
+  def moveToStore(
+      shuffleId: Int,
+      statuses: Array[MapStatus],
+      later: (() => Unit) => Unit
+  ): (Long, Seq[MapStatus]) = {
     statuses.indices.foreach(i => statuses(i).updateLocation(StoreLocation(shuffleId, i)))
     val others = tracker.shuffleStatuses.get(shuffleId).toSeq.flatMap { registered =>
       val current = registered.withMapStatuses(_.clone())
@@ -55,7 +61,15 @@ private[phoebe] object ShuffleFreeing extends Logging {
           current(i).updateLocation(StoreLocation(shuffleId, i))
         } else tracker.registerMapOutput(shuffleId, i, statuses(i))
       }
+      // Many outputs travel as a broadcast. Executors that have just been told of it still fetch it,
+      // and one that is destroyed under them fails their stage: it goes later.
+      val told = registered.withMapStatuses { _ =>
+        val broadcast = registered.cachedSerializedBroadcast
+        registered.cachedSerializedBroadcast = null
+        broadcast
+      }
       registered.invalidateSerializedMapOutputStatusCache()
+      if (told != null) later(() => told.destroy())
       current.indices.collect {
         case i if current(i) != null && current(i).mapId != statuses(i).mapId => current(i)
       }

@@ -279,7 +279,8 @@ private[phoebe] final class UploadQueue(
   private def isReady: Boolean =
     flushing || waitingBytes >= target || waitingBlocks >= MostBlocks || waiting.size >= mostMaps
 
-  private lazy val isLocal = StoreFiles.isLocal(fs)
+  /** By its name alone: a map task asks, and making a file system may take long. */
+  private lazy val isLocal = directory.toUri.getScheme == "file"
   private lazy val mostMaps = if (isLocal) MostLocalMaps else MostMaps
 
   /**
@@ -308,17 +309,16 @@ private[phoebe] final class UploadQueue(
       if (result.error != null) {
         logWarning(s"phoebe: uploading to $directory failed: ${result.error}")
       }
-      val goOn =
-        try report(result)
+      val answer =
+        try Some(report(result))
         catch {
           case NonFatal(e) =>
             logWarning(s"phoebe: the driver did not answer, uploads to $directory end: $e")
-            false
+            None
         }
-      if (!goOn) {
-        close()
-        discardLast(file)
-      }
+      if (!answer.contains(true)) close()
+      // Without an answer the driver may yet hear of it, and count on the file.
+      if (answer.contains(false)) discardLast(file)
     }
   }
 

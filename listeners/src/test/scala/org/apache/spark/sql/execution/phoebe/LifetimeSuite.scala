@@ -107,10 +107,10 @@ class LifetimeSuite extends AnyFunSuite {
   test("an application of this machine whose process is gone is dead at once") {
     val process = new ProcessBuilder("sleep", "60").start()
     val own = Lease.own(LeaseMs, Set.empty)
-    val started = process.toHandle.info.startInstant.get.toEpochMilli
-    val other = own.copy(pid = process.pid(), startedMs = started)
+    val started = Lease.startOf(process.pid()).get
+    val other = own.copy(pid = process.pid(), startedTicks = started)
     assert(!own.isDead && !other.isDead)
-    assert(other.copy(startedMs = started - 1000).isDead, "the process id has come again")
+    assert(other.copy(startedTicks = started - 1).isDead, "the process id has come again")
     process.destroyForcibly().waitFor()
     assert(other.isDead)
     assert(!other.copy(machine = "another").isDead, "only time tells")
@@ -122,6 +122,7 @@ class LifetimeSuite extends AnyFunSuite {
     val here = root()
     val dead = application(here)
     val places = Seq.fill(5)(commit(dead, 100))
+    dead.dropLease()
     val now = System.currentTimeMillis()
     places.zipWithIndex.foreach { case (place, i) =>
       fs(here).setTimes(place.manifest, now - (5 - i) * 3600000L, -1)
@@ -148,8 +149,9 @@ class LifetimeSuite extends AnyFunSuite {
     val damaged = commit(writer)
     fs(here).delete(damaged.manifest, false)
     StoreFiles.writeWhole(fs(here), damaged.manifest, new Array[Byte](50))
-    assert(collect(here) == Map(damaged -> "being_written"))
     fs(here).setTimes(damaged.manifest, System.currentTimeMillis() - 2 * LeaseMs, -1)
+    assert(collect(here) == Map(damaged -> "being_written"), "its writer names it, and lives")
+    writer.dropLease()
     assert(collect(here) == Map(damaged -> "damaged"))
   }
 
@@ -162,13 +164,16 @@ class LifetimeSuite extends AnyFunSuite {
     val here = new Path("faulty://" + Files.createTempDirectory("phoebe-store"))
     val writer = new CheckpointStore(here, faulty, LeaseMs)
     val place = commit(writer)
+    writer.dropLease()
     def collect() = GarbageCollection.run(
       new CheckpointStore(here, faulty, LeaseMs),
       Limits(-1, 0),
       dryRun = false
     ).map(_.reason.code)
-    Files.writeString(control, "read fail")
-    assert(collect() == Seq("unreadable"))
+    Seq("fail", "eof", "gone").foreach { trouble =>
+      Files.writeString(control, s"read $trouble")
+      assert(collect() == Seq("unreadable"), trouble)
+    }
     Files.writeString(control, "")
     assert(collect() == Seq("expired"))
   }
@@ -193,9 +198,21 @@ class LifetimeSuite extends AnyFunSuite {
     assert(!fs(here).exists(written.directory))
   }
 
+  test("a commit of what is not in the store fails") {
+    val writer = application(root())
+    val place = writer.newAttempt("a")
+    intercept[java.io.IOException](writer.commit(place, manifest(writer.owner, 10)))
+    val pack = new Path(place.directory, "m0-1.pack")
+    StoreFiles.writeWhole(fs(place.root), pack, new Array[Byte](9))
+    intercept[java.io.IOException](writer.commit(place, manifest(writer.owner, 10)))
+    assert(!fs(place.root).exists(place.manifest))
+  }
+
   test("who says that it reads while a collection removes either keeps the data or sees it gone") {
     val here = root()
-    val place = commit(application(here))
+    val writer = application(here)
+    val place = commit(writer)
+    writer.dropLease()
     val entry = application(here).readIndex()("a").head
     val collector = application(here)
     val before = collector.catalogue()
@@ -228,7 +245,9 @@ class LifetimeSuite extends AnyFunSuite {
 
   test("a dry run removes nothing; hits are who restored it") {
     val here = root()
-    val place = commit(application(here))
+    val writer = application(here)
+    val place = commit(writer)
+    writer.dropLease()
     Seq.fill(3)(application(here)).foreach { reader =>
       reader.pin(place)
       reader.pin(place)

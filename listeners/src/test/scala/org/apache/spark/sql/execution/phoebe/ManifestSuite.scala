@@ -48,9 +48,18 @@ class ManifestSuite extends AnyFunSuite {
     made
   }
 
-  private def commit(to: CheckpointStore, manifest: Manifest): CheckpointPlace = {
-    val place = to.newAttempt(manifest.fingerprint)
-    StoreFiles.fileSystem(to.root, conf).mkdirs(place.directory)
+  private def commit(to: CheckpointStore, manifest: Manifest): CheckpointPlace =
+    commit(to, manifest, to.newAttempt(manifest.fingerprint))
+
+  private def commit(
+      to: CheckpointStore,
+      manifest: Manifest,
+      place: CheckpointPlace
+  ): CheckpointPlace = {
+    manifest.packs.foreach { pack =>
+      val file = new Path(place.directory, pack.file)
+      StoreFiles.writeWhole(to.fs, file, new Array[Byte](pack.bytes.toInt))
+    }
     to.commit(place, manifest)
     place
   }
@@ -123,9 +132,7 @@ class ManifestSuite extends AnyFunSuite {
       here.newAttempt("b").manifest,
       Array[Byte](1)
     )
-    val stray = here.newAttempt("d")
-    StoreFiles.fileSystem(here.root, conf).mkdirs(stray.directory)
-    here.commit(stray, manifest("e"))
+    commit(here, manifest("e"), here.newAttempt("d"))
     val index = here.readIndex()
     Seq("b", "d").foreach { f =>
       intercept[DamagedFileException](here.readManifest(index(f).head))
@@ -137,6 +144,7 @@ class ManifestSuite extends AnyFunSuite {
     val both = Seq(commit(here, manifest("a")), commit(here, manifest("a")))
     assert(both.distinct.size == 2)
     both.foreach(here.remove)
+    here.dropLease()
     assert(here.readIndex().isEmpty)
     val files = StoreFiles.fileSystem(here.root, conf).listFiles(here.root, true)
     assert(!files.hasNext)

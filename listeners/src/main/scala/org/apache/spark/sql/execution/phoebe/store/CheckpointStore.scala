@@ -37,9 +37,11 @@ private[phoebe] final class CheckpointStore(
   /** This application's name in the store; application ids of local mode come again. */
   val owner: String = hex(UUID.randomUUID())
 
-  /** Attempts begun here that are neither committed nor removed. */
+  /** Attempts begun here that are not removed: their writer's, whatever their manifests look like. */
   private val writes = ConcurrentHashMap.newKeySet[String]()
-  @volatile private var holdsLease = false
+
+  /** When this application last said that it lives, by `System.nanoTime`. */
+  @volatile private var renewedNs: Option[Long] = None
 
   def fs: FileSystem = fileSystem(root, conf)
 
@@ -91,14 +93,19 @@ private[phoebe] final class CheckpointStore(
    *   when it was said, by the store's clock
    */
   def renew(): Long = {
+    val began = System.nanoTime()
     val file = lease(root, owner)
     overwrite(fs, file, Lease.own(leaseMs, writes.asScala.toSet).encode)
-    holdsLease = true
+    renewedNs = Some(began)
     fs.getFileStatus(file).getModificationTime
   }
 
+  /** As `renew`, where that was not done lately. */
+  private def live(): Unit =
+    if (!renewedNs.exists(System.nanoTime() - _ < leaseMs / 3 * 1000000)) renew()
+
   /** This application needs nothing of the store any more. */
-  def dropLease(): Unit = if (holdsLease) fs.delete(lease(root, owner), false)
+  def dropLease(): Unit = if (renewedNs.isDefined) fs.delete(lease(root, owner), false)
 
   /** Who is alive, as `catalog` has it, at a time by the store's clock. */
   def living(catalog: Catalog, nowMs: Long): Living = {
@@ -111,9 +118,19 @@ private[phoebe] final class CheckpointStore(
     Living(leases, catalog.leases.map(l => l._1 -> l._2.getModificationTime), nowMs, leaseMs)
   }
 
-  /** The commit: the manifest appears whole under its name, or not at all. */
+  /**
+   * The commit: the manifest appears whole under its name, or not at all.
+   *
+   * @throws java.io.IOException
+   *   also if what it names is not there: somebody may have removed it, or its writer have given up
+   */
   def commit(place: CheckpointPlace, manifest: Manifest): Unit = {
     val store = fs
+    live()
+    if (manifest.packs.nonEmpty) {
+      Stock.missing(manifest, store.listStatus(place.directory).toSeq)
+        .foreach(problem => throw new IOException(s"$place: $problem"))
+    }
     val bytes = Manifest.encode(manifest)
     if (appearsAtClose(store)) writeWhole(store, place.manifest, bytes)
     else {
@@ -122,7 +139,6 @@ private[phoebe] final class CheckpointStore(
       if (!store.mkdirs(catalog(root)) || !store.rename(temporary, place.manifest))
         throw new IOException(s"could not rename $temporary to ${place.manifest}")
     }
-    writes.remove(place.stem)
   }
 
   /**
@@ -130,7 +146,7 @@ private[phoebe] final class CheckpointStore(
    * may have been removed before: its manifest is to be read after this.
    */
   def pin(place: CheckpointPlace): Unit = {
-    if (!holdsLease) renew()
+    live()
     try writeWhole(fs, place.reader(owner), Array.emptyByteArray)
     catch { case _: FileAlreadyExistsException => } // it said so before
   }
@@ -142,8 +158,9 @@ private[phoebe] final class CheckpointStore(
 
   /** Removes what this application wrote or restored, except what another one may still need. */
   def release(places: Iterable[CheckpointPlace]): Unit = if (places.nonEmpty) {
+    val nowMs = renew()
     val before = catalogue()
-    val alive = living(before, renew())
+    val alive = living(before, nowMs)
     val committed = before.entries.map(entry => entry.place -> entry).toMap
     places.foreach { place =>
       quietly(place) {

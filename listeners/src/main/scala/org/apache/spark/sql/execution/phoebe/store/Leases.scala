@@ -15,31 +15,32 @@ import org.apache.spark.sql.execution.phoebe.Json
  *
  * @param machine
  *   the running kernel and process namespace in which `pid` means something; "" where it is not known
- * @param startedMs
- *   when that process started: process ids come again
+ * @param startedTicks
+ *   when that process started, in the kernel's ticks since it booted: process ids come again, and
+ *   clocks are set
  * @param leaseMs
  *   how long it counts for alive after the file was written; it is written three times in that time
  * @param writes
- *   the attempts (`<fingerprint>-<attempt>`) that it has begun and not yet committed
+ *   the attempts (`<fingerprint>-<attempt>`) that it has begun and not removed
  */
 private[phoebe] final case class Lease(
     machine: String,
     pid: Long,
-    startedMs: Long,
+    startedTicks: Long,
     leaseMs: Long,
     writes: Set[String]
 ) {
   def encode: Array[Byte] = Json.line(
     "machine" -> machine,
     "pid" -> pid,
-    "started_ms" -> startedMs,
+    "started_ticks" -> startedTicks,
     "lease_ms" -> leaseMs,
     "writes" -> writes.toSeq.sorted
   ).getBytes(UTF_8)
 
   /** Whether its process is known to be gone: only one of this machine can be known to be. */
   def isDead: Boolean = machine.nonEmpty && machine == Lease.machine &&
-    !Lease.startOf(pid).exists(_ == startedMs)
+    Lease.seesAllProcesses && !Lease.startOf(pid).contains(startedTicks)
 }
 
 private[phoebe] object Lease {
@@ -55,7 +56,7 @@ private[phoebe] object Lease {
     Lease(
       node.get("machine").asText,
       node.get("pid").asLong,
-      node.get("started_ms").asLong,
+      node.get("started_ticks").asLong,
       node.get("lease_ms").asLong,
       node.get("writes").elements().asScala.map(_.asText).toSet
     )
@@ -67,12 +68,16 @@ private[phoebe] object Lease {
     s"$boot ${Files.readSymbolicLink(Paths.get("/proc/self/ns/pid"))}"
   }.getOrElse("")
 
-  /** When a process of this machine started, epoch milliseconds; None: there is none. */
-  private def startOf(pid: Long): Option[Long] = {
-    val found = ProcessHandle.of(pid)
-    if (!found.isPresent || !found.get.isAlive) None
-    else Some(found.get.info.startInstant.map[Long](_.toEpochMilli).orElse(0L))
-  }
+  /** When a process of this machine started, in ticks since it booted; None: there is none. */
+  def startOf(pid: Long): Option[Long] = Try {
+    val stat = Files.readString(Paths.get(s"/proc/$pid/stat"))
+    // The name before it may hold anything.
+    val fields = stat.substring(stat.lastIndexOf(')') + 2).split(' ')
+    if (fields(0) == "Z" || fields(0) == "X") None else Some(fields(19).toLong)
+  }.toOption.flatten
+
+  /** Others' processes may be hidden (`hidepid`), and none is seen without a free file descriptor. */
+  private def seesAllProcesses: Boolean = startOf(1).isDefined
 }
 
 /**
@@ -95,6 +100,9 @@ private[phoebe] final case class Living(
     val validMs = lease.fold(defaultLeaseMs)(_.leaseMs)
     nowMs - renewedMs(owner) <= validMs && !lease.exists(_.isDead)
   }
+
+  lazy val longestLeaseMs: Long =
+    (leases.valuesIterator.flatten.map(_.leaseMs) ++ Iterator(defaultLeaseMs)).max
 
   lazy val owners: Set[String] = leases.keySet.filter(apply)
 

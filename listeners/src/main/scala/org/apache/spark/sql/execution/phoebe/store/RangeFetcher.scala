@@ -1,12 +1,12 @@
 package org.apache.spark.sql.execution.phoebe.store
 
-import java.io.{Closeable, EOFException, FileNotFoundException, InterruptedIOException, IOException}
+import java.io.{Closeable, InterruptedIOException, IOException}
 import java.nio.channels.ClosedByInterruptException
 import java.util.concurrent.{ExecutionException, Future, TimeoutException, TimeUnit}
 
 import scala.collection.mutable
 
-import org.apache.hadoop.fs.{FileSystem, FSDataInputStream, Path}
+import org.apache.hadoop.fs.{FSDataInputStream, FSError, FileSystem, Path}
 
 import org.apache.spark.sql.execution.phoebe.PhoebeSettings
 import org.apache.spark.util.ThreadUtils
@@ -84,7 +84,7 @@ private[phoebe] final class RangeFetcher(
     }
 
   private def submit(range: FileRange): Future[Array[Byte]] =
-    pool.submit(() => withRetries(range)(request(fs, range)))
+    pool.submit(() => withRetries(fs, range)(request(fs, range)))
 
   private def awaited(bytes: Future[Array[Byte]]): Array[Byte] =
     try bytes.get(timeoutMs, TimeUnit.MILLISECONDS)
@@ -95,7 +95,7 @@ private[phoebe] final class RangeFetcher(
         throw new IOException(s"${fs.getUri}: no answer in $timeoutMs ms")
     }
 
-  private def fetchLocal(range: FileRange): Unit = withRetries(range) {
+  private def fetchLocal(range: FileRange): Unit = withRetries(fs, range) {
     try {
       if (open == null || openPath != range.path) {
         closeFile()
@@ -146,18 +146,16 @@ private[phoebe] object RangeFetcher {
   private def request(fs: FileSystem, range: FileRange): Array[Byte] =
     StoreFiles.readRange(fs, range.path, range.fileBytes, range.start, range.size)
 
-  /** A store that stumbles is asked again; a missing byte is damage. */
-  private def withRetries[T](range: FileRange, attempt: Int = 1)(body: => T): T =
+  /** A store that stumbles is asked again; a byte that is missing for good is damage. */
+  private def withRetries[T](fs: FileSystem, range: FileRange, attempt: Int = 1)(body: => T): T =
     try body
     catch {
-      case e: ExecutionException if e.getCause.isInstanceOf[FileNotFoundException] =>
-        throw e.getCause
-      case _: EOFException =>
-        throw new DamagedFileException(s"${range.path}: ends before byte ${range.end}")
-      case e: FileNotFoundException => throw e
       case e @ (_: InterruptedIOException | _: ClosedByInterruptException) => throw e
-      case _: IOException | _: ExecutionException if attempt < Attempts =>
+      // Hadoop's local file system makes an error of what it cannot read.
+      case e @ (_: IOException | _: ExecutionException | _: FSError) =>
+        StoreFiles.damage(fs, range.path, range.fileBytes, e).foreach(throw _)
+        if (attempt >= Attempts) throw StoreFiles.undecided(e)
         Thread.sleep(PauseMs * attempt)
-        withRetries(range, attempt + 1)(body)
+        withRetries(fs, range, attempt + 1)(body)
     }
 }

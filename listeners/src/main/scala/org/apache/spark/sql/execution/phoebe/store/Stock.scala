@@ -80,7 +80,7 @@ private[phoebe] object Stock {
         readers.keySet.filter(alive(_)) ++ manifest.map(_.owner).filter(alive(_)),
         // Who has begun it since it last renewed its lease is not in it yet. Whose a damaged manifest
         // is cannot be told: its writer may still read the data.
-        manifest.isEmpty && (alive.nowMs - writtenMs <= alive.defaultLeaseMs ||
+        manifest.isEmpty && (alive.nowMs - writtenMs <= alive.longestLeaseMs ||
           alive.writes.forall(_.contains(place.stem)))
       )
     }
@@ -107,7 +107,8 @@ private[phoebe] object Stock {
         .path("why").asText("tombstone")
     catch { case _: IOException => "tombstone" }
 
-  private def missing(manifest: Manifest, files: Seq[FileStatus]): Option[String] = {
+  /** What of a checkpoint's packs is not there as its manifest has it. */
+  def missing(manifest: Manifest, files: Seq[FileStatus]): Option[String] = {
     val lengths = files.map(file => file.getPath.getName -> file.getLen).toMap
     manifest.packs.iterator.flatMap { pack =>
       lengths.get(pack.file) match {

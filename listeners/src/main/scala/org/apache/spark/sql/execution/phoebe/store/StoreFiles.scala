@@ -1,6 +1,6 @@
 package org.apache.spark.sql.execution.phoebe.store
 
-import java.io.IOException
+import java.io.{EOFException, FileNotFoundException, IOException}
 import java.nio.charset.StandardCharsets.UTF_8
 import java.util.concurrent.ExecutionException
 
@@ -112,16 +112,22 @@ private[phoebe] object StoreFiles extends Logging {
     bytes
   }
 
-  /** A whole file of that length. @throws DamagedFileException if it ends early */
+  /**
+   * A whole file of that length.
+   *
+   * @throws DamagedFileException
+   *   if it is shorter
+   * @throws java.io.FileNotFoundException
+   *   if it is gone
+   */
   def readWhole(fs: FileSystem, path: Path, fileBytes: Long): Array[Byte] = {
     if (fileBytes > MostBytes) {
       throw new DamagedFileException(s"$path: $fileBytes bytes, more than it can be")
     }
     try readRange(fs, path, fileBytes, 0, fileBytes.toInt)
     catch {
-      case e: java.io.EOFException =>
-        throw new DamagedFileException(s"$path: ends early (${e.getMessage})")
-      case e: ExecutionException if e.getCause.isInstanceOf[IOException] => throw e.getCause
+      case e @ (_: IOException | _: ExecutionException) =>
+        throw damage(fs, path, fileBytes, e).getOrElse(undecided(e))
     }
   }
 
@@ -139,9 +145,55 @@ private[phoebe] object StoreFiles extends Logging {
         logWarning(s"phoebe: could not mark the damaged checkpoint ${place.directory}: $e")
     }
 
-  /** What means that the bytes are gone or wrong, as against a store that cannot be reached now. */
+  /**
+   * What an error met in reading a file says about it, after a second look in another way. A
+   * connection that is closed early ends in an EOFException too (S3A), and where a file cannot be
+   * opened some file systems say that there is none (a local one, also over NFS or FUSE, for any
+   * reason).
+   *
+   * @return
+   *   a [[DamagedFileException]] if the file is shorter than `fileBytes`, a `FileNotFoundException` if
+   *   it is gone; None: nothing, the store has stumbled
+   */
+  def damage(
+      fs: FileSystem,
+      path: Path,
+      fileBytes: Long,
+      error: Throwable
+  ): Option[IOException] = causeOf(error) match {
+    case e @ (_: EOFException | _: FileNotFoundException) =>
+      val found =
+        try Right(fs.listStatus(path.getParent).find(_.getPath.getName == path.getName))
+        catch {
+          case _: FileNotFoundException => Right(None)
+          case _: IOException => Left(())
+        }
+      found match {
+        case Right(None) => Some(new FileNotFoundException(s"$path does not exist"))
+        case Right(Some(file)) if file.getLen < fileBytes =>
+          Some(new DamagedFileException(s"$path: ${file.getLen} of $fileBytes bytes ($e)"))
+        case _ => None
+      }
+    case _ => None
+  }
+
+  /** An error that says nothing about the file, in a type that does not claim to. */
+  def undecided(error: Throwable): Throwable = causeOf(error) match {
+    case e @ (_: EOFException | _: FileNotFoundException) => new IOException(e.toString, e)
+    case e => e
+  }
+
+  private def causeOf(error: Throwable): Throwable = error match {
+    case e: ExecutionException if e.getCause != null => e.getCause
+    case e => e
+  }
+
+  /**
+   * What means that the bytes are gone or wrong, as against a store that cannot be reached now: of
+   * errors that have been looked at by `damage`.
+   */
   def isDamage(e: Throwable): Boolean = e match {
-    case _: DamagedFileException | _: java.io.FileNotFoundException => true
+    case _: DamagedFileException | _: FileNotFoundException => true
     case _ => false
   }
 }
