@@ -143,7 +143,7 @@ def prepare(options: Options) -> Prepared:
         options.say(f"true values, scale factor {scale_factor:g}")
         # Nothing is too short to be looked at: a boundary that gets no look has no fingerprint.
         truth = conf(folder / "truth-home", "advise", min_duration_ms="0")
-        # Warm, as are the runs that the oracle's answers are measured in.
+        # Warm, as are the runs of temp_storage; those of restart are applications of their own.
         app_id = _run(folder / "truth", folder / "truth-home", scale_factor, truth, warm=True)
         options.say("training")
         train(folder / "home", folder / "train.log")

@@ -29,12 +29,13 @@ _TIMES = ("created_at", "written_at", "last_used_at")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One attempt in the store. ``state``: ``committed``, ``damaged``, ``uncommitted``.
+    """One attempt in the store. ``state``: ``committed``, ``damaged``, ``uncommitted``, or
+    ``unreadable``: its manifest could not be read now, which says nothing about it.
 
     ``uncommitted`` is being written, or was left behind by a driver that died; then what its
     manifest would say is None. ``bytes`` is of the shuffle, ``stored_bytes`` of the files; ``hits``
     counts applications that restored it, ``work_ms`` how long its query had run when the boundary
-    was whole. ``problem`` says what is damaged. After a collection, ``remove`` and ``reason`` say
+    was whole. ``problem`` says what is damaged or unreadable. After a collection, ``remove`` and ``reason`` say
     what was decided (it was removed, or in a plan would be).
     """
 

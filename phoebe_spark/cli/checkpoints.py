@@ -84,11 +84,12 @@ def show(
 
 @app.command("verify")
 def verify(home: Home = DEFAULT_HOME, checkpoint_dir: Directory = None, json: Json = False) -> None:
-    """Read every byte of every checkpoint, as a restore does. Exit code 1 if one is damaged."""
+    """Read every byte of every checkpoint, as a restore does. Exit code 1 if one is damaged or
+    cannot be read."""
     store = _store(home, checkpoint_dir)
     found = look("verify", store)
     _print(found, json, store, COLUMNS)
-    if any(checkpoint.state == "damaged" for checkpoint in found):
+    if any(checkpoint.state in ("damaged", "unreadable") for checkpoint in found):
         raise typer.Exit(WRONG)
 
 

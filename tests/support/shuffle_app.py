@@ -34,9 +34,11 @@ def held_writes(spark: SparkSession, requests: Any, reducers: int) -> Iterator[N
         return any(s and s.numTasks == reducers and s.numCompletedTasks for s in running)
 
     def wait() -> None:
-        while not over.wait(0.05) and not has_read():
-            pass
-        requests.releaseWrites()
+        try:
+            while not over.wait(0.05) and not has_read():
+                pass
+        finally:
+            requests.releaseWrites()
 
     requests.holdWrites()
     waiting = threading.Thread(target=wait)

@@ -80,10 +80,11 @@ private[phoebe] final class CheckpointAttempt(
   override def isOver: Boolean = synchronized(state == Freed || state == Abandoned)
   override def isStored: Boolean = synchronized(stored.isDefined)
   override def isUploading: Boolean = synchronized {
-    state == Committing || state == Uploading && ended.forall { status =>
+    state == Uploading && ended.forall { status =>
       uploads.contains(status.mapId) || joined.contains(status.location.executorId)
     }
   }
+  override def isCommitting: Boolean = synchronized(state == Committing)
   override def executors: Map[String, RpcEndpointRef] = synchronized(joined.toMap)
 
   override def join(executorId: String, executor: RpcEndpointRef): ShuffleState = synchronized {

@@ -1,7 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
 import java.util.concurrent.atomic.AtomicBoolean
-import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, TimeUnit}
+import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, CountDownLatch, TimeUnit}
 
 import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
 import scala.jdk.CollectionConverters._
@@ -12,6 +12,7 @@ import org.apache.spark.internal.Logging
 import org.apache.spark.scheduler.{
   JobSucceeded,
   SparkListener,
+  SparkListenerApplicationEnd,
   SparkListenerEvent,
   SparkListenerExecutorRemoved,
   SparkListenerJobEnd,
@@ -62,8 +63,9 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   private val lease = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-lease")
   private val mayWait = new AtomicBoolean(true)
   private val plainJobs = ConcurrentHashMap.newKeySet[Int]()
-  @volatile private var mayRestore = true
+  @volatile private var restores = true
   @volatile private var failures = 0
+  private val heardEnd = new CountDownLatch(1)
 
   /** What the store held when the application started, read once in the background. */
   private val index = CompletableFuture.supplyAsync[Map[String, Seq[CatalogEntry]]](
@@ -105,7 +107,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
    * that was in vain nobody waits again.
    */
   def known(): Map[String, Seq[CatalogEntry]] =
-    if (!mayRestore) Map.empty
+    if (!restores) Map.empty
     else if (index.isDone || mayWait.compareAndSet(true, false)) {
       Guard("wait for the store's index", Map.empty[String, Seq[CatalogEntry]]) {
         index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
@@ -113,10 +115,12 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     } else Map.empty
 
   /** A query has waited for the store in vain: no other one does. */
-  def restoresNoMore(why: String): Unit = if (mayRestore) {
-    mayRestore = false
+  def restoresNoMore(why: String): Unit = if (restores) {
+    restores = false
     logWarning(s"phoebe: $why: this application restores nothing more, its queries compute all")
   }
+
+  def mayRestore: Boolean = restores
 
   def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
 
@@ -221,6 +225,8 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     case _ =>
   }
 
+  override def onApplicationEnd(end: SparkListenerApplicationEnd): Unit = heardEnd.countDown()
+
   /** A job outside of any query that fails: the application has not ended well either. */
   override def onJobStart(start: SparkListenerJobStart): Unit = {
     val properties = Option(start.properties)
@@ -251,27 +257,27 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     }
 
   /**
-   * What is still being uploaded is wanted by the next submission; no query waits any more. On a
-   * cluster the executors have been told to end before a plugin hears of it.
+   * What may yet become a checkpoint is wanted by the next submission; no query waits any more. On a
+   * cluster the executors have been told to end before a plugin hears of it: there only commits that
+   * are under way can be waited for.
    */
-  private def awaitUploads(): Unit = {
+  private def awaitCommits(): Unit = {
     val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(CloseMs)
-    while (shuffles.all.exists(_.isUploading) && System.nanoTime() < deadline) Thread.sleep(20)
+    def isComing(s: CheckpointedShuffle) = s.isCommitting || sc.isLocal && s.isUploading
+    while (shuffles.all.exists(isComing) && System.nanoTime() < deadline) Thread.sleep(20)
   }
 
   /**
    * The application ends. Where it ended well nobody will resume it: what it wrote and what it
    * restored is removed, unless it is to be kept or another application may still need it. A stop in
    * the JVM's shutdown (an exit with an error, a signal), or any failed query or job, keeps everything
-   * for the next submission.
-   *
-   * @param heardAll
-   *   whether every event has arrived here: the failure may be among those that have not
+   * for the next submission; so does an end of which we have not heard: failures may come before it.
    */
-  def close(heardAll: Boolean): Unit = {
+  def close(): Unit = {
+    val heardAll = heardEnd.await(HearMs, TimeUnit.MILLISECONDS)
     val well = heardAll && failures == 0 && !ShutdownHookManager.inShutdown()
     val remove = well && phoebe.settings.removeWhenDone
-    if (!remove && sc.isLocal) awaitUploads()
+    if (!remove) awaitCommits()
     clock.shutdownNow()
     lease.shutdown() // what it is writing is dropped below
     shuffles.all.foreach(_.abandon(ApplicationOver))
@@ -299,6 +305,9 @@ private[phoebe] object CheckpointRuntime {
 
   /** How long an application's end may wait for uploads that the next one can use, or for removals. */
   private val CloseMs = 10000L
+
+  /** How long what Spark has said last may take to arrive. */
+  private val HearMs = 5000L
   private val LateUpload = Reason(
     "upload_late",
     s"not uploaded within ${UploadGraceMs / 1000} s after the query's end"

@@ -89,7 +89,9 @@ object CheckpointTool {
         val packs = one.manifest.toSeq.filter(_ => one.problem.isEmpty).flatMap(_.packs)
         Future.traverse(packs) { pack =>
           Future(Restorer.verify(one.place, store.fs.getConf, pack.pack))
-        }.map(found => row(one.copy(problem = one.problem.orElse(found.flatten.headOption))))
+        }.map(found =>
+          row(one.copy(problem = one.problem.orElse(found.flatten.headOption.map(_.why))))
+        )
       }
       Await.result(Future.sequence(looks), Duration.Inf)
     } finally threads.shutdown()

@@ -19,6 +19,9 @@ private[phoebe] trait CheckpointedShuffle {
 
   /** Whether its map stage is over and a commit may yet come. */
   def isUploading: Boolean
+
+  /** Whether the store is being told so. */
+  def isCommitting: Boolean
   def join(executorId: String, executor: RpcEndpointRef): ShuffleState
 
   /** The executors that write or read it, by id. */
@@ -41,6 +44,7 @@ private[phoebe] final class RestoredShuffle(
   override def isOver: Boolean = true
   override def isStored: Boolean = true
   override def isUploading: Boolean = false
+  override def isCommitting: Boolean = false
   override def join(executorId: String, executor: RpcEndpointRef): ShuffleState = {
     joined.put(executorId, executor)
     stored

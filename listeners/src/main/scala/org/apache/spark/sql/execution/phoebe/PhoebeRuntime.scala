@@ -84,10 +84,12 @@ final class PhoebeRuntime private[phoebe] (
 
   private[phoebe] def shutdown(): Unit = {
     PhoebeRuntime.current.compareAndSet(this, null)
-    val heardAll = !harvesting || Guard("drain", false)(drain(sparkContext.listenerBus))
+    if (harvesting) {
+      Guard.run("drain")(drain(sparkContext.listenerBus))
+    }
     slot.get() match {
       case checkpoints: CheckpointRuntime =>
-        Guard.run("close the checkpoint store")(checkpoints.close(heardAll))
+        Guard.run("close the checkpoint store")(checkpoints.close())
       case _ =>
     }
     if (harvesting) {
@@ -96,15 +98,9 @@ final class PhoebeRuntime private[phoebe] (
   }
 
   /** The bus delivers what happened last only now; it would do so in its own stop() anyway. */
-  private def drain(bus: LiveListenerBus): Boolean =
-    try {
-      bus.waitUntilEmpty(PhoebeRuntime.DrainMs)
-      true
-    } catch {
-      case _: java.util.concurrent.TimeoutException =>
-        count("drain_timeout")
-        false
-    }
+  private def drain(bus: LiveListenerBus): Unit =
+    try bus.waitUntilEmpty(PhoebeRuntime.DrainMs)
+    catch { case _: java.util.concurrent.TimeoutException => count("drain_timeout") }
 }
 
 object PhoebeRuntime {

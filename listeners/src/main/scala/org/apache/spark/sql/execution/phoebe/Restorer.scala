@@ -26,6 +26,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 
   private val admitted = new ConcurrentHashMap[CheckpointPlace, CommittedCheckpoint]()
   private val refused = new ConcurrentHashMap[CheckpointPlace, Reason]()
+  private val doubted = ConcurrentHashMap.newKeySet[CheckpointPlace]()
   private val locks = new ConcurrentHashMap[CheckpointPlace, Object]()
 
   /**
@@ -67,8 +68,8 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
       answer match {
         case Right(checkpoint) => admitted.put(place, checkpoint)
         case Left(reason) =>
-          // Whatever stood in the way of a look (a query was cancelled) may not the next time.
-          if (reason.code != CheckFailed) refused.put(place, reason)
+          // What stood in the way of a look (a query was cancelled) may not the next time.
+          if (reason.code != CheckFailed || !doubted.add(place)) refused.put(place, reason)
           runtime.store.unpin(place)
           logWarning(s"phoebe: not restored, the boundary is computed: $reason")
       }
@@ -112,18 +113,31 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
     val packs = checkpoint.manifest.packs.map(_.pack)
     val conf = runtime.hadoopConf
     val slices = math.max(1, math.min(packs.size, 2 * sc.defaultParallelism))
-    val problems = CheckpointJobs.internally(sc) {
+    val problems = CheckpointJobs.internally(sc, tagOf(place)) {
       sc.parallelize(packs, slices)
         .flatMap(pack => Restorer.verify(place, conf.value.value, pack))
         .collect()
     }
-    problems.headOption match {
+    // What an executor does not see may be its mount's fault: a tombstone is for good.
+    def isMissing = Stock.missing(
+      checkpoint.manifest,
+      runtime.store.fs.listStatus(place.directory).toSeq
+    ).isDefined
+    problems.sortBy(_.isMissing).headOption match {
       case None => Right(())
+      case Some(problem) if problem.isMissing && !isMissing =>
+        Left(Reason(CheckFailed, s"an executor does not see what the driver does: ${problem.why}"))
       case Some(problem) =>
-        StoreFiles.writeTombstone(place, sc.hadoopConfiguration, problem)
-        Left(damaged(place, problem, problems.length))
+        StoreFiles.writeTombstone(place, sc.hadoopConfiguration, problem.why)
+        Left(damaged(place, problem.why, problems.length))
     }
   }
+
+  /** Nobody waits any more for what is being looked at. */
+  def giveUp(entries: Seq[CatalogEntry]): Unit =
+    entries.foreach(entry => sc.cancelJobsWithTag(tagOf(entry.place)))
+
+  private def tagOf(place: CheckpointPlace) = s"phoebe-look-${place.attempt}"
 
   private def damaged(place: CheckpointPlace, problem: String, files: Int): Reason =
     Reason(
@@ -136,6 +150,9 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 private[phoebe] object Restorer {
   private val CheckFailed = "check_failed"
 
+  /** @param isMissing whether it is that a file is not there */
+  final case class Damage(why: String, isMissing: Boolean)
+
   /**
    * Reads every byte of a pack.
    *
@@ -144,30 +161,36 @@ private[phoebe] object Restorer {
    * @throws java.io.IOException
    *   if the store cannot be read, which says nothing about the checkpoint
    */
-  def verify(place: CheckpointPlace, conf: Configuration, pack: Pack): Option[String] = {
+  def verify(place: CheckpointPlace, conf: Configuration, pack: Pack): Option[Damage] = {
     val reader = new PackReader(place.directory, conf)
     try {
       reader.verify(pack)
       None
     } catch {
-      case e: DamagedFileException => Some(e.getMessage)
-      case e: FileNotFoundException => Some(s"a file is missing: ${e.getMessage}")
+      case e: DamagedFileException => Some(Damage(e.getMessage, isMissing = false))
+      case e: FileNotFoundException =>
+        Some(Damage(s"a file is missing: ${e.getMessage}", isMissing = true))
     } finally reader.close()
   }
 }
 
 private[phoebe] object CheckpointJobs {
 
-  /** Runs jobs of our own: marked, so that they are neither harvested nor part of the user's query. */
-  def internally[T](sc: SparkContext)(body: => T): T = {
+  /** Runs jobs of our own: marked (and with `tag` besides the query's tags, by which they end too), so that they are neither harvested nor part of the user's query. */
+  def internally[T](sc: SparkContext, tag: String)(body: => T): T = {
     val changed = Map(
       PhoebeRuntime.InternalProperty -> "true",
       SQLExecution.EXECUTION_ID_KEY -> null,
       SparkContext.SPARK_JOB_DESCRIPTION -> "phoebe: verify a checkpoint"
     )
+    val tagged = sc.getJobTags()(tag)
     val before = changed.keys.map(key => key -> sc.getLocalProperty(key)).toMap
     changed.foreach { case (key, value) => sc.setLocalProperty(key, value) }
+    if (!tagged) sc.addJobTag(tag)
     try body
-    finally before.foreach { case (key, value) => sc.setLocalProperty(key, value) }
+    finally {
+      if (!tagged) sc.removeJobTag(tag)
+      before.foreach { case (key, value) => sc.setLocalProperty(key, value) }
+    }
   }
 }

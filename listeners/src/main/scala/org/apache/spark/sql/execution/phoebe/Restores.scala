@@ -64,9 +64,10 @@ private[phoebe] object Restores {
       }.distinct
     }
 
+    val deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LookSeconds)
     var candidates = outermost
     while (candidates.nonEmpty) {
-      candidates.zip(looks(runtime, session, candidates)(known)).foreach {
+      candidates.zip(looks(runtime, session, candidates, deadline)(known)).foreach {
         case (hash, Right(checkpoint)) =>
           verdicts(hash) = Verdict.Restore(restoredReason(checkpoint), checkpoint)
         case (hash, Left(reason)) => refused(hash) = reason
@@ -74,7 +75,7 @@ private[phoebe] object Restores {
       stored.foreach { case (b, hash) =>
         if (verdicts.contains(hash) && !vanished.containsKey(b.exchange)) hide(b, vanished)
       }
-      candidates = outermost
+      candidates = if (runtime.mayRestore) outermost else Nil
     }
     new Restores(verdicts.toMap, refused.toMap, vanished)
   }
@@ -85,20 +86,23 @@ private[phoebe] object Restores {
   ): Unit = boundary.exchange.child.foreach(hidden.put(_, true))
 
   /** Side by side, and on other threads than the query's: a store may never answer. */
-  private def looks(runtime: CheckpointRuntime, session: SparkSession, hashes: Seq[String])(
-      known: String => Seq[CatalogEntry]
-  ): Seq[Either[Reason, CommittedCheckpoint]] = {
+  private def looks(
+      runtime: CheckpointRuntime,
+      session: SparkSession,
+      hashes: Seq[String],
+      deadline: Long
+  )(known: String => Seq[CatalogEntry]): Seq[Either[Reason, CommittedCheckpoint]] = {
     val begun = hashes.map { hash =>
       SQLExecution.withThreadLocalCaptured(session, runtime.looks)(
         runtime.restorer.admit(known(hash))
       )
     }
-    val deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LookSeconds)
-    begun.map { look =>
+    begun.zip(hashes).map { case (look, hash) =>
       try look.get(deadline - System.nanoTime(), TimeUnit.NANOSECONDS)
       catch {
         case _: TimeoutException =>
-          runtime.restoresNoMore(s"the store did not answer in $LookSeconds s")
+          runtime.restoresNoMore(s"what the store holds could not be checked in $LookSeconds s")
+          runtime.restorer.giveUp(known(hash))
           Left(StoreSlow)
       }
     }

@@ -7,7 +7,7 @@ import java.util.concurrent.{LinkedBlockingQueue, ThreadPoolExecutor, TimeUnit}
 import scala.collection.mutable
 import scala.util.control.NonFatal
 
-import org.apache.hadoop.fs.Path
+import org.apache.hadoop.fs.{FileSystem, Path}
 
 import org.apache.spark.SparkEnv
 import org.apache.spark.internal.Logging
@@ -195,7 +195,10 @@ private[phoebe] final class UploadQueue(
   private val running = mutable.Set.empty[Thread]
 
   private lazy val directory = source.place.directory
-  private lazy val fs = StoreFiles.fileSystem(directory, source.conf.value.value)
+
+  /** Made by a thread that uploads, and never under this queue's lock, which map tasks take. */
+  private val opened = new Opened(directory, source)
+  private def fs: FileSystem = opened.fs
 
   def add(output: LinkedOutput): Unit = {
     val refused = synchronized {
@@ -371,6 +374,10 @@ private[phoebe] final class UploadQueue(
 }
 
 private[phoebe] object UploadQueue {
+  private final class Opened(directory: => Path, source: CheckpointSource) {
+    lazy val fs: FileSystem = StoreFiles.fileSystem(directory, source.conf.value.value)
+  }
+
   private val LocalBytes = 4L << 20
   private val ShareBytes = 2L << 20
   private val LeastBytes = 64L << 20

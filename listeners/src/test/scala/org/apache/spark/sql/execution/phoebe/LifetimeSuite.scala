@@ -201,10 +201,12 @@ class LifetimeSuite extends AnyFunSuite {
   test("a commit of what is not in the store fails") {
     val writer = application(root())
     val place = writer.newAttempt("a")
-    intercept[java.io.IOException](writer.commit(place, manifest(writer.owner, 10)))
+    def failure = intercept[java.io.IOException](writer.commit(place, manifest(writer.owner, 10)))
+    fs(place.root).mkdirs(place.directory)
+    assert(failure.getMessage.contains("m0-1.pack is missing"))
     val pack = new Path(place.directory, "m0-1.pack")
     StoreFiles.writeWhole(fs(place.root), pack, new Array[Byte](9))
-    intercept[java.io.IOException](writer.commit(place, manifest(writer.owner, 10)))
+    assert(failure.getMessage.contains("has 9 bytes, not 10"))
     assert(!fs(place.root).exists(place.manifest))
   }
 

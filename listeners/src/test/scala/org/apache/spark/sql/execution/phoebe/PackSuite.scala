@@ -1,6 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.io.{ByteArrayInputStream, ByteArrayOutputStream, EOFException}
+import java.io.{ByteArrayInputStream, ByteArrayOutputStream, EOFException, IOException}
 import java.nio.file.{Files, Path => JPath}
 
 import scala.util.Random
@@ -10,6 +10,8 @@ import org.apache.hadoop.fs.Path
 import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.sql.execution.phoebe.store._
+
+import phoebe.testing.FaultyFileSystem
 
 /** A pack gives back what went in, or says that it is damaged: never anything else. */
 class PackSuite extends AnyFunSuite {
@@ -46,7 +48,7 @@ class PackSuite extends AnyFunSuite {
     }
 
     def verify(): Option[String] =
-      Restorer.verify(place, conf, pack)
+      Restorer.verify(place, conf, pack).map(_.why)
 
     def place: CheckpointPlace =
       CheckpointPlace(directory.getParent.getParent.getParent.toUri.toString, "f", "a")
@@ -140,6 +142,27 @@ class PackSuite extends AnyFunSuite {
     assert(it.verify().isDefined)
     Files.delete(it.file)
     assert(it.verify().exists(_.contains("missing")))
+  }
+
+  test("errors that look like damage are the store's, where the file is whole") {
+    val whole = written(Seq(Seq(100L, 200L)))
+    val control = Files.createTempFile("faulty", "")
+    val faulty = new Configuration(conf)
+    faulty.set("fs.faulty.impl", classOf[FaultyFileSystem].getName)
+    faulty.set("fs.faulty.control", control.toString)
+    faulty.setBoolean("fs.faulty.impl.disable.cache", true)
+    val place =
+      whole.place.copy(rootUri = whole.place.rootUri.replaceFirst("^file:/*", "faulty:///"))
+    def verify() = Restorer.verify(place, faulty, whole.pack)
+    Seq("eof", "gone", "fail").foreach { trouble =>
+      Files.writeString(control, s"read $trouble")
+      val e = intercept[IOException](verify())
+      assert(!StoreFiles.isDamage(e), trouble)
+    }
+    Files.writeString(control, "")
+    assert(verify().isEmpty)
+    Files.delete(whole.directory.resolve(whole.pack.file))
+    assert(verify().exists(_.isMissing))
   }
 
   test("another pack under the same name is damage") {

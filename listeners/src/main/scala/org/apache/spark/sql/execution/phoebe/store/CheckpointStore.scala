@@ -40,6 +40,9 @@ private[phoebe] final class CheckpointStore(
   /** Attempts begun here that are not removed: their writer's, whatever their manifests look like. */
   private val writes = ConcurrentHashMap.newKeySet[String]()
 
+  /** One at a time: two that write one file may spoil each other's. */
+  private val renewing = new Object
+
   /** When this application last said that it lives, by `System.nanoTime`. */
   @volatile private var renewedNs: Option[Long] = None
 
@@ -92,7 +95,7 @@ private[phoebe] final class CheckpointStore(
    * @return
    *   when it was said, by the store's clock
    */
-  def renew(): Long = {
+  def renew(): Long = renewing.synchronized {
     val began = System.nanoTime()
     val file = lease(root, owner)
     overwrite(fs, file, Lease.own(leaseMs, writes.asScala.toSet).encode)
@@ -100,9 +103,10 @@ private[phoebe] final class CheckpointStore(
     fs.getFileStatus(file).getModificationTime
   }
 
-  /** As `renew`, where that was not done lately. */
-  private def live(): Unit =
-    if (!renewedNs.exists(System.nanoTime() - _ < leaseMs / 3 * 1000000)) renew()
+  /** As `renew`, where that was not done lately: it is done three times in a lease anyway. */
+  private def live(): Unit = renewing.synchronized {
+    if (!renewedNs.exists(System.nanoTime() - _ < leaseMs / 2 * 1000000)) renew()
+  }
 
   /** This application needs nothing of the store any more. */
   def dropLease(): Unit = if (renewedNs.isDefined) fs.delete(lease(root, owner), false)
@@ -187,7 +191,7 @@ private[phoebe] final class CheckpointStore(
    */
   def retire(place: CheckpointPlace, before: Catalog): Boolean = {
     val store = fs
-    // Committed since, by an application whose lease does not name it any more.
+    // Committed since, by an application whose lease is not renewed any more.
     if (!before.entries.exists(_.place == place) && store.exists(place.manifest)) return false
     store.delete(place.manifest, false)
     val known = before.readers.getOrElse(place.stem, Map.empty).keySet + owner

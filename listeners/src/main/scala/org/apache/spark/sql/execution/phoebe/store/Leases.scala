@@ -1,16 +1,17 @@
 package org.apache.spark.sql.execution.phoebe.store
 
 import java.nio.charset.StandardCharsets.UTF_8
-import java.nio.file.{Files, Paths}
+import java.nio.file.{Files, NoSuchFileException, Paths}
 
 import scala.jdk.CollectionConverters._
 import scala.util.Try
+import scala.util.control.NonFatal
 
 import org.apache.spark.sql.execution.phoebe.Json
 
 /**
  * What a running application says of itself in the store's catalogue, again and again: that it
- * lives, and which checkpoints it is writing. When it was said last is the file's modification time,
+ * lives, and which checkpoints it has begun. When it was said last is the file's modification time,
  * by the store's own clock.
  *
  * @param machine
@@ -40,14 +41,15 @@ private[phoebe] final case class Lease(
 
   /** Whether its process is known to be gone: only one of this machine can be known to be. */
   def isDead: Boolean = machine.nonEmpty && machine == Lease.machine &&
-    Lease.seesAllProcesses && !Lease.startOf(pid).contains(startedTicks)
+    Lease.isGone(pid, startedTicks)
 }
 
 private[phoebe] object Lease {
 
   def own(leaseMs: Long, writes: Set[String]): Lease = {
-    val pid = ProcessHandle.current().pid()
-    Lease(machine, pid, startOf(pid).getOrElse(0L), leaseMs, writes)
+    // Without them nobody can tell whether this process lives, but by the lease's age.
+    val known = if (ownTicks.isDefined) machine else ""
+    Lease(known, ownPid, ownTicks.getOrElse(0L), leaseMs, writes)
   }
 
   /** None: half of one, read while it was being written. */
@@ -68,16 +70,31 @@ private[phoebe] object Lease {
     s"$boot ${Files.readSymbolicLink(Paths.get("/proc/self/ns/pid"))}"
   }.getOrElse("")
 
-  /** When a process of this machine started, in ticks since it booted; None: there is none. */
-  def startOf(pid: Long): Option[Long] = Try {
+  private val ownPid = ProcessHandle.current().pid()
+  private lazy val ownTicks = Try(startOf(ownPid)).toOption.flatten
+
+  /**
+   * When a process of this machine started, in ticks since it booted; None: it has ended.
+   *
+   * @throws java.nio.file.NoSuchFileException
+   *   if there is none, or it is hidden
+   * @throws java.io.IOException
+   *   if it cannot be known now
+   */
+  def startOf(pid: Long): Option[Long] = {
     val stat = Files.readString(Paths.get(s"/proc/$pid/stat"))
     // The name before it may hold anything.
     val fields = stat.substring(stat.lastIndexOf(')') + 2).split(' ')
     if (fields(0) == "Z" || fields(0) == "X") None else Some(fields(19).toLong)
-  }.toOption.flatten
+  }
 
-  /** Others' processes may be hidden (`hidepid`), and none is seen without a free file descriptor. */
-  private def seesAllProcesses: Boolean = startOf(1).isDefined
+  /** Only what is sure: others' processes may be hidden (`hidepid`), the first one then too. */
+  private def isGone(pid: Long, ticks: Long): Boolean =
+    try !startOf(pid).contains(ticks)
+    catch {
+      case _: NoSuchFileException => Try(startOf(1)).isSuccess
+      case NonFatal(_) => false
+    }
 }
 
 /**

@@ -105,7 +105,7 @@ private[phoebe] final class RangeFetcher(
       if (open.getPos != range.start) open.seek(range.start)
       open.readFully(buffer, 0, range.size)
     } catch {
-      case e: IOException =>
+      case e @ (_: IOException | _: FSError) =>
         closeFile()
         throw e
     }
@@ -151,7 +151,6 @@ private[phoebe] object RangeFetcher {
     try body
     catch {
       case e @ (_: InterruptedIOException | _: ClosedByInterruptException) => throw e
-      // Hadoop's local file system makes an error of what it cannot read.
       case e @ (_: IOException | _: ExecutionException | _: FSError) =>
         StoreFiles.damage(fs, range.path, range.fileBytes, e).foreach(throw _)
         if (attempt >= Attempts) throw StoreFiles.undecided(e)

@@ -12,7 +12,7 @@ import org.apache.spark.sql.execution.phoebe.{Json, Reason}
  * @param manifest
  *   None where there is none (it was never committed) or it cannot be read
  * @param problem
- *   why it will never be restored; None for a whole one, and for one that is being written
+ *   why it will never be restored; None for a whole one, and for one without a manifest
  * @param unreadable
  *   why its manifest could not be read now, where that says nothing about it
  * @param bytes

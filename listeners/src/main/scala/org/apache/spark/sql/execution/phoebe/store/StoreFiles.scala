@@ -13,6 +13,7 @@ import org.apache.hadoop.fs.{
   FileStatus,
   FileSystem,
   FSDataOutputStream,
+  FSError,
   LocalFileSystem,
   Path
 }
@@ -126,7 +127,7 @@ private[phoebe] object StoreFiles extends Logging {
     }
     try readRange(fs, path, fileBytes, 0, fileBytes.toInt)
     catch {
-      case e @ (_: IOException | _: ExecutionException) =>
+      case e @ (_: IOException | _: ExecutionException | _: FSError) =>
         throw damage(fs, path, fileBytes, e).getOrElse(undecided(e))
     }
   }
@@ -177,9 +178,13 @@ private[phoebe] object StoreFiles extends Logging {
     case _ => None
   }
 
-  /** An error that says nothing about the file, in a type that does not claim to. */
+  /**
+   * An error that says nothing about the file, in a type that does not claim to. Hadoop's local file
+   * system throws an `FSError`, which is no exception, where it cannot read.
+   */
   def undecided(error: Throwable): Throwable = causeOf(error) match {
-    case e @ (_: EOFException | _: FileNotFoundException) => new IOException(e.toString, e)
+    case e @ (_: EOFException | _: FileNotFoundException | _: FSError) =>
+      new IOException(e.toString, e)
     case e => e
   }
 
