@@ -35,8 +35,8 @@ class Checkpoint:
     ``uncommitted`` is being written, or was left behind by a driver that died; then what its
     manifest would say is None. ``bytes`` is of the shuffle, ``stored_bytes`` of the files; ``hits``
     counts applications that restored it, ``work_ms`` how long its query had run when the boundary
-    was whole. ``problem`` says what is damaged or unreadable. After a collection, ``remove`` and ``reason`` say
-    what was decided (it was removed, or in a plan would be).
+    was whole. ``problem`` says what is damaged or unreadable. After a collection, ``remove`` and
+    ``reason`` say what was decided (it was removed, or in a plan would be).
     """
 
     path: str
