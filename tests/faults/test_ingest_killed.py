@@ -34,6 +34,11 @@ def contents(home: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def written(home: Path) -> int:
+    """Files of all tables and of their logs, also those that no commit names."""
+    return sum(len(names) for _, _, names in os.walk(home))
+
+
 def started(logs: Path, home: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", "from phoebe_spark.cli import main; main()", "ingest", str(logs),
@@ -50,19 +55,18 @@ def test_killed_anywhere_and_run_again(tmp_path: Path, options: tuple[str, ...])
     logs.mkdir()
     for name in NAMES:
         shutil.copy(LOGS / name, logs)
-    began = time.monotonic()
-    process = started(logs, whole, *options)
-    assert process.wait() == 1, "the README is no log"
-    took = time.monotonic() - began
-    killed = 0
-    for _ in range(KILLS):
+    assert started(logs, whole, *options).wait() == 1, "the README is no log"
+    chance = random.Random(len(options))
+    for turn in range(KILLS):
+        # By what is written, not by the clock: how long a run takes differs from run to run.
+        until = written(whole) * (turn + chance.random()) / (KILLS + 1)
         process = started(logs, home, *options)
-        time.sleep(random.uniform(0.2, 1.0) * took)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            killed += 1
+        while written(home) < until and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0.0, 0.02))
+        assert process.poll() is None, "it wrote less than a run that nobody kills"
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert killed >= KILLS / 2
     summary = ingest([logs], home)
     assert summary.applications + summary.skipped == summary.files - len(summary.errors)
     assert contents(home) == contents(whole)
