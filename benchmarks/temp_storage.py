@@ -56,6 +56,8 @@ def run(options: Options) -> Result:
     prepared = prepare(options)
     judged = judge(prepared.queries, "temp")
     answers, proven = judged.answers, judged.queries(prepared.queries)
+    if not proven:
+        return _result([], 0, judged.skipped)
     # First all texts on small data, not measured: code that is compiled and caches that are warm.
     listed = warm_items(prepared.scale_factor, _OFF)
     rounds = options.repeats or _rounds(options, proven)
@@ -97,18 +99,19 @@ def run(options: Options) -> Result:
                 measured[variant] = _Measured(
                     usage, timing.seconds, committed[name], restored[name]
                 )
-                expected = queries.output(folder, _name(query, "plain", turn))
-                if compare_results(expected, queries.output(folder, name)):
-                    wrong.append(name)
             runs.append(measured)
+            expected = queries.output(folder, _name(query, "plain", turn))
+            wrong += [
+                name
+                for name in (_name(query, v, turn) for v in VARIANTS[1:])
+                if compare_results(expected, queries.output(folder, name))
+            ]
         rows.append(_row(query, runs, answers[query.name].value, wrong))
     return _result(rows, rounds, judged.skipped)
 
 
 def _rounds(options: Options, proven: Sequence[Query]) -> int:
     """As many as fit into the time that is left, where each run takes what the true one took."""
-    if not proven:
-        return 1
     seconds = len(VARIANTS) * sum(q.seconds + SETTLE_S for q in proven)
     return max(1, min(MOST_ROUNDS, int((options.left_s - WARM_UP_S) / seconds)))
 

@@ -56,10 +56,10 @@ def test_killed_anywhere_and_run_again(tmp_path: Path, options: tuple[str, ...])
     for name in NAMES:
         shutil.copy(LOGS / name, logs)
     assert started(logs, whole, *options).wait() == 1, "the README is no log"
-    chance = random.Random(len(options))
+    files, chance = written(whole), random.Random(len(options))
     for turn in range(KILLS):
         # By what is written, not by the clock: how long a run takes differs from run to run.
-        until = written(whole) * (turn + chance.random()) / (KILLS + 1)
+        until = files * (turn + chance.random()) / (KILLS + 1)
         process = started(logs, home, *options)
         while written(home) < until and process.poll() is None:
             time.sleep(0.002)

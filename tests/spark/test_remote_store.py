@@ -21,7 +21,7 @@ CONF = {
 
 
 def _submit(folder: Path, place: Path, *, memory: str = "1g", **spec: Any) -> apps.RunningApp:
-    asked = {"row_bytes": 32, "latency_ms": 0, "work": 0, "result": str(folder / "result.json")}
+    asked = {"row_bytes": 32, "latency_ms": 0, "result": str(folder / "result.json")}
     conf = {
         **CONF,
         "spark.phoebe.home": str(place),
@@ -96,8 +96,7 @@ def test_readers_that_run_while_the_locations_switch(tmp_path: Path) -> None:
         maps=4,
         reducers=60,
         latency_ms=100,
-        work=5_000,
-        hold=True,
+        switch_amid_readers=True,
         settle_s=3,
     )
     assert found["answer"][:2] == _expected(60_000)

@@ -1,10 +1,10 @@
 """A PySpark application that shuffles generated rows over a slow store: ``shuffle_app.py SPEC``.
 
 The spec is JSON: ``rows``, ``maps``, ``reducers``, ``row_bytes``, ``latency_ms`` of each request to
-the store, ``work`` steps that a reading task takes on each row (some 40 ns each), ``hold`` (whether
-the store finishes no file before a reading task has ended), and ``result``, where one JSON object
-is written: the rows' count and sum, requests by kind before and while the query ran, and the bytes
-of shuffle files that are left on the local disk at the end.
+the store, ``switch_amid_readers`` (whether the locations switch when some reading tasks have ended
+and others have not begun), and ``result``, where one JSON object is written: the rows' count and
+sum, requests by kind while the query ran, and the bytes of shuffle files that are left on the local
+disk at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +24,45 @@ KINDS = ("status", "list", "read", "write", "mkdirs", "rename", "delete")
 
 
 @contextmanager
-def held_writes(spark: SparkSession, requests: Any, reducers: int) -> Iterator[None]:
-    """The store finishes no file before a task of the stage with ``reducers`` tasks has ended."""
+def switched_amid_readers(spark: SparkSession, reducers: int) -> Iterator[None]:
+    """The first shuffle's locations switch when a few of its reading tasks have begun or ended.
+
+    The store finishes no file before one of them has ended, and only a few are let go before the
+    switch.
+    """
+    jvm: Any = spark._jvm
+    testing, phoebe = jvm.phoebe.testing, jvm.org.apache.spark.sql.execution.phoebe
     tracker = spark.sparkContext.statusTracker()
+    shuffles = jvm.org.apache.spark.SparkEnv.get().mapOutputTracker().shuffleStatuses()
     over = threading.Event()
 
     def has_read() -> bool:
-        running = map(tracker.getStageInfo, tracker.getActiveStageIds())
+        running = [tracker.getStageInfo(i) for i in tracker.getActiveStageIds()]
         return any(s and s.numTasks == reducers and s.numCompletedTasks for s in running)
 
-    def wait() -> None:
+    def has_switched() -> bool:
+        outputs = shuffles.apply(0).mapStatuses()
+        return all(phoebe.StoreLocation.isStoreHost(o.location().host()) for o in outputs)
+
+    def lead() -> None:
         try:
             while not over.wait(0.05) and not has_read():
                 pass
+            testing.SlowRequests.releaseWrites()
+            while not over.wait(0.05) and not has_switched():
+                pass
         finally:
-            requests.releaseWrites()
+            testing.SlowRequests.releaseWrites()
+            testing.HeldReaders.release()
 
-    requests.holdWrites()
-    waiting = threading.Thread(target=wait)
-    waiting.start()
+    testing.SlowRequests.holdWrites()
+    leading = threading.Thread(target=lead)
+    leading.start()
     try:
         yield
     finally:
         over.set()
-        waiting.join()
+        leading.join()
 
 
 def main(spec: dict[str, Any]) -> int:
@@ -60,17 +75,16 @@ def main(spec: dict[str, Any]) -> int:
     payload = "concat(" + ", ".join(f"hex(xxhash64(id, {i}))" for i in range(words)) + ")"
     rows = spark.range(0, spec["rows"], 1, spec["maps"]).selectExpr("id", f"{payload} as payload")
     shuffled = rows.repartition(spec["reducers"], "id")
-    if spec["work"]:
-        # Deterministic, so that the reading stage lasts.
-        shuffled = shuffled.selectExpr(
-            "id",
-            "payload",
-            f"aggregate(sequence(1, {spec['work']}), 0L, (a, x) -> a + x * id % 7) as work",
-        ).where("work >= 0")
+    total: str = "sum(id)"
+    switched: AbstractContextManager[None] = nullcontext()
+    if spec.get("switch_amid_readers"):
+        spark.udf.registerJavaFunction("held", "phoebe.testing.HeldReaders", "bigint")
+        # Its argument is what was shuffled, so it is called where that is read.
+        total, switched = "sum(held(id))", switched_amid_readers(spark, spec["reducers"])
     before = {kind: requests.count(kind) for kind in KINDS}
     started = time.monotonic()
-    with held_writes(spark, requests, spec["reducers"]) if spec.get("hold") else nullcontext():
-        row = shuffled.selectExpr("count(*)", "sum(id)", "bit_xor(xxhash64(payload))").collect()[0]
+    with switched:
+        row = shuffled.selectExpr("count(*)", total, "bit_xor(xxhash64(payload))").collect()[0]
     seconds = time.monotonic() - started
     after = {kind: requests.count(kind) for kind in KINDS}
     time.sleep(spec.get("settle_s", 0))

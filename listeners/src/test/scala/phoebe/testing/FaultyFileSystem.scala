@@ -12,9 +12,23 @@
 package phoebe.testing
 
 import java.io.{EOFException, File, FileNotFoundException, IOException}
-import java.nio.file.{Files, NoSuchFileException}
+import java.nio.file.{Files, NoSuchFileException, Path}
 
 import scala.jdk.CollectionConverters._
+
+import org.apache.hadoop.conf.Configuration
+
+object FaultyFileSystem {
+
+  /** Settings under which `faulty:` has the troubles that the file `control` tells, and no cache. */
+  def configured(control: Path): Configuration = {
+    val conf = new Configuration
+    conf.set("fs.faulty.impl", classOf[FaultyFileSystem].getName)
+    conf.set("fs.faulty.control", control.toString)
+    conf.setBoolean("fs.faulty.impl.disable.cache", true)
+    conf
+  }
+}
 
 final class FaultyFileSystem extends SlowFileSystem("faulty") {
   private lazy val control = new File(getConf.get("fs.faulty.control"))

@@ -1,7 +1,5 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.util.concurrent.ExecutionException
-
 import scala.util.control.NonFatal
 
 import org.apache.spark.{
@@ -260,10 +258,7 @@ private[phoebe] final class StoreShuffleReader(
       mapIndex: Int,
       reduceId: Int
   ): Nothing = {
-    val cause = e match {
-      case wrapped: ExecutionException if wrapped.getCause != null => wrapped.getCause
-      case other => other
-    }
+    val cause = StoreFiles.causeOf(e)
     if (source.restored) {
       if (!StoreFiles.isDamage(cause)) throw cause
       StoreFiles.writeTombstone(source.place, source.conf.value.value, cause.toString)

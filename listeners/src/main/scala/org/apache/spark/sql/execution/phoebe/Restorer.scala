@@ -21,9 +21,9 @@ import org.apache.spark.sql.execution.phoebe.store._
  * everything that adaptive execution does. It costs one read of the checkpoint.
  */
 private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging {
-  private val sc: SparkContext = runtime.phoebe.sparkContext
   import Restorer.CheckFailed
 
+  private val sc: SparkContext = runtime.phoebe.sparkContext
   private val admitted = new ConcurrentHashMap[CheckpointPlace, CommittedCheckpoint]()
   private val refused = new ConcurrentHashMap[CheckpointPlace, Reason]()
   private val doubted = ConcurrentHashMap.newKeySet[CheckpointPlace]()
@@ -119,10 +119,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
         .collect()
     }
     // What an executor does not see may be its mount's fault: a tombstone is for good.
-    def isMissing = Stock.missing(
-      checkpoint.manifest,
-      runtime.store.fs.listStatus(place.directory).toSeq
-    ).isDefined
+    def isMissing = runtime.store.missing(place, checkpoint.manifest).isDefined
     problems.sortBy(_.isMissing).headOption match {
       case None => Right(())
       case Some(problem) if problem.isMissing && !isMissing =>
@@ -176,20 +173,22 @@ private[phoebe] object Restorer {
 
 private[phoebe] object CheckpointJobs {
 
-  /** Runs jobs of our own: marked (and with `tag` besides the query's tags, by which they end too), so that they are neither harvested nor part of the user's query. */
+  /**
+   * Runs jobs of our own: marked, so that they are neither harvested nor part of the user's query. They
+   * end with the tags of that, and by `tag`.
+   */
   def internally[T](sc: SparkContext, tag: String)(body: => T): T = {
     val changed = Map(
       PhoebeRuntime.InternalProperty -> "true",
       SQLExecution.EXECUTION_ID_KEY -> null,
       SparkContext.SPARK_JOB_DESCRIPTION -> "phoebe: verify a checkpoint"
     )
-    val tagged = sc.getJobTags()(tag)
     val before = changed.keys.map(key => key -> sc.getLocalProperty(key)).toMap
     changed.foreach { case (key, value) => sc.setLocalProperty(key, value) }
-    if (!tagged) sc.addJobTag(tag)
+    sc.addJobTag(tag)
     try body
     finally {
-      if (!tagged) sc.removeJobTag(tag)
+      sc.removeJobTag(tag)
       before.foreach { case (key, value) => sc.setLocalProperty(key, value) }
     }
   }

@@ -282,8 +282,7 @@ private[phoebe] final class UploadQueue(
   private def isReady: Boolean =
     flushing || waitingBytes >= target || waitingBlocks >= MostBlocks || waiting.size >= mostMaps
 
-  /** By its name alone: a map task asks, and making a file system may take long. */
-  private lazy val isLocal = directory.toUri.getScheme == "file"
+  private lazy val isLocal = StoreFiles.isLocal(directory.toUri)
   private lazy val mostMaps = if (isLocal) MostLocalMaps else MostMaps
 
   /**

@@ -157,10 +157,7 @@ class LifetimeSuite extends AnyFunSuite {
 
   test("a manifest that cannot be read now says nothing about its checkpoint") {
     val control = Files.createTempFile("faulty", "")
-    val faulty = new Configuration(conf)
-    faulty.set("fs.faulty.impl", classOf[FaultyFileSystem].getName)
-    faulty.set("fs.faulty.control", control.toString)
-    faulty.setBoolean("fs.faulty.impl.disable.cache", true)
+    val faulty = FaultyFileSystem.configured(control)
     val here = new Path("faulty://" + Files.createTempDirectory("phoebe-store"))
     val writer = new CheckpointStore(here, faulty, LeaseMs)
     val place = commit(writer)

@@ -147,10 +147,7 @@ class PackSuite extends AnyFunSuite {
   test("errors that look like damage are the store's, where the file is whole") {
     val whole = written(Seq(Seq(100L, 200L)))
     val control = Files.createTempFile("faulty", "")
-    val faulty = new Configuration(conf)
-    faulty.set("fs.faulty.impl", classOf[FaultyFileSystem].getName)
-    faulty.set("fs.faulty.control", control.toString)
-    faulty.setBoolean("fs.faulty.impl.disable.cache", true)
+    val faulty = FaultyFileSystem.configured(control)
     val place =
       whole.place.copy(rootUri = whole.place.rootUri.replaceFirst("^file:/*", "faulty:///"))
     def verify() = Restorer.verify(place, faulty, whole.pack)

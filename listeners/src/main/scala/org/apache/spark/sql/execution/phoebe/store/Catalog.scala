@@ -1,7 +1,5 @@
 package org.apache.spark.sql.execution.phoebe.store
 
-import java.io.FileNotFoundException
-
 import org.apache.hadoop.fs.{FileStatus, FileSystem, Path}
 
 /** A committed checkpoint that the store's catalogue names; its manifest has not been read yet. */
@@ -47,9 +45,7 @@ private[phoebe] object Catalog {
 
   /** Empty where there is no store yet. */
   def read(fs: FileSystem, root: Path): Catalog = {
-    val listed =
-      try fs.listStatus(catalog(root)).toSeq
-      catch { case _: FileNotFoundException => Nil }
+    val listed = StoreFiles.list(fs, catalog(root))
     def named[T](pick: PartialFunction[(String, FileStatus), T]): Seq[T] =
       listed.map(status => status.getPath.getName -> status).collect(pick)
     Catalog(

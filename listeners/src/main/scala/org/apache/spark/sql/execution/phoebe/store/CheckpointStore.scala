@@ -122,6 +122,10 @@ private[phoebe] final class CheckpointStore(
     Living(leases, catalog.leases.map(l => l._1 -> l._2.getModificationTime), nowMs, leaseMs)
   }
 
+  /** What a manifest names and is not there, or has another length; looked at now. */
+  def missing(place: CheckpointPlace, manifest: Manifest): Option[String] =
+    if (manifest.packs.isEmpty) None else Stock.missing(manifest, list(fs, place.directory))
+
   /**
    * The commit: the manifest appears whole under its name, or not at all.
    *
@@ -131,10 +135,7 @@ private[phoebe] final class CheckpointStore(
   def commit(place: CheckpointPlace, manifest: Manifest): Unit = {
     val store = fs
     live()
-    if (manifest.packs.nonEmpty) {
-      Stock.missing(manifest, store.listStatus(place.directory).toSeq)
-        .foreach(problem => throw new IOException(s"$place: $problem"))
-    }
+    missing(place, manifest).foreach(problem => throw new IOException(s"$place: $problem"))
     val bytes = Manifest.encode(manifest)
     if (appearsAtClose(store)) writeWhole(store, place.manifest, bytes)
     else {

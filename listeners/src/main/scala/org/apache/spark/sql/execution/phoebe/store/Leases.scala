@@ -123,7 +123,7 @@ private[phoebe] final case class Living(
 
   lazy val owners: Set[String] = leases.keySet.filter(apply)
 
-  /** Attempts that a living application is writing; None: one of them could not be asked. */
+  /** Attempts that a living application has begun and not removed; None: one of them could not be asked. */
   lazy val writes: Option[Set[String]] = {
     val found = owners.toSeq.map(leases)
     if (found.forall(_.isDefined)) Some(found.flatten.flatMap(_.writes).toSet) else None

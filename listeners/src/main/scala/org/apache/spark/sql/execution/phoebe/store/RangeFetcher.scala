@@ -89,7 +89,7 @@ private[phoebe] final class RangeFetcher(
   private def awaited(bytes: Future[Array[Byte]]): Array[Byte] =
     try bytes.get(timeoutMs, TimeUnit.MILLISECONDS)
     catch {
-      case e: ExecutionException if e.getCause != null => throw e.getCause
+      case e: ExecutionException => throw StoreFiles.causeOf(e)
       case _: TimeoutException =>
         bytes.cancel(true)
         throw new IOException(s"${fs.getUri}: no answer in $timeoutMs ms")

@@ -47,6 +47,7 @@ private[phoebe] final case class Stocked(
 
 /** Everything that a store holds, committed or not. */
 private[phoebe] object Stock {
+  import StoreFiles.list
 
   /** Missing files and tombstones make a checkpoint damaged; its bytes are not looked at. */
   def of(store: CheckpointStore, catalog: Catalog, alive: Living): Seq[Stocked] = {
@@ -91,11 +92,6 @@ private[phoebe] object Stock {
       fingerprint <- list(fs, CheckpointPlace.data(root))
       attempt <- list(fs, fingerprint.getPath)
     } yield CheckpointPlace(root.toString, fingerprint.getPath.getName, attempt.getPath.getName)
-
-  /** Others remove things meanwhile. */
-  private def list(fs: FileSystem, path: Path): Seq[FileStatus] =
-    try fs.listStatus(path).toSeq
-    catch { case _: FileNotFoundException => Nil }
 
   private def modified(fs: FileSystem, path: Path): Long =
     try fs.getFileStatus(path).getModificationTime

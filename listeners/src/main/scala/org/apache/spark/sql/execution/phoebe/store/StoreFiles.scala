@@ -1,6 +1,7 @@
 package org.apache.spark.sql.execution.phoebe.store
 
 import java.io.{EOFException, FileNotFoundException, IOException}
+import java.net.URI
 import java.nio.charset.StandardCharsets.UTF_8
 import java.util.concurrent.ExecutionException
 
@@ -40,7 +41,15 @@ private[phoebe] object StoreFiles extends Logging {
   }
 
   /** Whether a request to the store costs next to nothing, so that many small ones are fine. */
-  def isLocal(fs: FileSystem): Boolean = fs.getUri.getScheme == "file"
+  def isLocal(fs: FileSystem): Boolean = isLocal(fs.getUri)
+
+  /** By its name alone: to make a file system may take long. */
+  def isLocal(uri: URI): Boolean = uri.getScheme == "file"
+
+  /** What is in a directory; nothing where it is not there: others remove things meanwhile. */
+  def list(fs: FileSystem, directory: Path): Seq[FileStatus] =
+    try fs.listStatus(directory).toSeq
+    catch { case _: FileNotFoundException => Nil }
 
   /**
    * Whether a file is seen by others only once it is closed, so that it need not be renamed. Elsewhere
@@ -164,11 +173,8 @@ private[phoebe] object StoreFiles extends Logging {
   ): Option[IOException] = causeOf(error) match {
     case e @ (_: EOFException | _: FileNotFoundException) =>
       val found =
-        try Right(fs.listStatus(path.getParent).find(_.getPath.getName == path.getName))
-        catch {
-          case _: FileNotFoundException => Right(None)
-          case _: IOException => Left(())
-        }
+        try Right(list(fs, path.getParent).find(_.getPath.getName == path.getName))
+        catch { case _: IOException => Left(()) }
       found match {
         case Right(None) => Some(new FileNotFoundException(s"$path does not exist"))
         case Right(Some(file)) if file.getLen < fileBytes =>
@@ -188,7 +194,8 @@ private[phoebe] object StoreFiles extends Logging {
     case e => e
   }
 
-  private def causeOf(error: Throwable): Throwable = error match {
+  /** The error itself, where another thread or a future has met it. */
+  def causeOf(error: Throwable): Throwable = error match {
     case e: ExecutionException if e.getCause != null => e.getCause
     case e => e
   }
