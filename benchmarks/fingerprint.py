@@ -93,7 +93,8 @@ def run(options: Options) -> Result:
     mutated = options.work / "mutations.json"
     _start("fingerprint_mutations", [mutated, scale_factor, options.seed, json.dumps(SETTINGS)])
     options.say("mutations done")
-    return _result(*seen, json.loads(mutated.read_text()))
+    one, other = seen
+    return _result(one, other, json.loads(mutated.read_text()))
 
 
 def _start(module: str, arguments: list[Any]) -> None:

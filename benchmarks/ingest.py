@@ -106,7 +106,7 @@ def _replay(log: Path, _work: Path) -> list[dict[str, float]]:
 
     conf = SparkConf(loadDefaults=False).set("spark.driver.memory", "2g")
     conf.set("spark.driver.extraJavaOptions", "-XX:ActiveProcessorCount=1")
-    gateway = launch_gateway(conf)
+    gateway = launch_gateway(conf)  # type: ignore[no-untyped-call]
     jvm: Any = gateway.jvm
     history = jvm.org.apache.spark.deploy.history
     server = jvm.org.apache.spark.SparkConf(False)
