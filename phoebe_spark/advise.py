@@ -7,12 +7,17 @@ boundaries turn out to be → cuts → a decision with its reason per boundary. 
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from phoebe_spark.features import features
 from phoebe_spark.graph import StageGraph
@@ -30,17 +35,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_REMEMBERED = 16
+"""Plans whose predictions are kept: a driver that runs a query again soon asks the same again."""
+
 _OPTIMIZER_SETTINGS = ("objective", "budget_fraction", "max_cuts", "min_duration_ms")
 
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
     """What is predicted for a plan; ``min_duration_ms`` is the session's, None where it is the
-    application's."""
+    application's. ``decided``: the decisions made for it so far, by all that they depend on."""
 
     plan_graph: PlanGraph
     prediction: Prediction
     min_duration_ms: float | None = None
+    decided: dict[tuple[Any, ...], Decision] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class Advisor:
     def __init__(self, predictor: Predictor | None, settings: OptimizerSettings) -> None:
         self._predictor = predictor
         self._settings = settings
+        self._remembered: OrderedDict[bytes, Foreseen] = OrderedDict()
 
     @property
     def model_version(self) -> str | None:
@@ -68,9 +78,13 @@ class Advisor:
         if self._predictor is None:
             return _NO_MODEL
         try:
-            found = self.predict(
-                message["plan"], message["boundaries"], int(message.get("slots") or 1)
-            )
+            plan, boundaries = message["plan"], message["boundaries"]
+            slots = int(message.get("slots") or 1)
+            key = _apart_from_ids([plan, boundaries, slots])
+            found = self._remembered.pop(key, None) or self.predict(plan, boundaries, slots)
+            self._remembered[key] = found
+            while len(self._remembered) > MOST_REMEMBERED:
+                self._remembered.popitem(last=False)
             return replace(found, min_duration_ms=_number(message.get("min_duration_ms")))
         except Exception as error:  # the query goes on without checkpoints
             log.exception("nothing foreseen for request %s", _get(message, "request_id"))
@@ -116,11 +130,15 @@ class Advisor:
     def decide(self, foreseen: Foreseen, boundaries: Sequence[Mapping[str, Any]]) -> Answer:
         """The decision for a plan with these boundaries (of an ``advise`` message)."""
         derived, prediction = foreseen.plan_graph, foreseen.prediction
-        graph = _with_boundaries(prediction.graph, derived, boundaries)
         settings = self._settings
         if foreseen.min_duration_ms is not None:
             settings = replace(settings, min_duration_ms=foreseen.min_duration_ms)
-        return Answer(derived, prediction, choose(graph, settings))
+        facts = ((b["node"], b.get("eligible", True), b.get("restorable")) for b in boundaries)
+        key = (settings, *facts)
+        if key not in foreseen.decided:
+            graph = _with_boundaries(prediction.graph, derived, boundaries)
+            foreseen.decided[key] = choose(graph, settings)
+        return Answer(derived, prediction, foreseen.decided[key])
 
 
 def load_advisor(
@@ -146,6 +164,23 @@ def optimizer_settings(settings: Mapping[str, Any]) -> OptimizerSettings:
     """The optimizer's settings among the plugin's; absent ones keep their defaults."""
     found = {k: settings[k] for k in _OPTIMIZER_SETTINGS if settings.get(k) is not None}
     return replace(OptimizerSettings(), **found)
+
+
+_ID = re.compile(rb"(?:#|\[plan_id=|\[id=)\d+")
+
+
+def _apart_from_ids(question: object) -> bytes:
+    """A digest that two questions share which differ only in the ids that Spark counts up.
+
+    Attributes, plans and subqueries are numbered by their first appearance instead.
+    """
+    numbers: dict[bytes, bytes] = {}
+
+    def numbered(found: re.Match[bytes]) -> bytes:
+        return numbers.setdefault(found[0], b"#%d" % len(numbers))
+
+    text = _ID.sub(numbered, orjson.dumps(question))
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def _with_boundaries(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import zstandard
 from phoebe_training import train
 from phoebe_training.fit import FitSettings
 
-from phoebe_spark.advise import Advisor, load_advisor, optimizer_settings
+from phoebe_spark.advise import MOST_REMEMBERED, Advisor, load_advisor, optimizer_settings
 from phoebe_spark.ingest import ingest
 from phoebe_spark.optimize import OptimizerSettings
 from phoebe_spark.plan import parse_plan
@@ -193,10 +194,57 @@ def test_a_hundred_stages_are_advised_on_in_time(home: Path) -> None:
     plan = _wide_plan(100)
     asked = request(plan)
     assert len(asked["boundaries"]) == 100
-    advice_of(advisor, asked)
+    advice_of(advisor, request(_wide_plan(50)))
     began = time.thread_time()
     advice_of(advisor, asked)
     assert time.thread_time() - began < 0.25
+
+
+def test_a_plan_that_comes_again_with_other_ids_is_remembered(
+    home: Path, plans: dict[str, Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advisor, _ = load_advisor(home, EASY)
+    predicted: list[int] = []
+    real = advisor.predict
+    monkeypatch.setattr(advisor, "predict", lambda *how: predicted.append(1) or real(*how))
+    plan = plans["tpch/q9"]
+    first = advice_of(advisor, request(plan))
+    again = advice_of(advisor, request(_renumbered(plan, lambda n: n + 1000)))
+    assert again["decisions"] == first["decisions"]
+    assert len(predicted) == 1
+    # What decides otherwise is decided otherwise.
+    refused = advisor.advise(request(plan, eligible=False), advisor.foresee(request(plan)))
+    assert not any(d["checkpoint"] for d in refused["decisions"])
+    assert len(predicted) == 1
+    asked = request(plan) | {"min_duration_ms": 10**9}
+    assert {d["reason"]["code"] for d in advice_of(advisor, asked)["decisions"]} == {"short_query"}
+    assert len(predicted) == 1
+    # What is predicted otherwise is another question.
+    for other in (
+        request(plan, catalyst_bytes=10**8),
+        request(plan) | {"slots": 4},
+        request(_renumbered(plan, lambda n: n // 2)),  # columns that were two are one
+        request(plans["tpch/q5"]),
+    ):
+        before = len(predicted)
+        advice_of(advisor, other)
+        assert len(predicted) == before + 1
+
+
+def test_few_plans_are_remembered(home: Path, plans: dict[str, Mapping[str, Any]]) -> None:
+    advisor, _ = load_advisor(home, EASY)
+    for slots in range(1, MOST_REMEMBERED + 5):
+        advice_of(advisor, request(plans["tpch/q1"]) | {"slots": slots})
+    assert len(advisor._remembered) == MOST_REMEMBERED
+
+
+def _renumbered(plan: Mapping[str, Any], number: Callable[[int], int]) -> dict[str, Any]:
+    """The plan with other attribute ids."""
+    text = orjson.dumps(plan).decode()
+    renumbered: dict[str, Any] = orjson.loads(
+        re.sub(r"#(\d+)", lambda found: f"#{number(int(found[1]))}", text)
+    )
+    return renumbered
 
 
 def _wide_plan(exchanges_wanted: int) -> dict[str, Any]:
