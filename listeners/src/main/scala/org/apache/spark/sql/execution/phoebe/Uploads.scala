@@ -11,11 +11,16 @@ import org.apache.hadoop.fs.{FileSystem, Path}
 
 import org.apache.spark.SparkEnv
 import org.apache.spark.internal.Logging
+import org.apache.spark.internal.config.{
+  SHUFFLE_CHECKSUM_ALGORITHM,
+  SHUFFLE_CHECKSUM_ENABLED,
+  SHUFFLE_UNSAFE_FAST_MERGE_ENABLE
+}
 import org.apache.spark.network.util.LimitedInputStream
 import org.apache.spark.security.CryptoStreamUtils
 import org.apache.spark.shuffle.IndexShuffleBlockResolver
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{MapOutput, Upload}
-import org.apache.spark.sql.execution.phoebe.store.{PackSource, PackWriter, StoreFiles}
+import org.apache.spark.sql.execution.phoebe.store._
 import org.apache.spark.util.ThreadUtils
 
 /**
@@ -24,12 +29,14 @@ import org.apache.spark.util.ThreadUtils
  * when the upload is done or given up. Where a file system has no links it is Spark's own files.
  *
  * @param data None where the output is empty: Spark writes no data file then
+ * @param checksums Spark's checksum of each segment; None where it writes none
  * @param links what to remove in the end
  */
 private[phoebe] final case class LinkedOutput(
     output: MapOutput,
     data: Option[File],
     index: File,
+    checksums: Option[File],
     links: Seq[File]
 ) {
 
@@ -38,7 +45,7 @@ private[phoebe] final case class LinkedOutput(
     val onDisk = lengths()
     def open() = new FileInputStream(data.get)
     env.securityManager.getIOEncryptionKey() match {
-      case None => PackSource(output.mapId, onDisk, () => open())
+      case None => PackSource(output.mapId, onDisk, () => open(), noted(env))
       case Some(key) =>
         val plain = onDisk.map(n => math.max(0L, n - CryptoStreamUtils.IV_LENGTH_IN_BYTES))
         PackSource(
@@ -54,13 +61,18 @@ private[phoebe] final case class LinkedOutput(
     }
   }
 
-  /** Segment lengths from Spark's index file: numPartitions + 1 offsets, eight bytes each. */
-  private def lengths(): Array[Long] = {
-    val in = new DataInputStream(new BufferedInputStream(new FileInputStream(index)))
-    try {
-      val offsets = Array.fill(output.numPartitions + 1)(in.readLong())
-      offsets.sliding(2).map(pair => pair(1) - pair(0)).toArray
-    } finally in.close()
+  private def noted(env: SparkEnv): Option[SegmentChecksums] = checksums.map { file =>
+    SegmentChecksums(env.conf.get(SHUFFLE_CHECKSUM_ALGORITHM), longs(file, output.numPartitions))
+  }
+
+  /** Segment lengths from Spark's index file: numPartitions + 1 offsets. */
+  private def lengths(): Array[Long] =
+    longs(index, output.numPartitions + 1).sliding(2).map(pair => pair(1) - pair(0)).toArray
+
+  private def longs(file: File, count: Int): Array[Long] = {
+    val in = new DataInputStream(new BufferedInputStream(new FileInputStream(file)))
+    try Array.fill(count)(in.readLong())
+    finally in.close()
   }
 
   def release(): Unit = links.foreach(link => Files.deleteIfExists(link.toPath))
@@ -105,17 +117,30 @@ private[phoebe] final class DecryptedSegments(
 private[phoebe] object LinkedOutput {
 
   def of(env: SparkEnv, shuffleId: Int, output: MapOutput): LinkedOutput = {
-    val resolver = env.shuffleManager.shuffleBlockResolver.asInstanceOf[IndexShuffleBlockResolver]
-    val index = resolver.getIndexFile(shuffleId, output.mapId)
-    val data = Some(resolver.getDataFile(shuffleId, output.mapId)).filter(_ => output.bytes > 0)
-    val links = (data.toSeq :+ index).map(file => file -> link(file)).toMap
+    val index = resolver(env).getIndexFile(shuffleId, output.mapId)
+    val data =
+      Some(resolver(env).getDataFile(shuffleId, output.mapId)).filter(_ => output.bytes > 0)
+    val checksums = data.flatMap(_ => checksumFile(env, shuffleId, output.mapId))
+    val links = (data.toSeq ++ checksums :+ index).map(file => file -> link(file)).toMap
+    def linked(file: File) = links(file).getOrElse(file)
     LinkedOutput(
       output,
-      data.map(file => links(file).getOrElse(file)),
-      links(index).getOrElse(index),
+      data.map(linked),
+      linked(index),
+      checksums.map(linked),
       links.values.flatten.toSeq
     )
   }
+
+  def resolver(env: SparkEnv): IndexShuffleBlockResolver =
+    env.shuffleManager.shuffleBlockResolver.asInstanceOf[IndexShuffleBlockResolver]
+
+  /** Where Spark merges spills by compressing them anew, its checksums are those of the spills. */
+  private def checksumFile(env: SparkEnv, shuffleId: Int, mapId: Long): Option[File] =
+    if (env.conf.get(SHUFFLE_CHECKSUM_ENABLED) && env.conf.get(SHUFFLE_UNSAFE_FAST_MERGE_ENABLE)) {
+      val algorithm = env.conf.get(SHUFFLE_CHECKSUM_ALGORITHM)
+      Some(resolver(env).getChecksumFile(shuffleId, mapId, algorithm)).filter(_.exists)
+    } else None
 
   /** In the same directory, under a name that Spark takes for no block of its own. */
   private def link(file: File): Option[File] = {
@@ -349,10 +374,8 @@ private[phoebe] final class UploadQueue(
   private def withRetries[T](file: String, attempt: Int = 1)(body: => T): T =
     try body
     catch {
-      case e: java.io.IOException
-          if attempt < Attempts && !e.isInstanceOf[java.io.FileNotFoundException] && !synchronized(
-            closed
-          ) =>
+      case e @ (_: java.io.FileNotFoundException | _: DamagedFileException) => throw e
+      case _: java.io.IOException if attempt < Attempts && !synchronized(closed) =>
         discard(file)
         Thread.sleep(PauseMs * attempt)
         withRetries(file, attempt + 1)(body)

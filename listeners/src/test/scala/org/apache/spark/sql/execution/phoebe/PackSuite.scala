@@ -9,6 +9,7 @@ import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.Path
 import org.scalatest.funsuite.AnyFunSuite
 
+import org.apache.spark.network.shuffle.checksum.ShuffleChecksumHelper
 import org.apache.spark.sql.execution.phoebe.store._
 
 import phoebe.testing.FaultyFileSystem
@@ -184,6 +185,35 @@ class PackSuite extends AnyFunSuite {
       PackSource(1, Array(10L), () => new ByteArrayInputStream(new Array[Byte](9)))
     assertThrows[EOFException] {
       PackWriter.write("m", IndexedSeq(source), new ByteArrayOutputStream, chunk)
+    }
+  }
+
+  test("a source that is not what Spark wrote fails the writer") {
+    val noted = Seq("ADLER32", "CRC32", "CRC32C").map { algorithm =>
+      val sums = ShuffleChecksumHelper.createPartitionChecksums(3, algorithm)
+      sums(0).update(Array[Byte](1, 2))
+      sums(2).update(Array.tabulate[Byte](chunk + 1)(_.toByte))
+      SegmentChecksums(algorithm, sums.map(_.getValue))
+    }
+    val bytes = Array[Byte](1, 2) ++ Array.tabulate[Byte](chunk + 1)(_.toByte)
+    def write(bytes: Array[Byte], noted: SegmentChecksums) = PackWriter.write(
+      "m",
+      IndexedSeq(PackSource(
+        1,
+        Array(2L, 0L, chunk + 1L),
+        () => new ByteArrayInputStream(bytes),
+        Some(noted)
+      )),
+      new ByteArrayOutputStream,
+      chunk
+    )
+    noted.foreach { sums =>
+      write(bytes, sums)
+      bytes.indices.foreach { i =>
+        val changed = bytes.updated(i, (bytes(i) ^ 8).toByte)
+        val e = intercept[DamagedFileException](write(changed, sums))
+        assert(e.getMessage.contains(s"partition ${if (i < 2) 0 else 2}"), s"byte $i")
+      }
     }
   }
 

@@ -4,6 +4,8 @@ import java.io.{ByteArrayOutputStream, DataInputStream, DataOutputStream, InputS
 import java.nio.ByteBuffer
 import java.util.zip.CRC32C
 
+import org.apache.spark.network.shuffle.checksum.ShuffleChecksumHelper
+
 /**
  * One file of a checkpoint: the outputs of one or more map tasks, ordered by reduce partition.
  *
@@ -85,17 +87,28 @@ private[phoebe] object Pack {
 }
 
 /**
+ * What Spark noted of each segment's bytes when it wrote them.
+ *
+ * @param algorithm
+ *   as `spark.shuffle.checksum.algorithm` names it
+ */
+private[phoebe] final case class SegmentChecksums(algorithm: String, values: Array[Long])
+
+/**
  * One map task's output on its way into a pack.
  *
  * @param lengths
  *   bytes of each reduce partition's segment, as Spark's own index file has them
  * @param open
  *   Spark's data file from its beginning; asked for once, and only if there is a byte in it
+ * @param checksums
+ *   what the segments are to be; None where that is not known
  */
 private[phoebe] final case class PackSource(
     mapId: Long,
     lengths: Array[Long],
-    open: () => InputStream
+    open: () => InputStream,
+    checksums: Option[SegmentChecksums] = None
 )
 
 private[phoebe] object PackWriter {
@@ -108,6 +121,8 @@ private[phoebe] object PackWriter {
    *
    * @throws java.io.EOFException
    *   if a source is shorter than its lengths say
+   * @throws DamagedFileException
+   *   if a segment is not what its checksum says
    * @return
    *   the pack, to be found at `file`
    */
@@ -129,6 +144,9 @@ private[phoebe] object PackWriter {
       }
       inputs(i)
     }
+    val sums = sources.map(_.checksums.map { noted =>
+      ShuffleChecksumHelper.getChecksumByAlgorithm(noted.algorithm)
+    })
     val out = new DataOutputStream(target)
     var position = 0L
     val offsets = new Array[Long](partitions + 1)
@@ -151,14 +169,26 @@ private[phoebe] object PackWriter {
           position += head.length + 4
           sources.indices.foreach { i =>
             var left = sources(i).lengths(partition)
+            sums(i).foreach(_.reset())
             while (left > 0) {
               beforeChunk()
               val size = math.min(left, chunkBytes.toLong).toInt
               input(i).readFully(chunk, 0, size)
+              sums(i).foreach(_.update(chunk, 0, size))
               ends.putInt(size, Pack.crcOf(chunk, 0, size))
               out.write(chunk, 0, size + 4)
               position += size + 4
               left -= size
+            }
+            if (sources(i).lengths(partition) > 0) {
+              sums(i).zip(sources(i).checksums).foreach { case (sum, noted) =>
+                if (sum.getValue != noted.values(partition)) {
+                  throw new DamagedFileException(
+                    s"the local shuffle file of map task ${sources(i).mapId} is not what it was, " +
+                      s"in partition $partition: its ${noted.algorithm} checksum does not match"
+                  )
+                }
+              }
             }
           }
         }
