@@ -4,10 +4,12 @@ One application runs each query three times in turn, in an order that rotates: w
 (mode `off`), with the oracle's cuts forced, and with the cuts that the companion advises; and all
 of that in as many rounds as the time allows. The shuffle files under the executor's local
 directory are sampled every 50 ms. A byte-second freed is one that the plain run held and the other
-did not. Without checkpoints Spark's own clean-up is on, in all three. The checkpoint store is new
-in each bench and looked at once, when the application starts, so nothing is restored; should
-something be after all, ``skipped`` says so, because it would count as freed. Byte-seconds, seconds
-and peaks of a query are means over its rounds; ``ratios`` are of pairs.
+did not; that carries the noise of how long both took. Removed is what one run shows by itself: what
+vanished from the disks before the query's end. Without checkpoints Spark's own clean-up is on, in
+all three. The checkpoint store is new in each bench and looked at once, when the application
+starts, so nothing is restored; should something be after all, ``skipped`` says so, because it would
+count as freed. Byte-seconds, seconds and peaks of a query are means over its rounds; ``ratios`` are
+of pairs.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ WARM_UP_S = 90.0
 
 KEYS = (
     "freed_vs_computed",
+    "removed_vs_computed",
     "hotspot_freed_oracle",
     "hotspot_freed_advised",
     "advised_vs_oracle",
@@ -47,6 +50,7 @@ KEYS = (
 @dataclass(frozen=True, slots=True)
 class _Measured:
     usage: Usage
+    removed: float
     seconds: float
     committed: int
     restored: int
@@ -97,7 +101,11 @@ def run(options: Options) -> Result:
                 timing = timings[name]
                 usage = sampler.usage.between(timing.started, timing.ended + 0.4)
                 measured[variant] = _Measured(
-                    usage, timing.seconds, committed[name], restored[name]
+                    usage,
+                    _removed(sampler.removed.between(timing.started, timing.ended)),
+                    timing.seconds,
+                    committed[name],
+                    restored[name],
                 )
             runs.append(measured)
             expected = queries.output(folder, _name(query, "plain", turn))
@@ -108,6 +116,12 @@ def run(options: Options) -> Result:
             ]
         rows.append(_row(query, runs, answers[query.name].value, wrong))
     return _result(rows, rounds, judged.skipped)
+
+
+def _removed(vanished: Usage) -> float:
+    """Byte-seconds until the window's end of what was there in it and is not at its end."""
+    before = vanished.samples[0][1] if vanished.samples else 0
+    return Usage(tuple((t, b - before) for t, b in vanished.samples)).byte_seconds
 
 
 def _rounds(options: Options, proven: Sequence[Query]) -> int:
@@ -162,6 +176,7 @@ def _row(
         "computed_byte_seconds": computed,
         "byte_seconds": held,
         "freed": {v: held["plain"] - held[v] for v in VARIANTS[1:]},
+        "removed": mean(lambda m: m.removed),
         "peak_bytes": mean(lambda m: m.usage.peak_bytes),
         "seconds": mean(lambda m: m.seconds),
         "ratios": {
@@ -190,8 +205,10 @@ def _result(rows: list[dict[str, Any]], rounds: int, unproven: Sequence[str] = (
 
     computed = sum(r["computed_byte_seconds"] for r in forced)
     freed_oracle = total(rows, "freed", "oracle")
+    removed = total(forced, "removed", "oracle") - total(forced, "removed", "plain")
     figures = {
         "freed_vs_computed": total(forced, "freed", "oracle") / computed if computed else None,
+        "removed_vs_computed": removed / computed if computed else None,
         "hotspot_freed_oracle": share("oracle"),
         "hotspot_freed_advised": share("advised"),
         "advised_vs_oracle": (
@@ -210,7 +227,7 @@ def _result(rows: list[dict[str, Any]], rounds: int, unproven: Sequence[str] = (
         "queries": rows,
     }
     if not forced:
-        why["freed_vs_computed"] = "no forced checkpoint was committed"
+        why |= dict.fromkeys(KEYS[:2], "no forced checkpoint was committed")
     if freed_oracle <= 0:
         why["advised_vs_oracle"] = "the oracle's cuts freed nothing"
     return Result(figures, rounds, why_null=why, skipped=[*unproven, *_doubts(rows, rounds)])

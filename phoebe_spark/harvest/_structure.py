@@ -73,14 +73,18 @@ def temp_storage(execution: ExecutionState) -> list[HostStorage]:
     for stage in execution.stages.values():
         for host, (held, at) in stage.on_hosts.items():
             written[host].append((_clamp(execution, at), held))
+    freed: list[tuple[int, int]] = []
+    before: dict[str | None, int] = {}
+    for at, fingerprint, so_far in execution.freed:
+        freed.append((_clamp(execution, at), so_far - before.get(fingerprint, 0)))
+        before[fingerprint] = so_far
     found: list[HostStorage] = []
     everything = [wrote for on_host in written.values() for wrote in on_host]
     for host, wrote in sorted(written.items()):
         steps = list(wrote)
-        for at, freed in execution.freed:
-            moment = _clamp(execution, at)
+        for moment, gone in freed:
             if there := _until(everything, moment):
-                steps.append((moment, -freed * _until(wrote, moment) // there))
+                steps.append((moment, -gone * _until(wrote, moment) // there))
         found.append(_host(host, sorted(steps), _clamp(execution, execution.ended_ms)))
     return found
 

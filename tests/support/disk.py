@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 
 _NAMES = ("shuffle_", "phoebe-upload-shuffle_")
+_FileId = tuple[int, int, int]
+"""Device, inode and modification time: inodes are used again."""
 _MAX_DEPTH = 4  # <local dir>/spark-<uuid>/executor-<uuid>/blockmgr-<uuid>
 
 
@@ -36,7 +38,12 @@ def _block_directories(root: Path, depth: int = 0) -> Iterator[str]:
 
 def shuffle_bytes(roots: Iterable[Path]) -> int:
     """Bytes of the shuffle data and index files now under ``roots``."""
-    files: dict[tuple[int, int], int] = {}
+    return sum(_shuffle_files(roots).values())
+
+
+def _shuffle_files(roots: Iterable[Path]) -> dict[_FileId, int]:
+    """Bytes of each file, whatever its names."""
+    files: dict[_FileId, int] = {}
     for root in roots:
         for block_directory in _block_directories(root):
             for level in _entries(block_directory):
@@ -49,8 +56,8 @@ def shuffle_bytes(roots: Iterable[Path]) -> int:
                             stat = os.stat(file.path, follow_symlinks=False)
                         except FileNotFoundError:
                             continue
-                        files[stat.st_dev, stat.st_ino] = stat.st_size
-    return sum(files.values())
+                        files[stat.st_dev, stat.st_ino, stat.st_mtime_ns] = stat.st_size
+    return files
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:
@@ -83,7 +90,8 @@ class Usage:
 
 
 class DiskSampler:
-    """Samples in a thread of its own until the ``with`` block ends; then ``usage`` is complete.
+    """Samples in a thread of its own until the ``with`` block ends; then ``usage`` is complete, and
+    ``removed``: what was there before and is not any more, as a sum over all that was ever there.
 
     >>> with DiskSampler([local_dir]) as sampler:
     ...     app.wait()
@@ -94,6 +102,8 @@ class DiskSampler:
         self._roots = tuple(roots)
         self._interval_s = interval_s
         self._samples: list[tuple[float, int]] = []
+        self._removed: list[tuple[float, int]] = []
+        self._seen: dict[_FileId, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="disk-sampler", daemon=True)
 
@@ -114,11 +124,21 @@ class DiskSampler:
     def usage(self) -> Usage:
         return Usage(tuple(self._samples))
 
+    @property
+    def removed(self) -> Usage:
+        return Usage(tuple(self._removed))
+
     def _run(self) -> None:
         while True:
             started = time.monotonic()
-            taken = shuffle_bytes(self._roots)
-            self._samples.append((time.time(), taken))
+            self._sample()
             if self._stop.wait(max(0.0, self._interval_s - (time.monotonic() - started))):
-                self._samples.append((time.time(), shuffle_bytes(self._roots)))
+                self._sample()
                 return
+
+    def _sample(self) -> None:
+        files = _shuffle_files(self._roots)
+        now, there = time.time(), sum(files.values())
+        self._seen.update(files)
+        self._samples.append((now, there))
+        self._removed.append((now, sum(self._seen.values()) - there))

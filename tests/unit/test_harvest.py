@@ -292,11 +292,16 @@ def test_what_a_checkpoint_frees_is_alive_no_more() -> None:
         "freed_bytes": 1_000_000,
         "time": end["time"] - 100,
     }
-    (row,) = of(run([*stream[: stream.index(end)], freed, *stream[stream.index(end) :]]),
-                TempStorageRecord)  # fmt: skip
+    more = {**freed, "freed_bytes": 1_500_000, "time": end["time"] - 50}  # so far, as the first
+    found = run([*stream[: stream.index(end)], freed, more, *stream[stream.index(end) :]])
+    (row,) = of(found, TempStorageRecord)
     last, last_plain = json.loads(row.series or "[]")[-1], json.loads(plain.series or "[]")[-1]
-    assert last[1] == last_plain[1] - 1_000_000
-    assert plain.byte_seconds - row.byte_seconds == pytest.approx(1_000_000 * 0.1)
+    assert last[1] == last_plain[1] - 1_500_000
+    less = 1_000_000 * 0.1 + 500_000 * 0.05
+    assert plain.byte_seconds - row.byte_seconds == pytest.approx(less)
+    # Both are one row of the table, the last of its key.
+    assert [c.freed_bytes for c in of(found, CheckpointRecord)] == [1_000_000, 1_500_000]
+    assert len({tuple(getattr(c, n) for n in c.KEY) for c in of(found, CheckpointRecord)}) == 1
 
 
 def test_skipped_stages_name_the_stage_that_ran() -> None:

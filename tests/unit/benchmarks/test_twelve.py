@@ -118,6 +118,7 @@ def test_temp_storage_says_what_was_restored() -> None:
         "computed_byte_seconds": 4.0,
         "byte_seconds": {"plain": 8.0, "oracle": 4.0, "advised": 8.0},
         "freed": {"oracle": 4.0, "advised": 0.0},
+        "removed": {"plain": 0.5, "oracle": 4.0, "advised": 0.5},
         "peak_bytes": {"plain": 8, "oracle": 4, "advised": 8},
         "seconds": {"plain": 1.0, "oracle": 1.0, "advised": 1.0},
         "ratios": {"oracle": [1.0, 1.1, 1.2], "advised": [1.0]},
@@ -127,6 +128,7 @@ def test_temp_storage_says_what_was_restored() -> None:
     }
     result = temp_storage._result([row], 2, ["tpch/q9: no proof"])
     assert result.figures["freed_vs_computed"] == 1.0
+    assert result.figures["removed_vs_computed"] == 0.875
     assert result.figures["wall_ratio_oracle"] == 1.1
     assert "tpch/q9: no proof" in result.skipped
     assert "tpch/q5 oracle: restored, so not only freed" in result.skipped

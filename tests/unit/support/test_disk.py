@@ -34,6 +34,13 @@ def test_samples_what_happens(tmp_path: Path) -> None:
         time.sleep(0.05)
         (level / "shuffle_0_1_0.data").write_bytes(b"x" * 500)
         time.sleep(0.2)
+        (level / "shuffle_0_1_0.data").unlink()
+        time.sleep(0.1)
+        (level / "shuffle_0_2_0.data").write_bytes(b"x" * 70)  # perhaps the same inode again
+        time.sleep(0.1)
+    assert [b for _, b in sampler.removed.samples] == sorted(b for _, b in sampler.removed.samples)
+    assert sampler.removed.peak_bytes == 500
+    assert sampler.usage.samples[-1][1] == 70
     assert sampler.usage.samples[0][1] == 0
     assert sampler.usage.peak_bytes == 500
     assert 50 < sampler.usage.byte_seconds < 500

@@ -335,13 +335,11 @@ private[phoebe] final class CheckpointAttempt(
 
   private var freedBytes = 0L
 
-  private def tellFreed(bytes: Long): Unit = {
-    val total = synchronized {
-      freedBytes += bytes
-      freedBytes
-    }
-    post(CheckpointMetrics.FreedBytes -> total)
-    tell("freed", "freed_bytes" -> bytes)
+  /** What was freed so far, in order: the last word is the sum. */
+  private def tellFreed(bytes: Long): Unit = synchronized {
+    freedBytes += bytes
+    post(CheckpointMetrics.FreedBytes -> freedBytes)
+    tell("freed", "freed_bytes" -> freedBytes)
   }
 
   private def post(value: (String, Long)): Unit = {
