@@ -194,7 +194,7 @@ def _result(rows: list[dict[str, Any]], rounds: int, unproven: Sequence[str] = (
     by_use = sorted(rows, key=lambda r: -r["byte_seconds"]["plain"])
     hot = by_use[:HOTSPOTS]
     forced = [r for r in rows if r["checkpoints"]["oracle"]]
-    why = {}
+    why: dict[str, str] = {}
 
     def total(of: list[dict[str, Any]], key: str, variant: str) -> float:
         return float(sum(r[key][variant] for r in of))
