@@ -21,13 +21,13 @@ BRANCHES = 27
 STEPS = 17
 
 
-def branch(number: int, spark_table: str) -> str:
-    """Two tables joined and aggregated: three shuffles."""
+def branch(number: int, spark_table: str, salt: int) -> str:
+    """Two tables joined and aggregated: three shuffles. Another literal with another ``salt``."""
     a, b = f"t{number % TABLES}", f"t{(number + 5) % TABLES}"
     return (
         f"select x.g, sum(y.v) as s, count(*) as n, max(x.v + y.v) as m "
         f"from {spark_table or a} x join {b} y on x.k = y.k "
-        f"where x.v > {number} and y.v < {1000 - number} group by x.g"
+        f"where x.v > {number} and y.v < {1000 - number} and x.v <> -{salt + 1} group by x.g"
     )
 
 
@@ -43,9 +43,9 @@ def chain() -> str:
     return text
 
 
-def wide(table: str = "") -> str:
+def wide(table: str = "", salt: int = 0) -> str:
     """The 100-exchange query; ``table`` stands on the left side of every other branch."""
-    branches = [branch(i, table if i % 2 else "") for i in range(BRANCHES)]
+    branches = [branch(i, table if i % 2 else "", salt) for i in range(BRANCHES)]
     many = " union all ".join(branches)
     return (
         f"select g, sum(s) as s, sum(n) as n, max(m) as m from ({many} union all "
@@ -67,18 +67,20 @@ def main(path: Path) -> int:
     spark = SparkSession.builder.appName("plan-latency").getOrCreate()
     for name, place in spec["tables"].items():
         spark.read.parquet(place).createOrReplaceTempView(name)
+    files = "(select k, g, v from files where p = (select max(k) from t1)) "
     texts = {
-        "wide": wide(),
-        "files": wide("(select k, g, v from files where p = (select max(k) from t1)) "),
-        "short": short(),
+        "wide": lambda _: wide(),
+        "other": lambda number: wide(salt=number),
+        "files": lambda _: wide(files),
+        "short": lambda _: short(),
     }
     began = time.monotonic()
 
-    def run(case: dict[str, object], mode: str) -> dict[str, object]:
+    def run(case: dict[str, object], mode: str, number: int) -> dict[str, object]:
         spark.conf.set("spark.phoebe.mode", mode)
         for key, value in dict(case["conf"]).items():  # type: ignore[call-overload]
             spark.conf.set(key, value)
-        frame = spark.sql(texts[str(case["text"])])
+        frame = spark.sql(texts[str(case["text"])](number))
         started = time.perf_counter()
         finish(frame)
         seconds = time.perf_counter() - started
@@ -102,7 +104,8 @@ def main(path: Path) -> int:
                     if mode == "off" and not case["paired"]:
                         continue
                     line = {"case": case["name"], "pair": pair, "mode": mode}
-                    results.write(json.dumps({**line, **run(case, mode)}) + "\n")
+                    number = pair + case["warm_up"]
+                    results.write(json.dumps({**line, **run(case, mode, number)}) + "\n")
     spark.stop()
     return 0
 
