@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -68,7 +68,7 @@ def main(path: Path) -> int:
     for name, place in spec["tables"].items():
         spark.read.parquet(place).createOrReplaceTempView(name)
     files = "(select k, g, v from files where p = (select max(k) from t1)) "
-    texts = {
+    texts: dict[str, Callable[[int], str]] = {
         "wide": lambda _: wide(),
         "other": lambda number: wide(salt=number),
         "files": lambda _: wide(files),

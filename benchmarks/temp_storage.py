@@ -4,8 +4,8 @@ One application runs each query three times in turn, in an order that rotates: w
 (mode `off`), with the oracle's cuts forced, and with the cuts that the companion advises; and all
 of that in as many rounds as the time allows. The shuffle files under the executor's local
 directory are sampled every 50 ms. A byte-second freed is one that the plain run held and the other
-did not; that carries the noise of how long both took. Removed is what one run shows by itself: what
-vanished from the disks before the query's end. Without checkpoints Spark's own clean-up is on, in
+did not; that carries the noise of how long both took. Removed is what one run shows by itself:
+files that came and went before the query's end. Without checkpoints Spark's own clean-up is on, in
 all three. The checkpoint store is new in each bench and looked at once, when the application
 starts, so nothing is restored; should something be after all, ``skipped`` says so, because it would
 count as freed. Byte-seconds, seconds and peaks of a query are means over its rounds; ``ratios`` are
@@ -102,7 +102,7 @@ def run(options: Options) -> Result:
                 usage = sampler.usage.between(timing.started, timing.ended + 0.4)
                 measured[variant] = _Measured(
                     usage,
-                    _removed(sampler.removed.between(timing.started, timing.ended)),
+                    sampler.removed(timing.started, timing.ended),
                     timing.seconds,
                     committed[name],
                     restored[name],
@@ -116,12 +116,6 @@ def run(options: Options) -> Result:
             ]
         rows.append(_row(query, runs, answers[query.name].value, wrong))
     return _result(rows, rounds, judged.skipped)
-
-
-def _removed(vanished: Usage) -> float:
-    """Byte-seconds until the window's end of what was there in it and is not at its end."""
-    before = vanished.samples[0][1] if vanished.samples else 0
-    return Usage(tuple((t, b - before) for t, b in vanished.samples)).byte_seconds
 
 
 def _rounds(options: Options, proven: Sequence[Query]) -> int:

@@ -212,7 +212,8 @@ class ExecutionEvents(ApplicationEvents):
             if event.get("event") == "restored":
                 execution.restored = True
             elif event.get("event") == "freed" and (when := time_ms(event, "time")) is not None:
-                execution.freed.append((when, fingerprint, count(event.get("freed_bytes"))))
+                so_far = count(event.get("freed_bytes"))
+                execution.freed.append((when, text(event.get("path")), so_far))
             if fingerprint is not None:
                 boundary_id = execution.boundary_of(fingerprint)
         if self._application is not None:

@@ -244,7 +244,7 @@ class ExecutionState:
     jobs: set[int] = field(default_factory=set)  # running
     skipped: dict[int, int] = field(default_factory=dict)  # stage that did not run -> its RDD
     messages: list[JsonObject] = field(default_factory=list)  # `boundary` messages
-    # By checkpoints: when, fingerprint, bytes so far.
+    # By checkpoints: when, its place, bytes so far.
     freed: list[tuple[int, str | None, int]] = field(default_factory=list)
     boundary_ids: dict[int, str] | None = None  # of the first plan's shuffles, once it was asked
     restored: bool = False

@@ -75,9 +75,9 @@ def temp_storage(execution: ExecutionState) -> list[HostStorage]:
             written[host].append((_clamp(execution, at), held))
     freed: list[tuple[int, int]] = []
     before: dict[str | None, int] = {}
-    for at, fingerprint, so_far in execution.freed:
-        freed.append((_clamp(execution, at), so_far - before.get(fingerprint, 0)))
-        before[fingerprint] = so_far
+    for at, place, so_far in execution.freed:
+        freed.append((_clamp(execution, at), max(0, so_far - before.get(place, 0))))
+        before[place] = so_far
     found: list[HostStorage] = []
     everything = [wrote for on_host in written.values() for wrote in on_host]
     for host, wrote in sorted(written.items()):

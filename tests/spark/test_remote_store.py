@@ -105,6 +105,7 @@ def test_readers_that_run_while_the_locations_switch(tmp_path: Path) -> None:
     assert reader.shuffle_read_remote_bytes > 0, "and some, later, the store"
     assert not [s for s in ran.stages if s.attempt > 0 or s.tasks_failed]
     assert home.checkpoint_events(tmp_path / "home", ran.app_id)["freed"] >= 1
+    assert found["local_bytes"] > 0
     assert found["local_bytes_left"] == 0
 
 

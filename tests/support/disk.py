@@ -89,9 +89,18 @@ class Usage:
         return Usage(tuple((t, b) for t, b in self.samples if start <= t <= end))
 
 
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """A file's life, in seconds since the epoch, and its bytes."""
+
+    came: float
+    went: float
+    size: int
+
+
 class DiskSampler:
     """Samples in a thread of its own until the ``with`` block ends; then ``usage`` is complete, and
-    ``removed``: what was there before and is not any more, as a sum over all that was ever there.
+    so is ``removed``.
 
     >>> with DiskSampler([local_dir]) as sampler:
     ...     app.wait()
@@ -102,8 +111,8 @@ class DiskSampler:
         self._roots = tuple(roots)
         self._interval_s = interval_s
         self._samples: list[tuple[float, int]] = []
-        self._removed: list[tuple[float, int]] = []
-        self._seen: dict[_FileId, int] = {}
+        self._there: dict[_FileId, tuple[float, int]] = {}
+        self._gone: list[_Gone] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="disk-sampler", daemon=True)
 
@@ -124,9 +133,14 @@ class DiskSampler:
     def usage(self) -> Usage:
         return Usage(tuple(self._samples))
 
-    @property
-    def removed(self) -> Usage:
-        return Usage(tuple(self._removed))
+    def removed(self, start: float, end: float) -> float:
+        """Byte-seconds, until ``end``, of files that came and went in a window (seconds since the
+        epoch)."""
+        return sum(
+            gone.size * (end - gone.went)
+            for gone in self._gone
+            if start <= gone.came and gone.went <= end
+        )
 
     def _run(self) -> None:
         while True:
@@ -137,8 +151,10 @@ class DiskSampler:
                 return
 
     def _sample(self) -> None:
-        files = _shuffle_files(self._roots)
-        now, there = time.time(), sum(files.values())
-        self._seen.update(files)
-        self._samples.append((now, there))
-        self._removed.append((now, sum(self._seen.values()) - there))
+        files, now = _shuffle_files(self._roots), time.time()
+        self._samples.append((now, sum(files.values())))
+        for file in self._there.keys() - files.keys():
+            came, size = self._there.pop(file)
+            self._gone.append(_Gone(came, now, size))
+        for file, size in files.items():
+            self._there.setdefault(file, (now, size))

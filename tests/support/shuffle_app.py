@@ -3,8 +3,8 @@
 The spec is JSON: ``rows``, ``maps``, ``reducers``, ``row_bytes``, ``latency_ms`` of each request to
 the store, ``switch_amid_readers`` (whether the locations switch when some reading tasks have ended
 and others have not begun), and ``result``, where one JSON object is written: the rows' count and
-sum, requests by kind while the query ran, and the bytes of shuffle files that are left on the local
-disk at the end.
+sum, requests by kind while the query ran, and where the locations switched the bytes of the
+shuffle's files on the local disk before that and at the end.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,46 +23,70 @@ from pyspark.sql import SparkSession
 KINDS = ("status", "list", "read", "write", "mkdirs", "rename", "delete")
 
 
-@contextmanager
-def switched_amid_readers(spark: SparkSession, reducers: int) -> Iterator[None]:
+class SwitchAmidReaders:
     """The first shuffle's locations switch when a few of its reading tasks have begun or ended.
 
     The store finishes no file before one of them has ended, and only a few are let go before the
-    switch.
+    switch. ``found`` is filled: the shuffle's id and the most bytes of its files on the local disk.
     """
-    jvm: Any = spark._jvm
-    testing, phoebe = jvm.phoebe.testing, jvm.org.apache.spark.sql.execution.phoebe
-    tracker = spark.sparkContext.statusTracker()
-    shuffles = jvm.org.apache.spark.SparkEnv.get().mapOutputTracker().shuffleStatuses()
-    over = threading.Event()
 
-    def has_read() -> bool:
-        running = [tracker.getStageInfo(i) for i in tracker.getActiveStageIds()]
-        return any(s and s.numTasks == reducers and s.numCompletedTasks for s in running)
+    def __init__(self, spark: SparkSession, reducers: int) -> None:
+        self.found: dict[str, int] = {"local_bytes": 0}
+        self._spark = spark
+        self._jvm: Any = spark._jvm
+        self._reducers = reducers
+        self._over = threading.Event()
+        self._led: Future[None] = Future()
 
-    def has_switched() -> bool:
-        outputs = shuffles.apply(0).mapStatuses()
-        return all(phoebe.StoreLocation.isStoreHost(o.location().host()) for o in outputs)
+    def __enter__(self) -> None:
+        self._jvm.phoebe.testing.SlowRequests.holdWrites()
+        threading.Thread(target=self._run).start()
 
-    def lead() -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._over.set()
+        problem = self._led.exception()
+        if problem is not None and kind is None:
+            raise problem
+
+    def _run(self) -> None:
         try:
-            while not over.wait(0.05) and not has_read():
-                pass
-            testing.SlowRequests.releaseWrites()
-            while not over.wait(0.05) and not has_switched():
-                pass
+            self._lead()
+            self._led.set_result(None)
+        except BaseException as error:
+            self._led.set_exception(error)
         finally:
-            testing.SlowRequests.releaseWrites()
-            testing.HeldReaders.release()
+            self._jvm.phoebe.testing.SlowRequests.releaseWrites()
+            self._jvm.phoebe.testing.HeldReaders.release()
 
-    testing.SlowRequests.holdWrites()
-    leading = threading.Thread(target=lead)
-    leading.start()
-    try:
-        yield
-    finally:
-        over.set()
-        leading.join()
+    def _lead(self) -> None:
+        while not self._has_read():
+            self._pause()
+        shuffles = self._jvm.org.apache.spark.SparkEnv.get().mapOutputTracker().shuffleStatuses()
+        as_java = self._jvm.scala.jdk.javaapi.CollectionConverters.asJavaCollection
+        shuffle_id = min(as_java(shuffles.keys()))
+        self.found["shuffle_id"] = shuffle_id
+        self.found["local_bytes"] = local_bytes(self._spark, shuffle_id)
+        self._jvm.phoebe.testing.SlowRequests.releaseWrites()
+        is_store = self._jvm.org.apache.spark.sql.execution.phoebe.StoreLocation.isStoreHost
+        while not all(
+            is_store(o.location().host()) for o in shuffles.apply(shuffle_id).mapStatuses()
+        ):
+            self._pause()
+
+    def _has_read(self) -> bool:
+        tracker = self._spark.sparkContext.statusTracker()
+        running = [tracker.getStageInfo(i) for i in tracker.getActiveStageIds()]
+        return any(s and s.numTasks == self._reducers and s.numCompletedTasks for s in running)
+
+    def _pause(self) -> None:
+        if self._over.wait(0.05):
+            raise RuntimeError("the query was over before its locations had switched")
+
+
+def local_bytes(spark: SparkSession, shuffle_id: int) -> int:
+    """Bytes of the shuffle's data files on the local disk."""
+    local = Path(spark.conf.get("spark.local.dir") or "")
+    return sum(f.stat().st_size for f in local.rglob(f"shuffle_{shuffle_id}_*.data"))
 
 
 def main(spec: dict[str, Any]) -> int:
@@ -75,27 +99,27 @@ def main(spec: dict[str, Any]) -> int:
     payload = "concat(" + ", ".join(f"hex(xxhash64(id, {i}))" for i in range(words)) + ")"
     rows = spark.range(0, spec["rows"], 1, spec["maps"]).selectExpr("id", f"{payload} as payload")
     shuffled = rows.repartition(spec["reducers"], "id")
-    total: str = "sum(id)"
-    switched: AbstractContextManager[None] = nullcontext()
+    total = "sum(id)"
+    switched: SwitchAmidReaders | None = None
     if spec.get("switch_amid_readers"):
         spark.udf.registerJavaFunction("held", "phoebe.testing.HeldReaders", "bigint")
         # Its argument is what was shuffled, so it is called where that is read.
-        total, switched = "sum(held(id))", switched_amid_readers(spark, spec["reducers"])
+        total, switched = "sum(held(id))", SwitchAmidReaders(spark, spec["reducers"])
     before = {kind: requests.count(kind) for kind in KINDS}
     started = time.monotonic()
-    with switched:
+    with switched or nullcontext():
         row = shuffled.selectExpr("count(*)", total, "bit_xor(xxhash64(payload))").collect()[0]
     seconds = time.monotonic() - started
     after = {kind: requests.count(kind) for kind in KINDS}
     time.sleep(spec.get("settle_s", 0))
-    local = Path(spark.conf.get("spark.local.dir") or "")
-    left = sum(f.stat().st_size for f in local.rglob("*shuffle_0_*.data"))
     found = {
         "answer": [int(v) for v in row],
         "seconds": seconds,
         "requests": {kind: after[kind] - before[kind] for kind in KINDS},
-        "local_bytes_left": left,
     }
+    if switched:
+        left = local_bytes(spark, switched.found["shuffle_id"])
+        found |= {"local_bytes": switched.found["local_bytes"], "local_bytes_left": left}
     Path(spec["result"]).write_text(json.dumps(found))
     spark.stop()
     return 0

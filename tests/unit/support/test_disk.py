@@ -38,8 +38,9 @@ def test_samples_what_happens(tmp_path: Path) -> None:
         time.sleep(0.1)
         (level / "shuffle_0_2_0.data").write_bytes(b"x" * 70)  # perhaps the same inode again
         time.sleep(0.1)
-    assert [b for _, b in sampler.removed.samples] == sorted(b for _, b in sampler.removed.samples)
-    assert sampler.removed.peak_bytes == 500
+    began, ended = (sampler.usage.samples[i][0] for i in (0, -1))
+    assert sampler.removed(began, ended + 1) == pytest.approx(500 * 1.2, rel=0.15)
+    assert sampler.removed(began + 0.15, ended) == 0, "what was there before is not counted"
     assert sampler.usage.samples[-1][1] == 70
     assert sampler.usage.samples[0][1] == 0
     assert sampler.usage.peak_bytes == 500

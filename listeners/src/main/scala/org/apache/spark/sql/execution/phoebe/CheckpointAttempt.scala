@@ -116,7 +116,7 @@ private[phoebe] final class CheckpointAttempt(
     else if (upload.error != null) {
       abandon(Reason(
         "copy_failed",
-        s"uploading map output ${upload.maps.head.mapIndex} failed: ${upload.error}",
+        s"uploading map outputs ${upload.maps.map(_.mapIndex).mkString(", ")} failed: ${upload.error}",
         Map("map_index" -> upload.maps.head.mapIndex)
       ))
       false
@@ -304,41 +304,39 @@ private[phoebe] final class CheckpointAttempt(
     }
   }
 
-  /**
-   * Frees what is upstream, and looks again later where it cannot all go yet. While a plan is made
-   * anew it shows exchanges whose outputs are there already as ones that are still to run, and other
-   * readers are often done, and their own outputs stored, soon after.
-   */
-  private def freeUpstream(pauseMs: Long = FirstPauseMs): Unit = synchronized(node).foreach {
-    exchange =>
-      val upstream =
-        if (hasDuplicates(exchange)) Upstream(freedBytes = 0, isOver = false)
-        else ShuffleFreeing.upstream(exchange)
-      if (upstream.freedBytes > 0) tellFreed(upstream.freedBytes)
-      if (upstream.isOver) synchronized { node = None }
-      else runtime.later(pauseMs) {
-        runtime.pool.execute { () =>
-          Guard.run("free upstream")(freeUpstream(math.min(LongestPauseMs, pauseMs * 3 / 2)))
-        }
+  private def freeUpstream(): Unit = {
+    synchronized(node).foreach { exchange =>
+      if (awaitDuplicates(exchange)) {
+        val freed = ShuffleFreeing.upstream(exchange)
+        if (freed > 0) tellFreed(freed)
       }
+    }
+    synchronized { node = None }
   }
 
   /**
-   * Whether tasks of the boundary's stage still run although all its outputs are committed
-   * (speculative duplicates, outputs computed again after the loss of an executor). They read
+   * Tasks of the boundary's stage that still run although all its outputs are committed
+   * (speculative duplicates, outputs computed again after the loss of an executor) still read
    * upstream: files that vanish under them would look like a lost executor to Spark.
+   *
+   * @return
+   *   whether there are none any more
    */
-  private def hasDuplicates(exchange: CheckpointExchangeExec): Boolean = {
+  private def awaitDuplicates(exchange: CheckpointExchangeExec): Boolean = {
     val rdd = exchange.shuffleDependency.rdd.id
-    sc.statusStore.stageList(null).exists(s => s.rddIds.contains(rdd) && s.numActiveTasks > 0)
+    def running: Boolean =
+      sc.statusStore.stageList(null).exists(s => s.rddIds.contains(rdd) && s.numActiveTasks > 0)
+    val deadline = System.nanoTime() + DuplicatesNs
+    while (running && System.nanoTime() < deadline) Thread.sleep(50)
+    !running
   }
 
   private var freedBytes = 0L
 
-  /** What was freed so far, in order: the last word is the sum. */
+  /** What was freed so far, in order: the last word is the sum. The SQL tab adds up by itself. */
   private def tellFreed(bytes: Long): Unit = synchronized {
     freedBytes += bytes
-    post(CheckpointMetrics.FreedBytes -> freedBytes)
+    post(CheckpointMetrics.FreedBytes -> bytes)
     tell("freed", "freed_bytes" -> freedBytes)
   }
 
@@ -390,10 +388,7 @@ private[phoebe] object CheckpointAttempt {
 
   /** How long executors may take to fetch the locations that they were told of. */
   private val ToldMs = 60000L
-
-  /** Between looks at what is upstream. */
-  private val FirstPauseMs = 100L
-  private val LongestPauseMs = 10000L
+  private val DuplicatesNs = 5L * 1000 * 1000 * 1000
 
   sealed private trait State
   private case object Writing extends State

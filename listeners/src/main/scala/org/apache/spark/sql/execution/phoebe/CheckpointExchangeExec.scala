@@ -26,7 +26,7 @@ import org.apache.spark.sql.execution.metric.{
   SQLShuffleWriteMetricsReporter
 }
 
-/** Metrics that our exchanges show beside Spark's own shuffle metrics; the harvest reads them by name. */
+/** Metrics that our exchanges show beside Spark's own shuffle metrics. */
 private[phoebe] object CheckpointMetrics {
   val CopyTime = "checkpoint copy time"
   val BytesCopied = "checkpoint bytes copied"

@@ -28,9 +28,6 @@ import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExcha
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{encode, Free}
 import org.apache.spark.storage.BlockManagerId
 
-/** What was freed upstream of a boundary, and whether nothing is left there (the query's end counts). */
-private[phoebe] final case class Upstream(freedBytes: Long, isOver: Boolean)
-
 /** Moves a committed shuffle to the store, and removes the files that this has made superfluous. */
 private[phoebe] object ShuffleFreeing extends Logging {
   import StoreLocation.tracker
@@ -145,35 +142,36 @@ private[phoebe] object ShuffleFreeing extends Logging {
    * reader that the running query (all its fragments, subqueries too) has or will have outside the
    * boundary's own subtree keeps them. Spark recomputes what is asked for after all.
    */
-  def upstream(exchange: CheckpointExchangeExec): Upstream =
-    Option(SQLExecution.getQueryExecution(exchange.executionId)).fold(Upstream(0, isOver = true)) {
-      query =>
-        val outside = new Walk(exchange)
-        outside.from(query.executedPlan)
-        // Else the boundary is not, or not now, part of the running plan: nothing is known.
-        if (!outside.metFreeing) Upstream(0, isOver = false) else upstream(exchange, outside)
-    }
-
-  private def upstream(exchange: CheckpointExchangeExec, outside: Walk): Upstream = {
-    val inside = new Walk(exchange)
-    exchange.children.foreach(inside.from)
-    val runtime = exchange.runtime
-    val (kept, freeable) = inside.materialized.toSeq
-      .filterNot { case (id, _) => runtime.shuffles.get(id).exists(_.isStored) }
-      .map { case (id, canonical) => (id, canonical, whole(id)) }
-      .filter(_._3.nonEmpty)
-      .partition { case (id, canonical, _) =>
-        outside.materialized.contains(id) || outside.pending(canonical)
+  def upstream(exchange: CheckpointExchangeExec): Long =
+    Option(SQLExecution.getQueryExecution(exchange.executionId)).fold(0L) { query =>
+      val outside = new Walk(exchange)
+      outside.from(query.executedPlan)
+      if (!outside.metFreeing) {
+        // The boundary is not (or no longer) part of the running plan: then nothing is known.
+        logDebug(
+          s"phoebe: ${exchange.fingerprint} is not in the running plan, nothing upstream is freed"
+        )
+        0L
+      } else {
+        val inside = new Walk(exchange)
+        exchange.children.foreach(inside.from)
+        val freeable = inside.materialized.filterNot { case (id, canonical) =>
+          exchange.runtime.shuffles.get(id).exists(_.isStored) || outside.materialized.contains(
+            id
+          ) ||
+          outside.pending(canonical)
+        }
+        val runtime = exchange.runtime
+        freeable.keys.toSeq.map { id =>
+          val outputs = whole(id)
+          // The shuffle stays registered: a job that was submitted before may still ask, finds the
+          // outputs missing and recomputes them. An unknown shuffle would fail it, and an output
+          // that is announced for one (by a task that is late) ends Spark's scheduler.
+          if (outputs.nonEmpty) tracker.unregisterAllMapAndMergeOutput(id)
+          own(runtime.phoebe.sparkContext, id, byLocation(outputs), runtime.shuffles.executors)
+        }.sum
       }
-    val freed = freeable.map { case (id, _, outputs) =>
-      // The shuffle stays registered: a job that was submitted before may still ask, finds the
-      // outputs missing and recomputes them. An unknown shuffle would fail it, and an output
-      // that is announced for one (by a task that is late) ends Spark's scheduler.
-      tracker.unregisterAllMapAndMergeOutput(id)
-      own(runtime.phoebe.sparkContext, id, byLocation(outputs), runtime.shuffles.executors)
-    }.sum
-    Upstream(freed, isOver = kept.isEmpty)
-  }
+    }
 
   /** A shuffle's outputs; none where some are missing: then Spark is computing them again. */
   private def whole(shuffleId: Int): Seq[(BlockManagerId, Long)] =

@@ -14,8 +14,10 @@ import org.apache.spark.internal.Logging
 import org.apache.spark.internal.config.{
   SHUFFLE_CHECKSUM_ALGORITHM,
   SHUFFLE_CHECKSUM_ENABLED,
+  SHUFFLE_COMPRESS,
   SHUFFLE_UNSAFE_FAST_MERGE_ENABLE
 }
+import org.apache.spark.io.CompressionCodec
 import org.apache.spark.network.util.LimitedInputStream
 import org.apache.spark.security.CryptoStreamUtils
 import org.apache.spark.shuffle.IndexShuffleBlockResolver
@@ -29,7 +31,7 @@ import org.apache.spark.util.ThreadUtils
  * when the upload is done or given up. Where a file system has no links it is Spark's own files.
  *
  * @param data None where the output is empty: Spark writes no data file then
- * @param checksums Spark's checksum of each segment; None where it writes none
+ * @param checksums Spark's checksum of each segment; None where there is none for these bytes
  * @param links what to remove in the end
  */
 private[phoebe] final case class LinkedOutput(
@@ -120,27 +122,45 @@ private[phoebe] object LinkedOutput {
     val index = resolver(env).getIndexFile(shuffleId, output.mapId)
     val data =
       Some(resolver(env).getDataFile(shuffleId, output.mapId)).filter(_ => output.bytes > 0)
-    val checksums = data.flatMap(_ => checksumFile(env, shuffleId, output.mapId))
-    val links = (data.toSeq ++ checksums :+ index).map(file => file -> link(file)).toMap
-    def linked(file: File) = links(file).getOrElse(file)
+    val checksums = data.flatMap(_ => checksumFile(env, shuffleId, output))
+    val links = mutable.Map.empty[File, File]
+    try (data.toSeq ++ checksums :+ index).foreach(file => link(file).foreach(links(file) = _))
+    catch {
+      case e: NoSuchFileException =>
+        links.values.foreach(made => Files.deleteIfExists(made.toPath))
+        throw e
+    }
+    def linked(file: File) = links.getOrElse(file, file)
     LinkedOutput(
       output,
       data.map(linked),
       linked(index),
       checksums.map(linked),
-      links.values.flatten.toSeq
+      links.values.toSeq
     )
   }
 
   def resolver(env: SparkEnv): IndexShuffleBlockResolver =
     env.shuffleManager.shuffleBlockResolver.asInstanceOf[IndexShuffleBlockResolver]
 
-  /** Where Spark merges spills by compressing them anew, its checksums are those of the spills. */
-  private def checksumFile(env: SparkEnv, shuffleId: Int, mapId: Long): Option[File] =
-    if (env.conf.get(SHUFFLE_CHECKSUM_ENABLED) && env.conf.get(SHUFFLE_UNSAFE_FAST_MERGE_ENABLE)) {
+  private def checksumFile(env: SparkEnv, shuffleId: Int, output: MapOutput): Option[File] =
+    if (env.conf.get(SHUFFLE_CHECKSUM_ENABLED) && checksumsAreOfFiles(env)) {
       val algorithm = env.conf.get(SHUFFLE_CHECKSUM_ALGORITHM)
-      Some(resolver(env).getChecksumFile(shuffleId, mapId, algorithm)).filter(_.exists)
+      Some(resolver(env).getChecksumFile(shuffleId, output.mapId, algorithm))
+        .filter(_.length == 8L * output.numPartitions) // Spark makes no promise that it is there
     } else None
+
+  /**
+   * Where Spark merges spills by compressing them anew, its checksums are those of the spills; and
+   * what it encrypts is stored decrypted.
+   */
+  private def checksumsAreOfFiles(env: SparkEnv): Boolean =
+    env.securityManager.getIOEncryptionKey().isEmpty &&
+      env.conf.get(SHUFFLE_UNSAFE_FAST_MERGE_ENABLE) &&
+      (!env.conf.get(SHUFFLE_COMPRESS) ||
+        CompressionCodec.supportsConcatenationOfSerializedStreams(
+          CompressionCodec.createCodec(env.conf)
+        ))
 
   /** In the same directory, under a name that Spark takes for no block of its own. */
   private def link(file: File): Option[File] = {
