@@ -4,33 +4,26 @@ import java.io.{ByteArrayOutputStream, File, RandomAccessFile}
 
 import org.scalatest.funsuite.AnyFunSuite
 
-import org.apache.spark.{MapOutputTrackerMaster, SparkConf, SparkContext, SparkEnv}
+import org.apache.spark.{MapOutputTrackerMaster, SparkEnv}
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages.MapOutput
 import org.apache.spark.sql.execution.phoebe.store.{DamagedFileException, Pack, PackWriter}
+
+import phoebe.testing.LocalContext
 
 /** Map outputs of a real shuffle: what Spark wrote goes into packs, and nothing else. */
 class LinkedOutputSuite extends AnyFunSuite {
   private val Partitions = 7
 
   /** Runs a shuffle of one map task and gives its output to `body`, linked. */
-  private def linked(settings: (String, String)*)(body: LinkedOutput => Unit): Unit = {
-    val conf = new SparkConf(false)
-      .setMaster("local[1]")
-      .setAppName("linked-output")
-      .set("spark.ui.enabled", "false")
-      .set("spark.driver.host", "127.0.0.1")
-      .set("spark.driver.bindAddress", "127.0.0.1")
-      .setAll(settings)
-    val sc = new SparkContext(conf)
-    try {
+  private def linked(settings: (String, String)*)(body: LinkedOutput => Unit): Unit =
+    LocalContext.using(settings: _*) { sc =>
       val shuffled = sc.range(0, 10000, 1, 1).map(i => i % 100 -> i).groupByKey(Partitions)
       assert(shuffled.count() == 100)
       val tracker = SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
       val mapId = tracker.shuffleStatuses(0).withMapStatuses(_.head.mapId)
       val bytes = LinkedOutput.resolver(SparkEnv.get).getDataFile(0, mapId).length
       body(LinkedOutput.of(SparkEnv.get, 0, MapOutput(0, mapId, Partitions, bytes, 10000, 0)))
-    } finally sc.stop()
-  }
+    }
 
   private def pack(output: LinkedOutput): Pack =
     PackWriter.write("m", IndexedSeq(output.source(SparkEnv.get)), new ByteArrayOutputStream)

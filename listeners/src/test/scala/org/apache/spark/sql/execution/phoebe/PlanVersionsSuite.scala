@@ -7,12 +7,15 @@ import org.apache.spark.sql.execution.SparkPlanInfo
 import org.apache.spark.sql.execution.metric.{SQLMetricInfo, SQLShuffleWriteMetricsReporter}
 import org.apache.spark.sql.execution.ui._
 
+import phoebe.testing.LocalContext
+
 class PlanVersionsSuite extends AnyFunSuite {
-  private val written = SQLShuffleWriteMetricsReporter
-    .createShuffleWriteMetrics(org.apache.spark.SparkContext.getOrCreate(
-      new org.apache.spark.SparkConf().setMaster("local[1]").setAppName("versions")
-        .set("spark.ui.enabled", "false")
-    ))(SQLShuffleWriteMetricsReporter.SHUFFLE_BYTES_WRITTEN).name.get
+  private val written = LocalContext.using() { sc =>
+    SQLShuffleWriteMetricsReporter
+      .createShuffleWriteMetrics(sc)(SQLShuffleWriteMetricsReporter.SHUFFLE_BYTES_WRITTEN)
+      .name
+      .get
+  }
 
   private def node(name: String, children: SparkPlanInfo*)(shuffle: Option[Long] = None) =
     new SparkPlanInfo(
