@@ -63,7 +63,7 @@ class SwitchAmidReaders:
             self._pause()
         shuffles = self._jvm.org.apache.spark.SparkEnv.get().mapOutputTracker().shuffleStatuses()
         as_java = self._jvm.scala.jdk.javaapi.CollectionConverters.asJavaCollection
-        shuffle_id = min(as_java(shuffles.keys()))
+        shuffle_id = min(self._jvm.java.util.ArrayList(as_java(shuffles.keys())))
         self.found["shuffle_id"] = shuffle_id
         self.found["local_bytes"] = local_bytes(self._spark, shuffle_id)
         self._jvm.phoebe.testing.SlowRequests.releaseWrites()
