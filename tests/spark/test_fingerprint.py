@@ -251,8 +251,10 @@ def test_what_aqe_drops_for_want_of_rows_keeps_its_name(
 def test_an_exchange_that_only_a_replan_needs_has_a_name_of_its_own(session: Probe) -> None:
     """A join that turns to a broadcast leaves its shuffle to the aggregate above it: the same
     columns by the same keys as in the first plan, and other rows."""
+    # One task that takes a second: the other core has run the joined side long before its join.
+    slow = "(SELECT /*+ COALESCE(1) */ k, v FROM fact WHERE sha2(repeat(n, 200000), 256) <> '')"
     sql = (
-        "SELECT DISTINCT v FROM (SELECT v FROM (SELECT k, v, sum(x) FROM fact GROUP BY k, v)"
+        f"SELECT DISTINCT v FROM (SELECT v FROM (SELECT k, v FROM {slow} GROUP BY k, v)"
         " LEFT SEMI JOIN (SELECT dk FROM dim GROUP BY dk) c ON k = dk)"
         " LEFT SEMI JOIN (SELECT dp, max(dk) FROM dim WHERE dk = 3 GROUP BY dp) b ON v = dp"
     )
