@@ -15,7 +15,6 @@ import org.apache.spark.{
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.rpc.{IsolatedThreadSafeRpcEndpoint, RpcCallContext, RpcEnv}
-import org.apache.spark.shuffle.IndexShuffleBlockResolver
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
 import org.apache.spark.util.{RpcUtils, SerializableConfiguration}
 
@@ -165,7 +164,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   }
 
   private def free(id: Int, mapIds: Array[Long]): Long = {
-    val resolver = env.shuffleManager.shuffleBlockResolver.asInstanceOf[IndexShuffleBlockResolver]
+    val resolver = LinkedOutput.resolver(env)
     mapIds.iterator.map { mapId =>
       val bytes = resolver.getDataFile(id, mapId).length()
       resolver.removeDataByMap(id, mapId)
