@@ -115,6 +115,11 @@ def value(
 def _gain(kept: Mapping[int, TrueStage], inside: frozenset[int], objective: Objective) -> float:
     if objective == "temp":
         return sum(kept[u].output_bytes for u in inside)
+    return least_start_outside(kept, inside)
+
+
+def least_start_outside(kept: Mapping[int, TrueStage], inside: frozenset[int]) -> float:
+    """When the first of the stages outside a cut began: what lies before need not be redone."""
     return min((s.start_s for u, s in kept.items() if u not in inside), default=0.0)
 
 

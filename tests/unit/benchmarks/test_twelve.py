@@ -84,7 +84,7 @@ def test_stages_upstream_of_a_boundary() -> None:
     assert query.upstream("of another query") == 0
 
 
-TRIAL = Trial("tpch/q5", "advised", "late", 9.0, 10.0, 4.0, 2, 1, 2, ())
+TRIAL = Trial("tpch/q5", "advised", "late", 9.0, 7.5, 10.0, 4.0, 2, 1, 2, ())
 
 
 def test_a_figure_without_a_restore_is_null_and_says_why() -> None:
@@ -102,6 +102,39 @@ def test_a_trial_that_restored_nothing_counts_as_nothing_saved() -> None:
     nothing = replace(TRIAL, job="tpch/q7", resumed_s=10.0, restored=0, upstream=0)
     result = restart._result([TRIAL, nothing], ["tpch/q5", "tpch/q7"])
     assert result.figures["late_kills_faster_advised"] == pytest.approx(0.3)
+
+
+def _chain(name: str) -> Query:
+    """Three stages of 2 s, one after the other."""
+    stages = tuple(
+        TrueStage(i, (i - 1,) if i else (), 10.0, 2.0 * i, 2.0 * i + 2, 4.0 - 2 * i, True)
+        for i in range(3)
+    )
+    return Query(name, 6.0, stages, {})
+
+
+@pytest.mark.parametrize(
+    ("killed_after", "saved"),
+    [
+        (3.9, 0.0),  # the first stage takes until 4 s: the full run is twice as long
+        (4.1, 4.0),
+        (7.9, 4.0),
+        (8.1, 8.0),
+        (15.9, 8.0),  # in the second query, whose own cuts are not done yet
+        (20.1, 16.0),
+    ],
+)
+def test_what_the_model_says_that_a_kill_leaves(killed_after: float, saved: float) -> None:
+    listed = [_chain("a"), _chain("b")]
+    cuts = Best(1.0, (frozenset({0}), frozenset({0, 1})))
+    answers = {"a": cuts, "b": cuts}
+    assert restart.computed_s(listed, answers, killed_after, 24.0) == pytest.approx(saved)
+
+
+def test_uniform_kills_are_set_against_what_the_model_computes() -> None:
+    uniform = replace(TRIAL, cuts="oracle", kill="uniform")
+    result = restart._result([uniform, replace(uniform, resumed_s=7.0)], ["tpch/q5"])
+    assert result.figures["uniform_kept_vs_computed"] == pytest.approx(9.0 / 15.0)
 
 
 def test_restart_says_when_restores_are_shallow() -> None:
