@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from tests.support import apps, eventlog, home, queries, store, stored_job
 from tests.support.compare import compare_results
@@ -11,6 +13,10 @@ from tests.support.compare import compare_results
 def _submit(folder: Path, home_: Path, gate: Path | None) -> apps.RunningApp:
     conf = {**stored_job.CONF, "spark.phoebe.home": str(home_)}
     return queries.submit_queries([stored_job.item(gate)], folder=folder, conf=conf, plugin="jars")
+
+
+def _is_restored(boundary: dict[Any, Any]) -> bool:
+    return bool(boundary["decision"] == "restore")
 
 
 def test_a_killed_job_resumes_and_leaves_no_checkpoint_behind(tmp_path: Path) -> None:
@@ -23,6 +29,7 @@ def test_a_killed_job_resumes_and_leaves_no_checkpoint_behind(tmp_path: Path) ->
         killed = app.kill_driver()
     assert killed.exit_code < 0
     assert len(written) == 3
+    (killed_id,) = {r["app_id"] for r in home.records(home_, "applications")}
 
     gate.touch()
     with _submit(tmp_path / "second", home_, gate) as app:
@@ -35,6 +42,11 @@ def test_a_killed_job_resumes_and_leaves_no_checkpoint_behind(tmp_path: Path) ->
     writers = [s for s in run.execution("daily").stages if s.shuffle_write_rows]
     assert not writers, "the boundary below the result was restored: no stage writes a shuffle"
     assert home.checkpoint_events(home_, run.app_id)["restored"] == 1
+    (restored,) = [b for b in home.boundaries(home_, run.app_id, "daily") if _is_restored(b)]
+    said = json.loads(restored["reason_args"])
+    assert said["from_app_id"] == killed_id
+    assert said["bytes"] > 0
+    assert 0 < said["look_ms"] < 60_000, "what finding it whole has cost is said"
 
     statuses = {r["app_id"]: r["status"] for r in home.records(home_, "applications")}
     assert statuses.pop(run.app_id) == "finished"

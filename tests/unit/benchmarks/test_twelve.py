@@ -12,7 +12,7 @@ from benchmarks import restart, temp_storage, twelve
 from benchmarks.demo.__main__ import OBSERVED_DAYS
 from benchmarks.frame import Options
 from benchmarks.oracle import Best, Objective, OracleError, TrueStage
-from benchmarks.restart import Trial
+from benchmarks.restart import Restored, Trial
 from benchmarks.twelve import Query
 
 
@@ -84,11 +84,11 @@ def test_stages_upstream_of_a_boundary() -> None:
     assert query.upstream("of another query") == 0
 
 
-TRIAL = Trial("tpch/q5", "advised", "late", 9.0, 7.5, 10.0, 4.0, 2, 1, 2, ())
+TRIAL = Trial("tpch/q5", "advised", "late", 9.0, 7.5, 10.0, 4.0, 2, Restored(1, 100, 5, 2), ())
 
 
 def test_a_figure_without_a_restore_is_null_and_says_why() -> None:
-    nothing = replace(TRIAL, cuts="oracle", resumed_s=9.5, restored=0, upstream=0)
+    nothing = replace(TRIAL, cuts="oracle", resumed_s=9.5, restored=Restored())
     result = restart._result([TRIAL, nothing], ["tpch/q5"], ["tpch/q9: no proof"])
     assert result.figures["late_kills_faster_advised"] == pytest.approx(0.6)
     assert result.figures["late_kills_faster_oracle"] is None
@@ -99,7 +99,7 @@ def test_a_figure_without_a_restore_is_null_and_says_why() -> None:
 
 
 def test_a_trial_that_restored_nothing_counts_as_nothing_saved() -> None:
-    nothing = replace(TRIAL, job="tpch/q7", resumed_s=10.0, restored=0, upstream=0)
+    nothing = replace(TRIAL, job="tpch/q7", resumed_s=10.0, restored=Restored())
     result = restart._result([TRIAL, nothing], ["tpch/q5", "tpch/q7"])
     assert result.figures["late_kills_faster_advised"] == pytest.approx(0.3)
 
@@ -138,7 +138,7 @@ def test_uniform_kills_are_set_against_what_the_model_computes() -> None:
 
 
 def test_restart_says_when_restores_are_shallow() -> None:
-    shallow = [replace(TRIAL, job=f"tpch/q{n}", upstream=1) for n in (7, 9)]
+    shallow = [replace(TRIAL, job=f"tpch/q{n}", restored=Restored(1, 100, 5, 1)) for n in (7, 9)]
     said = restart._result([TRIAL, *shallow], ["tpch/q5"]).skipped
     assert any(line.startswith("1 of 3 jobs restored") for line in said)
     assert not any("jobs restored" in line for line in restart._result([TRIAL], []).skipped)

@@ -21,10 +21,10 @@ import org.apache.spark.sql.execution.phoebe.store._
  * everything that adaptive execution does. It costs one read of the checkpoint.
  */
 private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging {
-  import Restorer.CheckFailed
+  import Restorer._
 
   private val sc: SparkContext = runtime.phoebe.sparkContext
-  private val admitted = new ConcurrentHashMap[CheckpointPlace, CommittedCheckpoint]()
+  private val admitted = new ConcurrentHashMap[CheckpointPlace, Admitted]()
   private val refused = new ConcurrentHashMap[CheckpointPlace, Reason]()
   private val doubted = ConcurrentHashMap.newKeySet[CheckpointPlace]()
   private val locks = new ConcurrentHashMap[CheckpointPlace, Object]()
@@ -33,16 +33,16 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
    * The first of a fingerprint's checkpoints, newest first, that is whole; Left says what is wrong
    * with the newest. Each is read once in an application.
    */
-  def admit(entries: Seq[CatalogEntry]): Either[Reason, CommittedCheckpoint] = {
+  def admit(entries: Seq[CatalogEntry]): Either[Reason, Admitted] = {
     val answers = entries.to(LazyList).map(admit)
     answers.collectFirst { case right @ Right(_) => right }.getOrElse(answers.head)
   }
 
   /** One query looks at a time, or one that is cancelled would take away another's pin. */
-  private def admit(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] =
+  private def admit(entry: CatalogEntry): Either[Reason, Admitted] =
     locks.computeIfAbsent(entry.place, _ => new Object).synchronized(look(entry))
 
-  private def look(entry: CatalogEntry): Either[Reason, CommittedCheckpoint] = {
+  private def look(entry: CatalogEntry): Either[Reason, Admitted] = {
     val place = entry.place
     if (admitted.containsKey(place)) {
       // A query that read it may have found damage since, and is run again.
@@ -54,19 +54,20 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
       } else Right(admitted.get(place))
     } else if (refused.containsKey(place)) Left(refused.get(place))
     else {
+      val began = System.nanoTime()
       val answer =
         try {
           for {
             checkpoint <- read(entry)
             _ <- compatible(checkpoint.manifest)
             _ <- whole(checkpoint)
-          } yield checkpoint
+          } yield Admitted(checkpoint, (System.nanoTime() - began) / 1000000L)
         } catch {
           case e @ (NonFatal(_) | _: LinkageError) =>
             Left(Reason(CheckFailed, s"the checkpoint $place could not be checked: $e"))
         }
       answer match {
-        case Right(checkpoint) => admitted.put(place, checkpoint)
+        case Right(found) => admitted.put(place, found)
         case Left(reason) =>
           // What stood in the way of a look (a query was cancelled) may not the next time.
           if (reason.code != CheckFailed || !doubted.add(place)) refused.put(place, reason)
@@ -146,6 +147,9 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 
 private[phoebe] object Restorer {
   private val CheckFailed = "check_failed"
+
+  /** A checkpoint that is whole. @param lookMs how long it took to find that out, in wall time */
+  final case class Admitted(checkpoint: CommittedCheckpoint, lookMs: Long)
 
   /** @param isMissing whether it is that a file is not there */
   final case class Damage(why: String, isMissing: Boolean)

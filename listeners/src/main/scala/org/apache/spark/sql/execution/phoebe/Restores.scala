@@ -8,7 +8,7 @@ import scala.collection.mutable
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
-import org.apache.spark.sql.execution.phoebe.store.{CatalogEntry, CommittedCheckpoint}
+import org.apache.spark.sql.execution.phoebe.store.CatalogEntry
 
 /**
  * Which boundaries of a first plan are restored.
@@ -68,8 +68,8 @@ private[phoebe] object Restores {
     var candidates = outermost
     while (candidates.nonEmpty) {
       candidates.zip(looks(runtime, session, candidates, deadline)(known)).foreach {
-        case (hash, Right(checkpoint)) =>
-          verdicts(hash) = Verdict.Restore(restoredReason(checkpoint), checkpoint)
+        case (hash, Right(found)) =>
+          verdicts(hash) = Verdict.Restore(restoredReason(found), found.checkpoint)
         case (hash, Left(reason)) => refused(hash) = reason
       }
       stored.foreach { case (b, hash) =>
@@ -91,7 +91,7 @@ private[phoebe] object Restores {
       session: SparkSession,
       hashes: Seq[String],
       deadline: Long
-  )(known: String => Seq[CatalogEntry]): Seq[Either[Reason, CommittedCheckpoint]] = {
+  )(known: String => Seq[CatalogEntry]): Seq[Either[Reason, Restorer.Admitted]] = {
     val begun = hashes.map { hash =>
       SQLExecution.withThreadLocalCaptured(session, runtime.looks)(
         runtime.restorer.admit(known(hash))
@@ -120,12 +120,13 @@ private[phoebe] object Restores {
   private val StoreSlow =
     Reason("store_slow", s"the checkpoint could not be checked in $LookSeconds s")
 
-  private def restoredReason(checkpoint: CommittedCheckpoint) = {
-    val manifest = checkpoint.manifest
+  private def restoredReason(found: Restorer.Admitted) = {
+    val manifest = found.checkpoint.manifest
     Reason(
       "restored",
-      s"application ${manifest.appId} left ${manifest.bytes} bytes of it in the store",
-      Map("from_app_id" -> manifest.appId, "bytes" -> manifest.bytes)
+      s"application ${manifest.appId} left ${manifest.bytes} bytes of it in the store, " +
+        s"read and found whole in ${found.lookMs} ms",
+      Map("from_app_id" -> manifest.appId, "bytes" -> manifest.bytes, "look_ms" -> found.lookMs)
     )
   }
 }
