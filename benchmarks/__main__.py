@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME [--seed N] [--repeats N] [--sf X]``: one bench, one JSON line last.
+"""``python -m benchmarks NAME``: one bench, one JSON line last; ``--help`` names the options.
 
 ``all`` runs every bench, one after the other, each in a process of its own.
 """
@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("name", choices=[*NAMES, "all"])
     parser.add_argument("--seed", type=int, default=Options.__dataclass_fields__["seed"].default)
     parser.add_argument("--repeats", type=int, help="default: what the bench fixes")
+    parser.add_argument("--minutes", type=float, default=20, help="of which a bench makes the most")
     parser.add_argument("--sf", type=float, help="scale factor, default: what the bench fixes")
     arguments = parser.parse_args()
     if arguments.name == "all":
@@ -44,6 +45,7 @@ def main() -> int:
         seed=arguments.seed,
         repeats=arguments.repeats,
         scale_factor=arguments.sf,
+        budget_s=60 * arguments.minutes,
     )
     bench = importlib.import_module(f"benchmarks.{arguments.name}")
     print(json.dumps(report(options, bench.run(options))))

@@ -11,7 +11,7 @@ outside (its seconds), which needs every stage that starts before it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -93,21 +93,26 @@ def through(stages: Sequence[TrueStage]) -> dict[int, TrueStage]:
 
 
 def value(
-    stages: Sequence[TrueStage], cuts: Sequence[frozenset[int]], objective: Objective
+    stages: Sequence[TrueStage],
+    cuts: Sequence[frozenset[int]],
+    objective: Objective,
+    last: float = 1.0,
 ) -> float:
     """What nested ``cuts`` (sets of stage ids, smallest first) are worth under true values.
 
     Temp: bytes newly freed by each cut times the least time to live inside it. Restart: the least
-    start outside, times the share of the run after the cut (failures uniform over the run).
+    start outside, times the probability that a failure comes after the cut; failures are uniform
+    over the run's ``last`` share, 1 being all of it.
     """
     kept = through(stages)
     duration = max(s.end_s for s in stages)
+    span = last * duration
     total, before = 0.0, _gain(kept, frozenset(), objective)
     for cut in cuts:
         inside = frozenset(u for u in cut if u in kept)
         gain = _gain(kept, inside, objective)
         ttl = min((kept[u].ttl_s for u in inside), default=0.0)
-        total += (gain - before) * (ttl if objective == "temp" else ttl / duration)
+        total += (gain - before) * (ttl if objective == "temp" else min(1.0, ttl / span))
         before = gain
     return total
 
@@ -139,16 +144,20 @@ def best(
     budget_bytes: float,
     max_cuts: int = 3,
     time_limit_s: float = 60,
+    last: float = 1.0,
 ) -> Best:
-    """The best nested cuts; raises ``OracleError`` when the solver ends without a proof."""
+    """The best nested cuts, ``last`` as of :func:`value`; raises ``OracleError`` when the solver
+    ends without a proof."""
+    duration = max(s.end_s for s in stages)
     kept = through(stages)
+    if objective == "restart":  # a failure comes after any cut made before the first can come
+        kept = {u: replace(s, ttl_s=min(s.ttl_s, last * duration)) for u, s in kept.items()}
     readers: dict[int, set[int]] = {u: set() for u in kept}
     for u, s in kept.items():
         for p in s.parents:
             readers[p].add(u)
     insiders = [u for u in kept if readers[u]]  # the result is never inside
     levels = sorted({kept[u].ttl_s for u in insiders if kept[u].ttl_s > 0}, reverse=True)
-    duration = max(s.end_s for s in stages)
     items = [i for i in _items(kept, objective, duration) if i.needs <= set(insiders)]
     if not levels or not items:
         return Best(0.0)
@@ -196,4 +205,4 @@ def best(
         if cut and (not chain or cut != chain[-1]):
             chain.append(cut)
     checkpointed = frozenset(u for cut in chain for u in cut if readers[u] - cut)
-    return Best(value(stages, chain, objective), tuple(chain), checkpointed)
+    return Best(value(stages, chain, objective, last), tuple(chain), checkpointed)

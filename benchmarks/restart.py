@@ -1,16 +1,19 @@
 """What a killed job saves when it is submitted again: the twelve, and four of them as a pipeline.
 
 A trial submits an application in mode `apply`, SIGKILLs its driver at a chosen moment, submits the
-same again and times it from the first query's start to the last one's end (the start of Spark is
-the same with and without). The yardstick is the same application without the plugin, never killed.
+same again and times it from the first query's start to the last one's end. The yardstick is the
+same application without the plugin, never killed. What a session's start costs is left out on all
+sides: each application first runs the same texts on small data, because a new JVM spends as long
+on loading and compiling code as these queries run for; ``session_start_s`` is that time.
 
 ``late_kills_faster``: kills in the last tenth of the run, 1 - resumed / full. ``uniform_kept``:
 kills uniform over the run, the share of the work done until the kill that need not be redone,
-(full - resumed) / work done. ``uniform_kept_vs_computed``: the seconds so saved over those that the
-model computes for the oracle's cuts and the same kills: the least start outside the largest cut
-that was done by then, in the true values, stretched to the length of the full run. With the
-oracle's cuts forced, and with those advised. Trials are drawn in a seeded order until the time is
-used, with ``--repeats`` all of them so many times; a run that ended before its kill is drawn again.
+(full - resumed) / work done. The cuts are the oracle's within the fixed budget (for failures that
+come when the trial's kill comes), the oracle's with durable storage for free (late kills only),
+and those advised. ``.._computed`` is what the model says of the oracle's cuts and the same kills:
+the least start outside the largest cut that was done by then, in the true values, stretched to the
+length of the full run. Trials are drawn in a seeded order until the time is used, with
+``--repeats`` all of them so many times; a run that ended before its kill is drawn again.
 
 A trial that restored nothing stays in the figures, as nothing saved (to leave it out would
 flatter), but its equal results prove nothing: ``trials_that_restored`` counts the others. A figure
@@ -24,21 +27,33 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.frame import Options, Result, fresh
 from benchmarks.oracle import Best, least_start_outside, through
-from benchmarks.twelve import Prepared, Query, conf, data_of, judge, prepare
+from benchmarks.twelve import Judged, Prepared, Query, conf, data_of, judge, prepare
 from tests.support import apps, queries
 from tests.support import home as homes
 from tests.support.compare import compare_results
 from tests.support.store import committed as committed_in
 
-Cuts = Literal["oracle", "advised"]
+Cuts = Literal["oracle", "free", "advised"]
 Kill = Literal["late", "uniform"]
+KINDS: tuple[tuple[Cuts, Kill], ...] = (
+    ("oracle", "late"),
+    ("advised", "late"),
+    ("oracle", "uniform"),
+    ("advised", "uniform"),
+    ("free", "late"),
+)
+LAST: Mapping[Kill, float] = {"late": 0.1, "uniform": 1.0}
+"""The share of a run, its end, over which kills are uniform."""
+
+WARM_UP = 0.1
+"""The scale factor of the small data."""
 Answers = Mapping[str, Best]
 PIPELINE = "pipeline"
 PIPED: tuple[str, ...] = ("tpch/q5", "tpch/q7", "tpcds/q4", "tpcds/q14b")
@@ -60,19 +75,29 @@ class Restored:
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One kill and one resumption. Seconds; ``work_s`` is what had been done at the kill,
-    ``computed_s`` what the model says that the oracle's cuts save of it, ``committed`` the
+    ``computed_s`` what the model says that the forced cuts save of it, ``committed`` the
     checkpoints it left, ``restored`` those that the resumption took up."""
 
     job: str
     cuts: Cuts
     kill: Kill
     work_s: float
-    computed_s: float
+    computed_s: float | None
     full_s: float
     resumed_s: float
     committed: int
     restored: Restored
     wrong: tuple[str, ...]
+
+    def line(self) -> str:
+        """For people who wait."""
+        looked = f" ({self.restored.look_ms} ms of looks)" if self.restored.checkpoints else ""
+        model = f", {self.full_s - self.computed_s:.1f} s by the model" if self.computed_s else ""
+        return (
+            f"{self.job} {self.cuts} {self.kill}: full {self.full_s:.1f} s, killed after "
+            f"{self.work_s:.1f} s, {self.committed} committed, {self.restored.checkpoints} "
+            f"restored{looked}, resumed in {self.resumed_s:.1f} s{model} {self.wrong or ''}"
+        )
 
     @property
     def faster(self) -> float:
@@ -88,46 +113,46 @@ def run(options: Options) -> Result:
     if options.repeats:  # what was asked for takes as long as it needs
         options = replace(options, budget_s=float("inf"))
     prepared = prepare(options)
-    judged = judge(prepared.queries, "restart")
-    proven = judged.queries(prepared.queries)
+    judged: dict[tuple[Cuts, Kill], Judged] = {
+        ("oracle", kill): judge(prepared.queries, "restart", last=LAST[kill]) for kill in LAST
+    }
+    judged["free", "late"] = judge(prepared.queries, "restart", 1.0, LAST["late"])
+    proven = [q for q in prepared.queries if all(q.name in j.answers for j in judged.values())]
     rng = random.Random(options.seed)
     jobs: dict[str, list[Query]] = {q.name: [q] for q in proven}
     if piped := [q for q in proven if q.name in PIPED]:
         jobs[PIPELINE] = piped
-    full: dict[tuple[str, Kill], float] = {}
+    full: dict[tuple[int, str, Kill], float] = {}
     trials: list[Trial] = []
-    for job, cuts, kill in (t for _ in range(rounds) for t in _order(list(jobs), rng)):
-        need = 2.5 * full.get((job, kill), 0.0) + 60
+    starts: list[float] = []
+    for number, job, cuts, kill in (
+        (n, *kind) for n in range(rounds) for kind in _order(list(jobs), rng)
+    ):
+        need = 2.5 * full.get((number, job, kill), 0.0) + 60
         if options.left_s < need or (job == PIPELINE and options.left_s < 400):
             continue
-        if (job, kill) not in full:
-            full[job, kill] = _full(_full_folder(options, job), prepared, jobs[job])
-        trial = _trial(options, prepared, job, jobs[job], judged.answers, cuts, kill, full, rng)
+        if (number, job, kill) not in full:
+            ran = _timed(_full_folder(options, job), prepared, jobs[job], None, None)
+            starts.append(ran.start_s)
+            full[number, job, kill] = ran.seconds
+        answers = judged[cuts, kill].answers if cuts != "advised" else None
+        trial = _trial(
+            options, prepared, job, jobs[job], answers, cuts, kill, full[number, job, kill], rng
+        )
         if trial is not None:
             trials.append(trial)
-            options.say(
-                f"{job} {cuts} {kill}: full {trial.full_s:.1f} s, killed after "
-                f"{trial.work_s:.1f} s, {trial.committed} committed, "
-                f"{trial.restored.checkpoints} restored (a look of {trial.restored.look_ms} ms), "
-                f"resumed in {trial.resumed_s:.1f} s, {trial.full_s - trial.computed_s:.1f} s by "
-                f"the model {trial.wrong or ''}"
-            )
-        if (cuts, kill) == ("advised", "uniform"):
-            full.pop((job, "late"), None)  # the next round measures its own
-            full.pop((job, "uniform"), None)
-    return _result(trials, list(jobs), judged.skipped, rounds)
+            options.say(trial.line())
+    unproven = sorted({line for found in judged.values() for line in found.skipped})
+    return _result(trials, list(jobs), unproven, rounds, starts)
 
 
 def _order(jobs: Sequence[str], rng: random.Random) -> list[tuple[str, Cuts, Kill]]:
-    """Jobs shuffled, four at a time; both kinds of kills and of cuts share the time."""
+    """Jobs shuffled, three at a time; all kinds of trials share the time."""
     listed: list[tuple[str, Cuts, Kill]] = []
-    kills: tuple[Kill, ...] = ("late", "uniform")
-    both: tuple[Cuts, ...] = ("oracle", "advised")
     shuffled = rng.sample(list(jobs), len(jobs))
-    for first in range(0, len(shuffled), 4):
-        part = shuffled[first : first + 4]
-        for kill in kills:
-            listed += [(job, cuts, kill) for job in part for cuts in both]
+    for first in range(0, len(shuffled), 3):
+        part = shuffled[first : first + 3]
+        listed += [(job, cuts, kill) for cuts, kill in KINDS for job in part]
     return listed
 
 
@@ -158,7 +183,11 @@ def computed_s(listed: Sequence[Query], answers: Answers, work_s: float, full_s:
 def _items(
     prepared: Prepared, listed: Sequence[Query], answers: Answers | None, gate: Path
 ) -> list[queries.Item]:
-    found = []
+    """The queries on small data, then the gate, then the queries."""
+    found = [
+        queries.Item(f"warm-up {q.name}", data_of(q.name, WARM_UP), text=q.name, output=False)
+        for q in listed
+    ]
     for query in listed:
         settings: dict[str, str] = {}
         if answers is not None:
@@ -194,25 +223,37 @@ def _submit(
     return app, gate
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """An application that ran to its end: seconds of its queries, and before them."""
+
+    seconds: float
+    start_s: float
+
+
 def _timed(
     folder: Path,
     prepared: Prepared,
     listed: Sequence[Query],
     answers: Answers | None,
     store: Path | None,
-) -> float:
-    """Runs to the end; seconds from the first query's start to the last one's end."""
+) -> Ran:
+    """Runs to the end; from the first query's start to the last one's end."""
+    submitted = time.time()
     app, gate = _submit(folder, prepared, listed, answers, store)
     with app:
         gate.touch()
         app.wait(timeout_s=900).check()
         app.close(grace_s=15)  # the companion writes the last records after the driver's end
+    found = _done(folder, listed)
+    started = min(t.started for t in found)
+    return Ran(max(t.ended for t in found) - started, started - submitted)
+
+
+def _done(folder: Path, listed: Sequence[Query]) -> list[queries.Timing]:
+    """What has run of the queries, without those that warmed up."""
     found = queries.timings(folder)
-    return max(t.ended for t in found.values()) - min(t.started for t in found.values())
-
-
-def _full(folder: Path, prepared: Prepared, listed: Sequence[Query]) -> float:
-    return _timed(folder, prepared, listed, None, None)
+    return [found[q.name] for q in listed if q.name in found]
 
 
 def _restored(prepared: Prepared, listed: Sequence[Query], app_id: str) -> Restored:
@@ -240,19 +281,17 @@ def _trial(
     prepared: Prepared,
     job: str,
     listed: Sequence[Query],
-    oracle: Answers,
+    answers: Answers | None,
     cuts: Cuts,
     kill: Kill,
-    full: Mapping[tuple[str, Kill], float],
+    full_s: float,
     rng: random.Random,
 ) -> Trial | None:
     """None when the run was over before its kill, three times."""
-    answers = oracle if cuts == "oracle" else None
-    full_s = full[job, kill]
     for _ in range(3):
         folder = fresh(options.work / "trial")
         store = folder / "store"
-        work_s = full_s * (rng.uniform(0.9, 1.0) if kill == "late" else rng.uniform(0.0, 1.0))
+        work_s = full_s * rng.uniform(1.0 - LAST[kill], 1.0)
         app, gate = _submit(folder / "killed", prepared, listed, answers, store)
         with app:
             app.wait_for(Path(f"{gate}.reached"))
@@ -260,13 +299,13 @@ def _trial(
             ends = time.monotonic() + work_s
             while app.running and time.monotonic() < ends:
                 time.sleep(0.02)
-            done = len(queries.timings(app.folder)) == len(listed)
+            done = len(_done(app.folder, listed)) == len(listed)
             if done or not app.running:
                 continue
             app.kill_driver()
         committed = len(committed_in(store))
         submitted_at = time.time()
-        resumed_s = _timed(folder / "resumed", prepared, listed, answers, store)
+        resumed_s = _timed(folder / "resumed", prepared, listed, answers, store).seconds
         app_id = homes.app_started_after(prepared.home, submitted_at)
         restored = _restored(prepared, listed, app_id)
         wrong = tuple(
@@ -282,7 +321,7 @@ def _trial(
             cuts,
             kill,
             work_s,
-            computed_s(listed, oracle, work_s, full_s),
+            computed_s(listed, answers, work_s, full_s) if answers is not None else None,
             full_s,
             resumed_s,
             committed,
@@ -293,71 +332,68 @@ def _trial(
 
 
 def _result(
-    trials: Sequence[Trial], jobs: Sequence[str], unproven: Sequence[str] = (), rounds: int = 1
+    trials: Sequence[Trial],
+    jobs: Sequence[str],
+    unproven: Sequence[str] = (),
+    rounds: int = 1,
+    starts: Sequence[float] = (),
 ) -> Result:
-    def chosen(cuts: Cuts, kill: Kill) -> list[Trial]:
-        found = [t for t in trials if t.cuts == cuts and t.kill == kill]
-        return found if any(t.restored.checkpoints for t in found) else []
-
-    def faster(cuts: Cuts) -> float | None:
-        found = chosen(cuts, "late")
-        return statistics.mean(t.faster for t in found) if found else None
-
-    def kept(cuts: Cuts) -> float | None:
-        found = chosen(cuts, "uniform")
-        work = sum(t.work_s for t in found)
-        return sum(t.saved_s for t in found) / work if work else None
-
-    def of_computed() -> float | None:
-        found = chosen("oracle", "uniform")
-        computed = sum(t.computed_s for t in found)
-        return sum(t.saved_s for t in found) / computed if computed else None
-
-    def late_of_computed() -> float | None:
-        found = chosen("oracle", "late")
-        return statistics.mean(t.computed_s / t.full_s for t in found) if found else None
-
-    rows: list[dict[str, Any]] = [{**asdict(t), "faster": t.faster} for t in trials]
-    every = [(j, c, k) for j in jobs for c in ("oracle", "advised") for k in ("late", "uniform")]
-    tried = {(t.job, t.cuts, t.kill) for t in trials}
-    left = [f"{j} {c} {k}" for j, c, k in every if (j, c, k) not in tried]
-    figures = {
-        "late_kills_faster_oracle": faster("oracle"),
-        "late_kills_faster_advised": faster("advised"),
-        "uniform_kept_oracle": kept("oracle"),
-        "uniform_kept_advised": kept("advised"),
-        "uniform_kept_vs_computed": of_computed(),
-        "late_kills_faster_computed": late_of_computed(),
+    figures: dict[str, Any] = {}
+    why: dict[str, str] = {}
+    for cuts, kill in KINDS:
+        tried = [t for t in trials if (t.cuts, t.kill) == (cuts, kill)]
+        found = tried if any(t.restored.checkpoints for t in tried) else []
+        for key, value in _figures(cuts, kill, found).items():
+            figures[key] = value
+            if not found:
+                nothing = "restored a checkpoint" if tried else "fitted the time"
+                why[key] = f"no trial of this kind {nothing}"
+            elif value is None:
+                why[key] = "the model computes that nothing is saved in these trials"
+    figures |= {
         "trials": len(trials),
         "trials_that_committed": sum(t.committed > 0 for t in trials),
         "trials_that_restored": sum(t.restored.checkpoints > 0 for t in trials),
         "look_mib_s": _look_mib_s(trials),
+        "session_start_s": statistics.median(starts) if starts else None,
         "wrong_results": sum(len(t.wrong) for t in trials),
-        "rows": rows,
+        "rows": [{**asdict(t), "faster": t.faster} for t in trials],
     }
-    of: dict[str, tuple[Cuts, Kill]] = {
-        "late_kills_faster_oracle": ("oracle", "late"),
-        "late_kills_faster_advised": ("advised", "late"),
-        "late_kills_faster_computed": ("oracle", "late"),
-        "uniform_kept_oracle": ("oracle", "uniform"),
-        "uniform_kept_advised": ("advised", "uniform"),
-        "uniform_kept_vs_computed": ("oracle", "uniform"),
-    }
-    why = {}
     if figures["look_mib_s"] is None:
         why["look_mib_s"] = "no trial restored a checkpoint"
-    for key, (cuts, kill) in of.items():
-        if figures[key] is None:
-            tried_kind = any((t.cuts, t.kill) == (cuts, kill) for t in trials)
-            why[key] = (
-                "no trial of this kind restored a checkpoint"
-                if tried_kind
-                else "no trial of this kind fitted the time"
-            )
-    skipped = [f"{name}: no time left, or over before its kill" for name in left]
-    return Result(
-        figures, repeats=rounds, why_null=why, skipped=[*unproven, *_doubts(trials), *skipped]
-    )
+    if figures["session_start_s"] is None:
+        why["session_start_s"] = "no run was timed"
+    done = {(t.job, t.cuts, t.kill) for t in trials}
+    left = [(j, c, k) for j in jobs for c, k in KINDS if (j, c, k) not in done]
+    skipped = [f"{' '.join(one)}: no time left, or over before its kill" for one in left]
+    doubts = [*unproven, *_doubts(trials), *skipped]
+    return Result(figures, repeats=rounds, why_null=why, skipped=doubts)
+
+
+def _figures(cuts: Cuts, kill: Kill, trials: Sequence[Trial]) -> dict[str, float | None]:
+    """A kind's own figures, all of them None without trials."""
+
+    def mean(values: Iterable[float]) -> float | None:
+        listed = list(values)
+        return statistics.mean(listed) if listed else None
+
+    def share(part: Iterable[float], whole: Iterable[float]) -> float | None:
+        total = sum(whole)
+        return sum(part) / total if total > 0 else None
+
+    forced = [(t, t.computed_s) for t in trials if t.computed_s is not None]
+    if kill == "late":
+        found = {f"late_kills_faster_{cuts}": mean(t.faster for t in trials)}
+        if cuts != "advised":
+            found[f"late_kills_faster_{cuts}_computed"] = mean(c / t.full_s for t, c in forced)
+    else:
+        saved, work = [t.saved_s for t in trials], [t.work_s for t in trials]
+        found = {f"uniform_kept_{cuts}": share(saved, work)}
+        if cuts != "advised":
+            computed = [c for _, c in forced]
+            found[f"uniform_kept_{cuts}_computed"] = share(computed, work)
+            found["uniform_kept_vs_computed"] = share((t.saved_s for t, _ in forced), computed)
+    return found
 
 
 def _look_mib_s(trials: Sequence[Trial]) -> float | None:

@@ -50,9 +50,12 @@ class Query:
     def shuffle_bytes(self) -> float:
         return sum(s.output_bytes for s in self.stages)
 
-    def oracle(self, objective: Objective) -> Best:
-        """The best cuts within the fixed budget; raises ``OracleError`` without a proof."""
-        return best(self.stages, objective, BUDGET_FRACTION * self.shuffle_bytes, MAX_CUTS)
+    def oracle(
+        self, objective: Objective, budget: float = BUDGET_FRACTION, last: float = 1.0
+    ) -> Best:
+        """The best cuts within ``budget``, a share of the query's shuffle bytes; ``last`` as of
+        :func:`benchmarks.oracle.value`. Raises ``OracleError`` without a proof."""
+        return best(self.stages, objective, budget * self.shuffle_bytes, MAX_CUTS, last=last)
 
     def upstream(self, fingerprint: str) -> int:
         """How many stages ran before the boundary of ``fingerprint``, for it; 0 if unknown."""
@@ -86,12 +89,17 @@ class Judged:
         return tuple(q for q in listed if q.name in self.answers)
 
 
-def judge(listed: Iterable[Query], objective: Objective) -> Judged:
+def judge(
+    listed: Iterable[Query],
+    objective: Objective,
+    budget: float = BUDGET_FRACTION,
+    last: float = 1.0,
+) -> Judged:
     """Asks the oracle for each query; a query without a proven answer leaves all sums."""
     judged = Judged({}, [])
     for query in listed:
         try:
-            judged.answers[query.name] = query.oracle(objective)
+            judged.answers[query.name] = query.oracle(objective, budget, last)
         except OracleError as e:
             judged.skipped.append(f"{query.name}: not in any figure, the oracle has no proof: {e}")
     return judged

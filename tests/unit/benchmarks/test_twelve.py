@@ -64,7 +64,7 @@ def test_no_observed_day_of_the_demo_is_as_large_as_those_judged() -> None:
 
 
 def test_a_query_without_a_proven_oracle_leaves_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    def oracle(query: Query, _objective: Objective) -> Best:
+    def oracle(query: Query, _objective: Objective, _budget: float, _last: float) -> Best:
         if query.name == "tpch/q9":
             raise OracleError("40 stages: Not Solved after 60 s")
         return Best(1.0)
@@ -84,7 +84,7 @@ def test_stages_upstream_of_a_boundary() -> None:
     assert query.upstream("of another query") == 0
 
 
-TRIAL = Trial("tpch/q5", "advised", "late", 9.0, 7.5, 10.0, 4.0, 2, Restored(1, 100, 5, 2), ())
+TRIAL = Trial("tpch/q5", "advised", "late", 9.0, None, 10.0, 4.0, 2, Restored(1, 100, 5, 2), ())
 
 
 def test_a_figure_without_a_restore_is_null_and_says_why() -> None:
@@ -132,9 +132,10 @@ def test_what_the_model_says_that_a_kill_leaves(killed_after: float, saved: floa
 
 
 def test_uniform_kills_are_set_against_what_the_model_computes() -> None:
-    uniform = replace(TRIAL, cuts="oracle", kill="uniform")
-    result = restart._result([uniform, replace(uniform, resumed_s=7.0)], ["tpch/q5"])
-    assert result.figures["uniform_kept_vs_computed"] == pytest.approx(9.0 / 15.0)
+    uniform = replace(TRIAL, cuts="oracle", kill="uniform", computed_s=7.5)
+    figures = restart._result([uniform, replace(uniform, resumed_s=7.0)], ["tpch/q5"]).figures
+    assert figures["uniform_kept_vs_computed"] == pytest.approx(9.0 / 15.0)
+    assert figures["uniform_kept_oracle_computed"] == pytest.approx(15.0 / 18.0)
 
 
 def test_restart_says_when_restores_are_shallow() -> None:
