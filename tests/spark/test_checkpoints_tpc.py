@@ -1,14 +1,14 @@
 """TPC-H and the benches' TPC-DS queries with checkpoints forced, then restored by another run.
 
 Three applications over the same data, all queries each: without the plugin, with every eligible
-boundary checkpointed, and the same again, which restores. Two more do so for one boundary in the
-middle of each TPC-H plan. What ran is read from Spark's event logs.
+boundary checkpointed, and the same again, which restores. Nightly, the same for one boundary in the
+middle of each TPC-H plan, and for all of TPC-DS. What ran is read from Spark's event logs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,20 @@ CONF = {
     "spark.phoebe.mode": "apply",
     "spark.phoebe.checkpoint.retain": "always",
 }
-MIDDLE = "e1"
-SHUFFLE_HEAVY = [f"tpch/q{n}" for n in (2, 3, 5, 7, 8, 9, 10, 11, 13, 16, 18, 20, 21)]
-ALL = (*tpc.TPCH_QUERIES, *(n for n in tpc.THE_TWELVE if n.startswith("tpcds/")))
+SHUFFLE_HEAVY = tuple(f"tpch/q{n}" for n in (2, 3, 5, 7, 8, 9, 10, 11, 13, 16, 18, 20, 21))
+USUAL = (*tpc.TPCH_QUERIES, *(n for n in tpc.THE_TWELVE if n.startswith("tpcds/")))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Queries, and the boundaries of each that are checkpointed; no names: all of TPC-DS."""
+
+    name: str
+    force: str
+    names: tuple[str, ...] = ()
+
+    def queries(self) -> Sequence[str]:
+        return self.names or tpc.query_names("tpcds")
 
 
 @dataclass(frozen=True)
@@ -52,27 +63,36 @@ def _run(
         plugin="none" if conf is None else "jars",
         driver_memory="1500m",
     ) as app:
-        finished = app.wait().check()
+        finished = app.wait(timeout_s=3600).check()  # all of TPC-DS takes its time
     return Ran(folder, home_, eventlog.read(finished.event_log))
 
 
+CASES = (
+    Case("usual", "all", USUAL),
+    pytest.param(Case("middle", "e1", SHUFFLE_HEAVY), marks=pytest.mark.nightly),
+    pytest.param(Case("tpcds", "all"), marks=pytest.mark.nightly),
+)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    found = request.param
+    assert isinstance(found, Case)
+    return found
+
+
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    folder = tmp_path_factory.mktemp("plain")
-    return _run(folder, folder / "home", ALL)
+def plain(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    folder = tmp_path_factory.mktemp(f"{case.name}-plain")
+    return _run(folder, folder / "home", case.queries())
 
 
-def _pair(base: Path, force: str) -> Iterator[Ran]:
-    for number in (1, 2):
-        conf = {"spark.phoebe.force": force}
-        names = ALL if force == "all" else SHUFFLE_HEAVY
-        yield _run(base / f"run{number}", base / "home", names, conf)
-
-
-@pytest.fixture(scope="module", params=["all", pytest.param(MIDDLE, marks=pytest.mark.nightly)])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Ran]:
+@pytest.fixture(scope="module")
+def pair(case: Case, tmp_path_factory: pytest.TempPathFactory) -> list[Ran]:
     """The application that wrote the checkpoints and the one that restored them."""
-    return list(_pair(tmp_path_factory.mktemp(request.param), request.param))
+    base = tmp_path_factory.mktemp(case.name)
+    conf = {"spark.phoebe.force": case.force}
+    return [_run(base / f"run{n}", base / "home", case.queries(), conf) for n in (1, 2)]
 
 
 def test_results_are_those_without_the_plugin(plain: Ran, pair: list[Ran]) -> None:
