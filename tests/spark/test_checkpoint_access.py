@@ -6,8 +6,11 @@ One application leaves checkpoints, as user ann; what follows reads them in its 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from phoebe_spark.cli import app as phoebe
-from tests.support import apps, home, queries, store, stored_job
+from tests.support import apps, home, queries, store, stored_job, tpc
 from tests.support.compare import compare_results
 
 
@@ -75,6 +78,19 @@ def test_the_store_is_private_to_its_owner(written: tuple[Path, Path]) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_names_in_a_store_are_hashes_and_numbers(written: tuple[Path, Path]) -> None:
+    """Nothing there tells of tables, columns, applications or users: others may list it."""
+    root = written[1] / "checkpoints"
+    told = {str(path.relative_to(root)) for path in root.rglob("*")}
+    names = re.compile(
+        r"data(/[0-9a-f]{32,64}(/[0-9a-f]{32}(/m\d+-\d+\.pack)?)?)?|catalog"
+        r"|catalog/([0-9a-f]{32,64}-[0-9a-f]{32}\.(manifest|damaged|reader-[0-9a-f]{32})"
+        r"|[0-9a-f]{32}\.lease|collected)"
+    )
+    assert {name for name in told if not names.fullmatch(name)} == set()
+    assert sum(name.endswith(".pack") for name in told) >= 3
+
+
 def test_another_users_checkpoint_is_restored_only_where_users_share(
     written: tuple[Path, Path], copied: Path, tmp_path: Path
 ) -> None:
@@ -112,6 +128,34 @@ def test_encrypted_applications_need_a_store_that_is_declared_encrypted(
     assert _events(home_, tmp_path / "second")["restored"] == 1
     for folder in ("refused", "first", "second"):
         _same(written[0], tmp_path / folder)
+
+
+def test_a_driver_removes_what_nobody_has_used_for_a_week(copied: Path, tmp_path: Path) -> None:
+    root = copied / "checkpoints"
+    old, *fresh = store.committed(root)
+    then = time.time() - 8 * 24 * 3600
+    os.utime(old, (then, then))
+    (root / "catalog" / "collected").unlink(missing_ok=True)  # its writer may have done so
+    gate = tmp_path / "gate"
+    other = queries.Item(
+        "other",
+        tpc.data("tpch", 0.1),
+        sql="select n_regionkey, count(*) from nation group by n_regionkey",
+        pause_after=gate,
+    )
+    conf = {**stored_job.KEPT, "spark.phoebe.home": str(copied), "spark.phoebe.force": "none"}
+    user = {"HADOOP_USER_NAME": "ann", "SPARK_USER": "ann"}
+    with queries.submit_queries(
+        [other], folder=tmp_path / "app", conf=conf, plugin="jars", environment=user
+    ) as app:
+        app.wait_for(root / "catalog" / "collected")
+        deadline = time.monotonic() + 120
+        while store.data_of(old).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        gate.touch()
+        app.wait().check()
+    assert store.committed(root) == fresh
+    assert sorted(store.attempts(root)) == sorted(map(store.data_of, fresh))
 
 
 def test_the_command_line_lists_verifies_and_collects(copied: Path) -> None:
