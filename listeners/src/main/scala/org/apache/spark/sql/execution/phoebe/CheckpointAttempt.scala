@@ -257,7 +257,7 @@ private[phoebe] final class CheckpointAttempt(
           post(CheckpointMetrics.BytesCopied -> manifest.bytes)
           freeIfDrained()
           freeUpstream()
-        } else runtime.store.remove(place) // given up while the manifest was being written
+        } else runtime.withdrawn(place) // given up while the manifest was being written
     }
   }
 

@@ -55,7 +55,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     SerializableConfiguration.broadcast(sc, sc.hadoopConfiguration)
 
   private val executions = new ConcurrentHashMap[Long, ExecutionState]()
-  private val written = ConcurrentHashMap.newKeySet[CheckpointPlace]()
+  private val written = new OwnCheckpoints
   private val restoredPlaces = ConcurrentHashMap.newKeySet[CheckpointPlace]()
   private val clock = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-checkpoint-clock")
 
@@ -132,6 +132,24 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   }
 
   def committed(place: CheckpointPlace): Unit = written.add(place)
+
+  /** It was given up while it was being committed. */
+  def withdrawn(place: CheckpointPlace): Unit = {
+    written.withdraw(place)
+    store.remove(place)
+  }
+
+  /** What Spark has forgotten is forgotten here; what a later checkpoint stands for goes. */
+  private def forget(): Unit = {
+    shuffles.sweep().foreach {
+      case attempt: CheckpointAttempt => written.forgotten(attempt.place)
+      case _ => // what another application wrote is its own
+    }
+    val superseded = written.superseded()
+    if (superseded.nonEmpty) pool.execute { () =>
+      Guard.run("remove superseded checkpoints")(written.gone(store.release(superseded)))
+    }
+  }
 
   lazy val restorer = new Restorer(this)
 
@@ -214,7 +232,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       }
       executions.remove(end.executionId)
       // Never on this thread: executors and the store are spoken to.
-      clock.execute(() => Guard.run("forget shuffles")(shuffles.sweep()))
+      clock.execute(() => Guard.run("forget shuffles")(forget()))
       if (shuffles.of(end.executionId).exists(!_.isOver)) {
         clock.schedule(
           (() => giveUpLate(end.executionId)): Runnable,
@@ -283,7 +301,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     shuffles.all.foreach(_.abandon(ApplicationOver))
     pool.execute { () =>
       Guard.run("leave the store") {
-        if (remove) store.release((written.asScala ++ restoredPlaces.asScala).toSet)
+        if (remove) store.release(written.all ++ restoredPlaces.asScala)
         store.dropLease()
       }
     }

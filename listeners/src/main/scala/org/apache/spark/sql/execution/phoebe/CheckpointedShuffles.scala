@@ -103,14 +103,19 @@ private[phoebe] final class CheckpointedShuffles {
   /**
    * Forgets the shuffles that Spark has forgotten (its cleaner works as the garbage collector finds
    * them). Those that are still being uploaded stay: their bytes have links of their own.
+   *
+   * @return
+   *   the forgotten ones
    */
-  def sweep(): Unit = {
-    shuffles.asScala.foreach { case (id, shuffle) =>
-      if (shuffle.isOver && !StoreLocation.tracker.containsShuffle(id)) {
-        shuffles.remove(id)
-        shuffle.executors.values.foreach(_.send(encode(Forget(id))))
-      }
+  def sweep(): Seq[CheckpointedShuffle] = {
+    val forgotten = shuffles.asScala.toSeq.filter { case (id, shuffle) =>
+      shuffle.isOver && !StoreLocation.tracker.containsShuffle(id)
+    }
+    forgotten.foreach { case (id, shuffle) =>
+      shuffles.remove(id)
+      shuffle.executors.values.foreach(_.send(encode(Forget(id))))
     }
     unreadable.keySet.retainAll(all.map(_.executionId).asJavaCollection)
+    forgotten.map(_._2)
   }
 }

@@ -83,10 +83,10 @@ class LifetimeSuite extends AnyFunSuite {
     val place = commit(writer)
     val reader = application(here)
     reader.pin(place)
-    writer.release(Seq(place))
+    assert(writer.release(Set(place)).isEmpty)
     assert(exists(place), "the reader lives")
     silent(reader, 2 * LeaseMs)
-    writer.release(Seq(place))
+    assert(writer.release(Set(place)) == Set(place))
     assert(!exists(place))
   }
 
@@ -97,10 +97,10 @@ class LifetimeSuite extends AnyFunSuite {
     val reader = application(here)
     reader.pin(place)
     silent(writer, LeaseMs / 2)
-    reader.release(Seq(place))
+    reader.release(Set(place))
     assert(exists(place))
     silent(writer, LeaseMs + 5000)
-    reader.release(Seq(place))
+    reader.release(Set(place))
     assert(!exists(place))
   }
 

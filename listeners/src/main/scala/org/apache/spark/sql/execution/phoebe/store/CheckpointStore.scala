@@ -161,22 +161,31 @@ private[phoebe] final class CheckpointStore(
     fs.delete(place.reader(owner), false)
   }
 
-  /** Removes what this application wrote or restored, except what another one may still need. */
-  def release(places: Iterable[CheckpointPlace]): Unit = if (places.nonEmpty) {
-    val nowMs = renew()
-    val before = catalogue()
-    val alive = living(before, nowMs)
-    val committed = before.entries.map(entry => entry.place -> entry).toMap
-    places.foreach { place =>
-      quietly(place) {
-        val others = committed.get(place).toSeq.flatMap { entry =>
-          val writer = readManifest(entry).manifest.owner
-          users(before, alive, place) ++ Some(writer).filter(alive(_))
-        }.toSet - owner
-        if (others.isEmpty) retire(place, before)
+  /**
+   * Removes what this application wrote or restored, except what another one may still need.
+   *
+   * @return
+   *   what is gone
+   */
+  def release(places: Set[CheckpointPlace]): Set[CheckpointPlace] =
+    if (places.isEmpty) Set.empty
+    else {
+      val nowMs = renew()
+      val before = catalogue()
+      val alive = living(before, nowMs)
+      val committed = before.entries.map(entry => entry.place -> entry).toMap
+      places.filter { place =>
+        var gone = false
+        quietly(place) {
+          val others = committed.get(place).toSeq.flatMap { entry =>
+            val writer = readManifest(entry).manifest.owner
+            users(before, alive, place) ++ Some(writer).filter(alive(_))
+          }.toSet - owner
+          gone = others.isEmpty && retire(place, before)
+        }
+        gone
       }
     }
-  }
 
   /** The living applications that restored a checkpoint. */
   def users(catalog: Catalog, alive: Living, place: CheckpointPlace): Set[String] =

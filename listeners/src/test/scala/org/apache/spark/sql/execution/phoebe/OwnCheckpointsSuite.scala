@@ -1,0 +1,38 @@
+package org.apache.spark.sql.execution.phoebe
+
+import org.scalatest.funsuite.AnyFunSuite
+
+import org.apache.spark.sql.execution.phoebe.store.CheckpointPlace
+
+/** Which of an application's own checkpoints a later one stands for. */
+class OwnCheckpointsSuite extends AnyFunSuite {
+  private def place(fingerprint: String, attempt: Int): CheckpointPlace =
+    CheckpointPlace("file:/store", fingerprint, attempt.toString)
+
+  test("the last of each fingerprint stays, earlier ones go when Spark has forgotten them") {
+    val own = new OwnCheckpoints
+    val Seq(first, second, third) = (1 to 3).map(place("a", _))
+    val other = place("b", 4)
+    Seq(first, second, other).foreach(own.add)
+    Seq(second, other).foreach(own.forgotten)
+    assert(own.superseded().isEmpty, "the first one is still read, the others are the last")
+    own.forgotten(first)
+    assert(own.superseded() == Set(first))
+    assert(own.superseded().isEmpty, "it is named once")
+    assert(own.all == Set(first, second, other), "it may still be there")
+    own.gone(Set(first))
+    assert(own.all == Set(second, other))
+    own.add(third)
+    assert(own.superseded() == Set(second))
+  }
+
+  test("what was given up while it was committed stands for nothing") {
+    val own = new OwnCheckpoints
+    val Seq(first, second) = (1 to 2).map(place("a", _))
+    Seq(first, second).foreach(own.add)
+    own.withdraw(second)
+    Seq(first, second).foreach(own.forgotten)
+    assert(own.superseded().isEmpty)
+    assert(own.all == Set(first))
+  }
+}
