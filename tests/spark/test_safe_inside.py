@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import apps
+from tests.support import apps, eventlog, home
+from tests.support.places import ivy_home
 
 APP = Path(__file__).parents[1] / "support" / "safety_app.py"
 OURS = {"checkpoint copy time", "checkpoint bytes copied", "checkpoint freed bytes"}
 
 
-def run(folder: Path, *, master: str = "local[2]", **spec: Any) -> dict[str, Any]:
+def run(
+    folder: Path,
+    *,
+    master: str = "local[2]",
+    with_event_log: bool = False,
+    environment: Mapping[str, str] | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
     store = folder / "store"
     told = {
-        "parts": [], "cancelled": 8, "soak": 100,
+        "parts": [], "cancelled": 8, "soak": 100, "steps": 10000,
         "folder": str(folder), "store": str(store), "result": str(folder / "said.json"), **spec,
     }  # fmt: skip
     (folder / "spec.json").write_text(json.dumps(told))
@@ -32,7 +43,7 @@ def run(folder: Path, *, master: str = "local[2]", **spec: Any) -> dict[str, Any
     }
     with apps.submit(
         APP, [str(folder / "spec.json")], folder=folder / "app", conf=conf, plugin="jars",
-        master=master, with_event_log=False,
+        master=master, with_event_log=with_event_log, environment=environment,
     ) as app:  # fmt: skip
         app.wait().check()
     answer: dict[str, Any] = json.loads((folder / "said.json").read_text())
@@ -78,6 +89,63 @@ def test_what_is_live_is_never_freed(said: dict[str, Any]) -> None:
     assert live["rdd"] == [plain["join"]]
 
 
+@pytest.fixture(scope="module")
+def freeing(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], eventlog.AppRun]:
+    """What the application says, and its event log."""
+    folder = tmp_path_factory.mktemp("freeing")
+    said = run(folder, parts=["freeing"], with_event_log=True)["freeing"]
+    return said, eventlog.read(apps.event_log(folder / "app"))
+
+
+def test_what_something_live_can_ask_for_is_not_computed_twice(
+    freeing: tuple[dict[str, Any], eventlog.AppRun],
+) -> None:
+    said, log = freeing
+    assert said["errors"] == []
+    for name, times in said["found"].items():
+        assert times == [said["plain"][name]] * len(times), name
+    assert log.ran_twice() == {}
+
+
+# Upstream goes too where all that read it are boundaries that are checkpointed.
+@pytest.mark.parametrize(
+    ("name", "upstream"),
+    [
+        ("reuse", True),
+        ("cte", True),
+        ("twice", True),
+        ("cached", True),
+        ("self_join", False),
+        ("subquery", False),
+        ("together cached", True),
+        ("together cached_too", True),
+        ("together reuse", True),
+        ("together cte", True),
+    ],
+)
+def test_files_are_freed_while_what_is_live_is_yet_to_be_read(
+    freeing: tuple[dict[str, Any], eventlog.AppRun], name: str, upstream: bool
+) -> None:
+    execution = freeing[1].execution(name)
+    freed = [
+        post for post in execution.posted if post.metric == "checkpoint freed bytes" and post.value
+    ]
+    assert len(freed) >= 1 + upstream
+    tasks = sum(stage.tasks_ended for stage in execution.stages)
+    assert freed[0].tasks_ended < tasks
+
+
+def test_the_sql_tab_says_what_a_checkpoint_cost_and_what_it_freed(
+    freeing: tuple[dict[str, Any], eventlog.AppRun],
+) -> None:
+    for name, tab in freeing[0]["tabs"].items():
+        ours = [shown for shown in tab if set(shown) >= OURS]
+        assert ours, name
+        for shown in ours:
+            for metric in OURS:
+                assert re.search("[1-9]", shown[metric] or ""), (name, metric)
+
+
 def test_sessions_and_threads_do_not_disturb_one_another(said: dict[str, Any]) -> None:
     for name, found in said["live"]["threads"].items():
         assert found == [said["live"]["plain"][name]] * 4, name
@@ -86,6 +154,42 @@ def test_sessions_and_threads_do_not_disturb_one_another(said: dict[str, Any]) -
 def test_commands_write_what_they_always_write(said: dict[str, Any]) -> None:
     assert said["commands"]["forced"] == said["commands"]["plain"]
     assert said["commands"]["committed"] > 0
+
+
+def test_delta_commands_write_what_they_always_write(tmp_path: Path) -> None:
+    conf = {
+        "spark.jars.packages": f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}",
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.databricks.delta.snapshotPartitions": "2",
+    }
+    where = {"SPARK_SUBMIT_OPTS": f"-Duser.home={ivy_home()}"}
+    said = run(tmp_path, parts=["delta"], conf=conf, environment=where, with_event_log=True)
+    plain, forced = said["delta"]["plain"], said["delta"]["forced"]
+    assert forced["rows"] == plain["rows"]
+    assert history(forced) == history(plain)
+    app_id = apps.app_id(tmp_path / "app")
+    names = {
+        row["execution_id"]: row["description"]
+        for row in home.records(tmp_path / "home", "executions", app_id)
+    }
+    committed = {
+        names[row["execution_id"]]
+        for row in home.records(tmp_path / "home", "checkpoints", app_id)
+        if row["event"] == "committed"
+    }
+    assert {"append", "overwrite", "insert"} <= committed
+
+
+def history(said: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    """Operations and their metrics, but for times and for how well rows were compressed."""
+    return [
+        (
+            operation,
+            {k: v for k, v in metrics.items() if not k.endswith(("Ms", "Bytes"))},
+        )
+        for _, operation, metrics in said["history"]
+    ]
 
 
 def test_a_skewed_join_over_checkpoints_is_split_as_always(said: dict[str, Any]) -> None:
@@ -100,8 +204,10 @@ def test_cancelled_queries_leave_nothing(said: dict[str, Any]) -> None:
     assert cancelled["ended"].count("cancelled") >= 3
     before, after = cancelled["before"], cancelled["after"]
     assert after["executions"] == 0
-    assert after["our_threads"] <= before["our_threads"] + 8
+    assert after["our_threads"] <= before["our_threads"] + 16  # as many commit at once, at most
     assert after["shuffle_files"] <= before["shuffle_files"] + 8
+    same(before, after)
+    assert after["shuffles"] <= before["shuffles"] + 4
 
 
 def flat(soak: list[dict[str, Any]]) -> None:
@@ -113,6 +219,19 @@ def flat(soak: list[dict[str, Any]]) -> None:
     # Registered with Spark's map output tracker: Spark forgets them some time after a collection;
     # kept for good they would be two and more for each query.
     assert end["shuffles"] <= third["shuffles"] + 40
+    same(third, end)
+
+
+def same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Nothing is left in the store or open, and no upload's second names for files."""
+    for found in (before, after):
+        assert found["uncommitted"] == 0
+        assert found["links"] == 0
+        assert found["open_data"] == []
+    assert after["open_files"] <= before["open_files"] + 8
+    assert after["our_shuffles"] <= before["our_shuffles"] + 4
+    assert after["committed"] <= before["committed"] + 4
+    assert after["store_files"] <= before["store_files"] + 8
 
 
 def test_a_hundred_queries_leave_memory_threads_and_disks_flat(said: dict[str, Any]) -> None:

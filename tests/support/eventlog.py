@@ -7,6 +7,7 @@ event logs, of ended, running and killed applications alike (a torn last line is
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,16 @@ _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 
 @dataclass(slots=True)
 class PlanNode:
-    """A node of a ``SparkPlanInfo``; ``accumulators`` are the ids of its metrics."""
+    """A node of a ``SparkPlanInfo``; ``metrics`` are the names of its metrics by their ids."""
 
     name: str
     description: str
-    accumulators: frozenset[int]
+    metrics: dict[int, str]
     children: list[PlanNode]
+
+    @property
+    def accumulators(self) -> frozenset[int]:
+        return frozenset(self.metrics)
 
     def walk(self) -> Iterator[PlanNode]:
         """Pre-order."""
@@ -33,12 +38,17 @@ class PlanNode:
 
 @dataclass(slots=True)
 class StageRun:
-    """One attempt of a stage that was submitted. Times are milliseconds since the epoch."""
+    """One attempt of a stage that was submitted. Times are milliseconds since the epoch.
+
+    ``rdd_id`` is the last of its RDDs: a shuffle's map stage has another id in each job that lists
+    it, and the same RDD. ``maps`` counts the map tasks that ended well by their partition.
+    """
 
     stage_id: int
     attempt: int
     parents: tuple[int, ...]
     task_count: int
+    rdd_id: int
     submitted_ms: int = 0
     completed_ms: int = 0
     failure: str | None = None
@@ -52,11 +62,22 @@ class StageRun:
     shuffle_read_remote_bytes: int = 0
     accumulators: set[int] = field(default_factory=set)
     properties: dict[str, str] = field(default_factory=dict)
+    maps: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A value that the driver added to a metric, when so many tasks of its execution had ended."""
+
+    metric: str
+    value: int
+    tasks_ended: int
 
 
 @dataclass(slots=True)
 class ExecutionRun:
-    """One SQL execution. ``plans`` are the first plan and each re-plan, in order."""
+    """One SQL execution. ``plans`` are the first plan and each re-plan, in order. ``posted`` is
+    what the driver added to metrics of its nodes."""
 
     execution_id: int
     root_id: int
@@ -68,6 +89,7 @@ class ExecutionRun:
     job_ids: list[int] = field(default_factory=list)
     planned_stages: dict[int, tuple[int, ...]] = field(default_factory=dict)  # id to parents
     stages: list[StageRun] = field(default_factory=list)  # what ran, attempts in order
+    posted: list[Posted] = field(default_factory=list)
 
     @property
     def ran(self) -> set[int]:
@@ -120,14 +142,29 @@ class AppRun:
             if s.tasks_ended
         ]
 
+    def ran_twice(self) -> dict[int, list[int]]:
+        """Shuffles of which a map task ended well more than once: its last RDD, and the stages."""
+        maps: dict[int, Counter[int]] = {}
+        for stage in self.stages:
+            maps.setdefault(stage.rdd_id, Counter()).update(stage.maps)
+        return {
+            rdd_id: [s.stage_id for s in self.stages if s.rdd_id == rdd_id and s.maps]
+            for rdd_id, tasks in maps.items()
+            if any(count > 1 for count in tasks.values())
+        }
+
 
 def _plan(info: dict[str, Any]) -> PlanNode:
     return PlanNode(
         name=info["nodeName"],
         description=info.get("simpleString", ""),
-        accumulators=frozenset(m["accumulatorId"] for m in info.get("metrics", [])),
+        metrics={m["accumulatorId"]: m["name"] for m in info.get("metrics", [])},
         children=[_plan(c) for c in info.get("children", [])],
     )
+
+
+def _metrics(plan: PlanNode) -> dict[int, str]:
+    return {number: name for node in plan.walk() for number, name in node.metrics.items()}
 
 
 def events(path: Path) -> Iterator[dict[str, Any]]:
@@ -146,6 +183,7 @@ def read(path: Path) -> AppRun:
     run = AppRun("", {}, False, [])
     by_stage: dict[tuple[int, int], StageRun] = {}
     stage_execution: dict[int, ExecutionRun] = {}
+    metrics: dict[int, dict[int, str]] = {}  # names by id, of each execution
     for event in events(path):
         kind = event["Event"].removeprefix(_SQL)
         match kind:
@@ -162,8 +200,22 @@ def read(path: Path) -> AppRun:
                     [_plan(event["sparkPlanInfo"])],
                 )
                 run.executions[execution.execution_id] = execution
+                metrics[execution.execution_id] = _metrics(execution.plans[0])
             case "SQLAdaptiveExecutionUpdate":
-                run.executions[event["executionId"]].plans.append(_plan(event["sparkPlanInfo"]))
+                plan = _plan(event["sparkPlanInfo"])
+                run.executions[event["executionId"]].plans.append(plan)
+                metrics[event["executionId"]] |= _metrics(plan)
+            case "SQLAdaptiveSQLMetricUpdates":  # a subquery's
+                for found_metric in event["sqlPlanMetrics"]:
+                    number = found_metric["accumulatorId"]
+                    metrics[event["executionId"]][number] = found_metric["name"]
+            case "DriverAccumUpdates":
+                names = metrics.get(event["executionId"], {})
+                for metric, value in event["accumUpdates"]:
+                    if metric in names:
+                        execution = run.executions[event["executionId"]]
+                        ended = sum(s.tasks_ended for s in execution.stages)
+                        execution.posted.append(Posted(names[metric], value, ended))
             case "SQLExecutionEnd":
                 execution = run.executions[event["executionId"]]
                 execution.ended_ms = event["time"]
@@ -183,6 +235,7 @@ def read(path: Path) -> AppRun:
                     info["Stage Attempt ID"],
                     tuple(info["Parent IDs"]),
                     info["Number of Tasks"],
+                    max(int(rdd["RDD ID"]) for rdd in info["RDD Info"]),
                     info.get("Submission Time", 0),
                     properties=event.get("Properties") or {},
                 )
@@ -211,6 +264,8 @@ def _add_task(stage: StageRun, event: dict[str, Any]) -> None:
         stage.tasks_failed += 1
         return
     stage.tasks_ended += 1
+    if event["Task Type"] == "ShuffleMapTask":
+        stage.maps[event["Task Info"]["Partition ID"]] += 1
     stage.accumulators |= {a["ID"] for a in event["Task Info"].get("Accumulables", [])}
     metrics = event.get("Task Metrics") or {}
     stage.task_time_ms += metrics.get("Executor Run Time", 0)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,62 @@ SKEWED = (
     "select f.w, d.k2, sum(f.v + d.x) as s from skewed f join dim2 d on f.k = d.k group by 1, 2"
 )
 
+# What lives on while files are freed: name to the boundaries that are forced and SQL. In each, a
+# shuffle is read below a boundary that is checkpointed and by something else that runs later, or is
+# asked for again. ``slow(value)`` costs time, task by task, and adds a constant.
+GROUPED = "select k, w, sum(v) as s from live group by k, w"
+LIVE = {
+    "reuse": (
+        "e0,e2",
+        f"""
+        with t as ({GROUPED})
+        select a.k, slow(a.s + b.s) as s from
+        (select k, max(s) as s from t group by k) a join
+        (select k, sum(slow(s)) as s from t group by k) b on a.k = b.k""",
+    ),
+    "self_join": (
+        "e1",
+        """
+        with t as (select k, sum(v) as s from live group by k)
+        select a.k, slow(a.s + b.s) as s from t a join t b on a.k = b.k + 1""",
+    ),
+    "cte": (
+        "e0,e2",
+        f"""
+        with t as ({GROUPED})
+        select 'a' as which, k, slow(max(s)) as s from t group by k
+        union all select 'b', w, sum(slow(s)) from t group by w""",
+    ),
+    "subquery": (
+        "e1",
+        f"""
+        with t as ({GROUPED})
+        select k, slow(s) as s from (
+          select /*+ REPARTITION(8, k) */ k, sum(s) as s from t
+          where s > (select avg(slow(m)) / 1000000 from (select k, max(s) as m from t group by k))
+          group by k)""",
+    ),
+    "twice": ("e0", f"select k, slow(max(s)) as s from ({GROUPED}) group by k"),
+    "cached": (
+        "e1",
+        """
+        select c.k, slow(c.s + b.s) as s from (select k, sum(s) as s from cached group by k) c join
+        (select k, max(s) as s from (select k, v, sum(w) as s from live group by k, v) group by k) b
+        on c.k = b.k""",
+    ),
+    "cached_too": (
+        "e1",
+        """
+        select c.k, slow(c.s - b.s) as s from (select k, max(s) as s from cached group by k) c join
+        (select k, min(s) as s from (select v, k, sum(w) as s from live group by v, k) group by k) b
+        on c.k = b.k""",
+    ),
+}
+LIVE_CONF = {
+    "spark.sql.shuffle.partitions": "8",
+    "spark.sql.adaptive.coalescePartitions.enabled": "false",
+}
+
 
 class App:
     """The session and what is asked of its JVM."""
@@ -72,6 +130,9 @@ class App:
                 "id % 50 as k", "id % 97 as v", "id % 7 as w"
             ),
             "dim": self.spark.range(50).selectExpr("id as k", "concat('n', id) as name"),
+            "live": self.spark.range(0, 24000, 1, 4).selectExpr(
+                "id % 400 as k", "id % 97 as v", "id % 800 as w"
+            ),
             "skewed": self.spark.range(0, 20000, 1, 8).selectExpr(
                 "if(id % 10 < 9, 1, id % 50) as k", "id as v", "id % 7 as w"
             ),
@@ -109,7 +170,8 @@ class App:
         raise TimeoutError("the store does not come to rest")
 
     def stored(self) -> int:
-        return sum(1 for p in Path(self.spec["store"]).rglob("*") if p.is_file())
+        # What is listed may be removed meanwhile.
+        return sum(len(files) for _, _, files in os.walk(self.spec["store"]))
 
     def both(self, run: Callable[[], Any]) -> dict[str, Any]:
         """What ``run`` returns plain and forced, and how many checkpoints that committed."""
@@ -131,7 +193,8 @@ def rows(frame: DataFrame) -> list[list[Any]]:
 
 def final_plan(frame: DataFrame) -> str:
     """The final plan with the statistics of its stages, without ids."""
-    explain = frame.sparkSession._jvm.org.apache.spark.sql.api.python.PythonSQLUtils.explainString
+    jvm: Any = frame.sparkSession._jvm
+    explain = jvm.org.apache.spark.sql.api.python.PythonSQLUtils.explainString
     text: str = explain(frame._jdf.queryExecution(), "formatted").split("== Initial Plan ==")[0]
     return re.sub(r"#\d+L?|plan_id=\d+|, \[id=#?\d+\]", "", text)
 
@@ -217,6 +280,95 @@ def part_live(app: App) -> Any:
     return said
 
 
+def slowly(sql: str, steps: int) -> str:
+    """``slow(value)`` in an expression takes so many steps for each row."""
+    # A call may hold another one.
+    while (found := sql.find("slow(")) >= 0:
+        end, depth = found + len("slow("), 1
+        while depth:
+            depth += {"(": 1, ")": -1}.get(sql[end], 0)
+            end += 1
+        value = sql[found + len("slow(") : end - 1]
+        call = f"aggregate(sequence(1, {steps}), {value}, (a, i) -> a + (i % 7))"
+        sql = sql[:found] + call + sql[end:]
+    return sql
+
+
+def quickly(sql: str, steps: int) -> str:
+    """The same result at once."""
+    return sql.replace("slow(", f"({sum(i % 7 for i in range(steps + 1))} + ")
+
+
+def part_freeing(app: App) -> Any:
+    """Files are freed while the query runs that has made them superfluous, and nothing else is."""
+    steps = app.spec["steps"]
+    for key, value in LIVE_CONF.items():
+        app.spark.conf.set(key, value)
+    cached = app.spark.sql(GROUPED)
+    cached.createOrReplaceTempView("cached")
+    found: dict[str, list[Any]] = {}
+    errors: list[str] = []
+
+    def forced(boundaries: str) -> None:
+        app.set(True)
+        app.spark.conf.set("spark.phoebe.force", boundaries)
+
+    def ask(label: str, frame: DataFrame) -> None:
+        app.spark.sparkContext.setJobDescription(label)
+        try:
+            found.setdefault(label.rpartition(" ")[2], []).append(rows(frame))
+        except Exception as error:
+            errors.append(f"{label}: {error}")
+
+    def together(*labels: str) -> None:
+        frames = {label: app.spark.sql(slowly(LIVE[label][1], steps)) for label in labels}
+        threads = [
+            threading.Thread(target=ask, args=(f"together {label}", frame))
+            for label, frame in frames.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    tabs = {}
+    for name in ("reuse", "self_join", "cte", "subquery", "twice"):
+        forced(LIVE[name][0])
+        frame = app.spark.sql(slowly(LIVE[name][1], steps))
+        ask(name, frame)
+        app.settled()
+        tabs[name] = exchanges(app)
+        if name == "twice":
+            ask(f"again {name}", frame)
+    cached.cache()
+    forced(LIVE["cached"][0])
+    ask("cached", app.spark.sql(slowly(LIVE["cached"][1], steps)))
+    app.settled()
+    # As if memory had been short, or an executor lost.
+    blocks = app.jvm.org.apache.spark.SparkEnv.get().blockManager()
+    for rdd_id in app.spark.sparkContext._jsc.getPersistentRDDs():
+        blocks.removeBlock(app.jvm.org.apache.spark.storage.RDDBlockId(rdd_id, 0), True)
+    app.set(False)
+    ask("again cached", app.spark.sql(quickly(LIVE["cached"][1], steps)))
+    cached.unpersist(blocking=True)
+
+    cached.cache()
+    forced(LIVE["cached"][0])
+    together("cached", "cached_too")
+    app.settled()
+    cached.unpersist(blocking=True)
+    forced(LIVE["reuse"][0])
+    together("reuse", "cte")
+    app.settled()
+
+    app.set(False)
+    app.spark.sparkContext.setJobDescription("plain")
+    plain = {name: rows(app.spark.sql(quickly(sql, steps))) for name, (_, sql) in LIVE.items()}
+    for key in LIVE_CONF:
+        app.spark.conf.unset(key)
+    return {"found": found, "plain": plain, "errors": errors, "tabs": tabs}
+
+
 def part_commands(app: App) -> Any:
     out = Path(app.spec["folder"]) / "out"
 
@@ -228,6 +380,45 @@ def part_commands(app: App) -> Any:
         app.spark.sql(f"create or replace temporary view v as {JOINED}")
         app.spark.sql("insert into saved select * from v")
         return [rows(app.spark.read.parquet(str(out))), rows(app.spark.table("saved"))]
+
+    return app.both(run)
+
+
+def part_delta(app: App) -> Any:
+    """Delta's commands, each over rows that were shuffled, and what the table's history says."""
+    out = Path(app.spec["folder"]) / "delta"
+    changes = f"select k, name, s + 1 as s, n from ({JOINED}) where k % 3 = 0"
+    others = changes.replace("k % 3", "k % 2")
+    commands: dict[str, Callable[[str, DataFrame], Any]] = {
+        "append": lambda path, frame: frame.write.format("delta").mode("append").save(path),
+        "overwrite": lambda path, frame: frame.write.format("delta").mode("overwrite").save(path),
+        "insert": lambda path, _: app.spark.sql(f"insert into delta.`{path}` {changes}"),
+        "merge": lambda path, _: app.spark.sql(f"""
+            merge into delta.`{path}` t using ({others}) c on t.k = c.k and t.s = c.s
+            when matched and t.k > 20 then delete
+            when matched then update set n = c.n + 100
+            when not matched then insert *"""),
+        "update": lambda path, _: app.spark.sql(
+            f"update delta.`{path}` set n = -n where k % 5 = 0"
+        ),
+        "delete": lambda path, _: app.spark.sql(f"delete from delta.`{path}` where k % 7 = 0"),
+    }
+
+    def run() -> Any:
+        path = str(out / (app.spark.conf.get("spark.phoebe.mode") or ""))
+        frame = app.spark.sql(JOINED)
+        after = {}
+        for name, command in commands.items():
+            app.spark.sparkContext.setJobDescription(name)
+            command(path, frame)
+            app.spark.sparkContext.setJobDescription("look")
+            if name in ("merge", "delete"):
+                after[name] = rows(app.spark.read.format("delta").load(path))
+        history = [
+            (row.version, row.operation, row.operationMetrics)
+            for row in app.spark.sql(f"describe history delta.`{path}`").collect()
+        ]
+        return {"rows": after, "history": sorted(history)}
 
     return app.both(run)
 
@@ -248,12 +439,24 @@ def part_skew(app: App) -> Any:
             app.spark.conf.unset(key)
 
 
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of a process are open on, deleted files too."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(descriptor))
+    return found
+
+
 def leftovers(app: App) -> dict[str, Any]:
     """What must not grow: in Spark, in the store, on local disks, in our maps."""
     gc.collect()
     for _ in range(3):
         app.jvm.System.gc()
         time.sleep(0.3)
+    # What Spark has forgotten since goes at a query's end.
+    app.spark.sql("select 1").collect()
+    app.settled()
     runtime = app.jvm.java.lang.Runtime.getRuntime()
     tracker = app.jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
     ours = app.jvm.org.apache.spark.sql.execution.phoebe.PhoebeRuntime.active().get().slot().get()
@@ -264,6 +467,10 @@ def leftovers(app: App) -> dict[str, Any]:
         if field.getName().endswith("executions"):
             sizes["executions"] = value.size()
     local = Path(app.spark.conf.get("spark.local.dir") or "")
+    store = Path(app.spec["store"])
+    committed = {manifest.stem for manifest in (store / "catalog").glob("*.manifest")}
+    attempts = {f"{a.parent.name}-{a.name}" for a in (store / "data").glob("*/*")}
+    opened = open_files(app.jvm.java.lang.ProcessHandle.current().pid())
     names = [t.getName() for t in app.jvm.java.lang.Thread.getAllStackTraces().keySet()]
     kinds = Counter(re.sub(r"[\d.:]+", "", name) for name in names)
     return {
@@ -272,8 +479,14 @@ def leftovers(app: App) -> dict[str, Any]:
         "heap_kib": (runtime.totalMemory() - runtime.freeMemory()) // 1024,
         "threads": len(names),
         "shuffles": tracker.shuffleStatuses().size(),
+        "our_shuffles": ours.shuffles().all().size(),
         "shuffle_files": sum(1 for _ in local.rglob("shuffle_*")),
+        "links": sum(1 for _ in local.rglob("phoebe-upload-*")),
+        "committed": len(committed),
+        "uncommitted": len(attempts - committed),
         "store_files": app.stored(),
+        "open_files": len(opened),
+        "open_data": sorted(f for f in opened if "/blockmgr-" in f or f.startswith(str(store))),
     }
 
 
@@ -332,7 +545,9 @@ def part_soak(app: App) -> Any:
 PARTS: dict[str, Callable[[App], Any]] = {
     "plans": part_plans,
     "live": part_live,
+    "freeing": part_freeing,
     "commands": part_commands,
+    "delta": part_delta,
     "skew": part_skew,
     "cancelled": part_cancelled,
     "soak": part_soak,
