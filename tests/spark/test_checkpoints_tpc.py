@@ -118,6 +118,18 @@ def test_checkpoints_were_written_and_restored(pair: list[Ran]) -> None:
     assert set(restored) == set(committed)
 
 
+def test_nothing_runs_twice_where_checkpoints_are_written_and_files_freed(pair: list[Ran]) -> None:
+    """Spark would compute anew, without a word, what is freed too early."""
+    first = pair[0].log
+    freed = [
+        execution
+        for execution in first.executions.values()
+        if any(p.metric == "checkpoint freed bytes" and p.value for p in execution.posted)
+    ]
+    assert len(freed) >= len(queries.timings(pair[0].folder)) // 2
+    assert first.ran_twice() == {}
+
+
 def test_nothing_upstream_of_a_restored_boundary_runs(pair: list[Ran]) -> None:
     """By the first application's plans (the second's end at what is restored)."""
     first, second = pair
