@@ -1,13 +1,15 @@
 """How exact the fingerprint is, over all TPC-H and TPC-DS texts.
 
-Two applications run every query under the probe, in different orders and with different settings of
-adaptive execution; a third plans mutated queries and compares rows (`fingerprint_mutations`).
+Two applications run every query under the probe, in different orders, on another number of cores
+and with different settings of adaptive execution; a third plans mutated queries and compares rows
+(`fingerprint_mutations`).
 
 - ``exchanges``: those of the first plans, subqueries included. An exchange is known again by its
   columns' expression ids and its partitioning.
 - ``refused``: share of them without a fingerprint; ``refused_by_nature`` (non-deterministic) apart.
 - ``stable``: share with one and the same fingerprint on the first plan, on every re-plan and in the
-  other application; a refused one counts against it, unless by nature. ``unstable`` lists the rest.
+  other application; a refused one counts against it, unless by nature. ``unstable`` and
+  ``refused_in`` (query names by reason) list the rest.
 - ``collisions``: pairs of one fingerprint whose rows differ; ``mutations_missed``: changes of a
   query, a setting or a file that left a fingerprint as it was.
 """
@@ -37,6 +39,9 @@ SETTINGS: Mapping[str, str] = {
     "spark.sql.ansi.enabled": "false",
 }
 OTHERWISE: Mapping[str, str] = {
+    "spark.master": "local[4]",
+    # What was planned as a sort-merge join becomes a broadcast join while the query runs.
+    "spark.sql.adaptive.autoBroadcastJoinThreshold": "10MB",
     "spark.sql.adaptive.advisoryPartitionSizeInBytes": "4KB",
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
     "spark.sql.adaptive.localShuffleReader.enabled": "false",
@@ -44,7 +49,7 @@ OTHERWISE: Mapping[str, str] = {
     "spark.sql.adaptive.skewJoin.skewedPartitionFactor": "1.1",
     "spark.sql.adaptive.maxShuffledHashJoinLocalMapThreshold": "10MB",
 }
-"""What adaptive execution does differently in the second application."""
+"""What is different in the second application."""
 
 
 @dataclass(slots=True)
@@ -116,6 +121,7 @@ def _result(
 ) -> Result:  # fmt: skip
     total, stable = 0, 0
     refused: Counter[str] = Counter()
+    refused_in: dict[str, set[str]] = defaultdict(set)
     unstable: list[dict[str, Any]] = []
     for name, query in one.items():
         elsewhere = other[name]
@@ -125,6 +131,7 @@ def _result(
             if print_.startswith("refused "):
                 code = print_.removeprefix("refused ")
                 refused[code] += count
+                refused_in[code].add(name)
                 stable += count * (code in BY_NATURE)
             elif later:
                 unstable.append({"query": name, "exchange": identity, "where": "re-plan"})
@@ -153,6 +160,7 @@ def _result(
             "queries_failed": sorted({n for o in (one, other) for n, q in o.items() if q.failed}),
             "memo_disagrees": sum(q.disagreements for q in queries),
             "refused_by_code": dict(refused.most_common()),
+            "refused_in": {code: sorted(names) for code, names in refused_in.items()},
             "unstable": unstable,
             **mutated,
         },

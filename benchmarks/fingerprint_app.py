@@ -1,7 +1,8 @@
 """An application of the bench ``fingerprint``: runs every query under the probe, tells what it saw.
 
 ``python -m benchmarks.fingerprint_app OUT SCALE_FACTOR SEED SETTINGS``: a line of JSON for each
-query in ``OUT``; ``SEED`` gives the queries' order, ``SETTINGS`` is a JSON object.
+query in ``OUT``; ``SEED`` gives the queries' order, ``SETTINGS`` is a JSON object: the session's
+settings, and ``spark.master``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ SUITES: tuple[tpc.Suite, ...] = ("tpch", "tpcds")
 def main() -> None:
     out, scale_factor, seed, settings = sys.argv[1:5]
     path = Path(out)
-    with probe(path.with_suffix("")) as p, path.open("w") as lines:
-        for key, value in json.loads(settings).items():
+    conf = json.loads(settings)
+    master = conf.pop("spark.master", "local[2]")
+    with probe(path.with_suffix(""), spark__master=master) as p, path.open("w") as lines:
+        for key, value in conf.items():
             p.spark.conf.set(key, value)
         for suite in SUITES:
             p.tables(suite, float(scale_factor))

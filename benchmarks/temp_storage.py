@@ -9,7 +9,8 @@ files that came and went before the query's end. Without checkpoints Spark's own
 all three. The checkpoint store is new in each bench and looked at once, when the application
 starts, so nothing is restored; should something be after all, ``skipped`` says so, because it would
 count as freed. Byte-seconds, seconds and peaks of a query are means over its rounds; ``ratios`` are
-of pairs.
+of pairs. Spilled rows and cached blocks lie in the same directories; they are reported beside
+(``spill_byte_seconds``, ``cached_byte_seconds``, per query and as sums), and count in no share.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from tests.support.compare import compare_results
 from tests.support.disk import DiskSampler, Usage
 
 HOTSPOTS = 3
+PAPER_HOTSPOT_FREED = 0.7
+"""What the paper says of hotspots, for comparison (PVLDB 14(11), 2505)."""
+
 _OFF = {"spark.phoebe.mode": "off", "spark.phoebe.force": "none"}
 VARIANTS = ("plain", "oracle", "advised")
 MOST_ROUNDS = 5
@@ -50,6 +54,8 @@ KEYS = (
 @dataclass(frozen=True, slots=True)
 class _Measured:
     usage: Usage
+    spill: Usage
+    cached: Usage
     removed: float
     seconds: float
     committed: int
@@ -91,6 +97,7 @@ def run(options: Options) -> Result:
     timings = queries.timings(folder)
     committed = _events(prepared, app_id, "committed")
     restored = _events(prepared, app_id, "restored")
+    usage, spill, cached = sampler.usage, sampler.spill, sampler.cached
     rows = []
     for query in proven:
         runs, wrong = [], []
@@ -99,9 +106,11 @@ def run(options: Options) -> Result:
             for variant in VARIANTS:
                 name = _name(query, variant, turn)
                 timing = timings[name]
-                usage = sampler.usage.between(timing.started, timing.ended + 0.4)
+                window = (timing.started, timing.ended + 0.4)
                 measured[variant] = _Measured(
-                    usage,
+                    usage.between(*window),
+                    spill.between(*window),
+                    cached.between(*window),
                     sampler.removed(timing.started, timing.ended),
                     timing.seconds,
                     committed[name],
@@ -169,6 +178,8 @@ def _row(
         "shuffle_bytes": query.shuffle_bytes,
         "computed_byte_seconds": computed,
         "byte_seconds": held,
+        "spill_byte_seconds": mean(lambda m: m.spill.byte_seconds),
+        "cached_byte_seconds": mean(lambda m: m.cached.byte_seconds),
         "freed": {v: held["plain"] - held[v] for v in VARIANTS[1:]},
         "removed": mean(lambda m: m.removed),
         "peak_bytes": mean(lambda m: m.usage.peak_bytes),
@@ -214,6 +225,11 @@ def _result(rows: list[dict[str, Any]], rounds: int, unproven: Sequence[str] = (
         "wall_ratio": statistics.median(x for r in rows for x in r["ratios"]["advised"]),
         "wall_ratio_oracle": statistics.median(x for r in rows for x in r["ratios"]["oracle"]),
         "hotspots": [r["query"] for r in hot],
+        "paper_hotspot_freed": PAPER_HOTSPOT_FREED,
+        **{
+            key: {v: total(rows, key, v) for v in VARIANTS}
+            for key in ("byte_seconds", "spill_byte_seconds", "cached_byte_seconds")
+        },
         "wrong_results": sum(len(r["wrong_results"]) for r in rows),
         "mean_checkpoints": {
             v: statistics.mean(r["checkpoints"][v] for r in rows) for v in VARIANTS[1:]

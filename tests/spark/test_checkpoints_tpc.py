@@ -35,6 +35,7 @@ class Case:
     name: str
     force: str
     names: tuple[str, ...] = ()
+    ansi: bool = True
 
     def queries(self) -> Sequence[str]:
         return self.names or tpc.query_names("tpcds")
@@ -49,18 +50,28 @@ class Ran:
     log: eventlog.AppRun
 
 
-def _run(
-    folder: Path, home_: Path, names: Sequence[str], conf: dict[str, str] | None = None
-) -> Ran:
-    """``conf`` None: without the plugin."""
-    items = [queries.Item(n, tpc.data("tpch" if n in tpc.TPCH_QUERIES else "tpcds", 0.1))
-             for n in names]  # fmt: skip
+def _item(name: str) -> queries.Item:
+    text = tpc.query(name)
+    if name == "tpcds/q30":  # names a column otherwise than the generator does
+        text = text.replace("c_last_review_date", "c_last_review_date_sk")
+    return queries.Item(
+        name, tpc.data("tpch" if name in tpc.TPCH_QUERIES else "tpcds", 0.1), sql=text
+    )
+
+
+def _run(folder: Path, home_: Path, case: Case, *, plugin: bool = True) -> Ran:
+    items = [_item(n) for n in case.queries()]
+    settings = {
+        "spark.phoebe.home": str(home_),
+        "spark.phoebe.force": case.force,
+        "spark.sql.ansi.enabled": str(case.ansi).lower(),
+    }
     with queries.submit_queries(
         items,
         folder=folder,
         app_name="tpch",
-        conf={**CONF, "spark.phoebe.home": str(home_), **(conf or {})},
-        plugin="none" if conf is None else "jars",
+        conf={**CONF, **settings},
+        plugin="jars" if plugin else "none",
         driver_memory="1500m",
     ) as app:
         finished = app.wait(timeout_s=3600).check()  # all of TPC-DS takes its time
@@ -70,7 +81,8 @@ def _run(
 CASES = (
     Case("usual", "all", USUAL),
     pytest.param(Case("middle", "e1", SHUFFLE_HEAVY), marks=pytest.mark.nightly),
-    pytest.param(Case("tpcds", "all"), marks=pytest.mark.nightly),
+    # Two of these texts divide by zero at this scale.
+    pytest.param(Case("tpcds", "all", ansi=False), marks=pytest.mark.nightly),
 )
 
 
@@ -84,15 +96,14 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture(scope="module")
 def plain(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp(f"{case.name}-plain")
-    return _run(folder, folder / "home", case.queries())
+    return _run(folder, folder / "home", case, plugin=False)
 
 
 @pytest.fixture(scope="module")
 def pair(case: Case, tmp_path_factory: pytest.TempPathFactory) -> list[Ran]:
     """The application that wrote the checkpoints and the one that restored them."""
     base = tmp_path_factory.mktemp(case.name)
-    conf = {"spark.phoebe.force": case.force}
-    return [_run(base / f"run{n}", base / "home", case.queries(), conf) for n in (1, 2)]
+    return [_run(base / f"run{n}", base / "home", case) for n in (1, 2)]
 
 
 def test_results_are_those_without_the_plugin(plain: Ran, pair: list[Ran]) -> None:
@@ -150,7 +161,7 @@ def test_nothing_upstream_of_a_restored_boundary_runs(pair: list[Ran]) -> None:
         most += sum(n.name == "TakeOrderedAndProject" for n in plan.walk())
         assert len(writers) <= most, f"{name}: {len(writers)} stages wrote shuffles, not {most}"
         deep += below.exchanges + sum(below.scans.values()) >= 3  # itself, and two upstream
-    assert deep >= min(10, len(queries.timings(second.folder)) // 2)
+    assert 2 * deep >= len(queries.timings(second.folder))
 
 
 @dataclass(frozen=True)

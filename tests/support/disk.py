@@ -2,7 +2,8 @@
 
 What is counted is what users see fill up: ``shuffle_*.data`` and ``.index`` files that are in
 place (not a task's scratch files), by their lengths, at short intervals. A file with several names
-(an upload keeps one of its own) counts once, as long as any of them is there.
+(an upload keeps one of its own) counts once, as long as any of them is there. What else fills these
+directories is sampled apart: spilled rows and scratch files, and cached blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
-_NAMES = ("shuffle_", "phoebe-upload-shuffle_")
+_SHUFFLE, _SPILL, _CACHED = "shuffle", "spill", "cached"
+_NAMES = {
+    _SHUFFLE: ("shuffle_", "phoebe-upload-shuffle_"),
+    _SPILL: ("temp_local_", "temp_shuffle_"),
+    _CACHED: ("rdd_",),
+}
 _FileId = tuple[int, int, int]
 """Device, inode and modification time: inodes are used again."""
 _MAX_DEPTH = 4  # <local dir>/spark-<uuid>/executor-<uuid>/blockmgr-<uuid>
@@ -38,25 +44,31 @@ def _block_directories(root: Path, depth: int = 0) -> Iterator[str]:
 
 def shuffle_bytes(roots: Iterable[Path]) -> int:
     """Bytes of the shuffle data and index files now under ``roots``."""
-    return sum(_shuffle_files(roots).values())
+    return sum(_files(roots)[_SHUFFLE].values())
 
 
-def _shuffle_files(roots: Iterable[Path]) -> dict[_FileId, int]:
-    """Bytes of each file, whatever its names."""
-    files: dict[_FileId, int] = {}
+def _kind(name: str) -> str | None:
+    """What a file in a block directory holds; None: nothing that is counted."""
+    found = next((kind for kind, starts in _NAMES.items() if name.startswith(starts)), None)
+    return None if found == _SHUFFLE and not name.endswith((".data", ".index")) else found
+
+
+def _files(roots: Iterable[Path]) -> dict[str, dict[_FileId, int]]:
+    """Bytes of each file by kind, whatever its names."""
+    files: dict[str, dict[_FileId, int]] = {kind: {} for kind in _NAMES}
     for root in roots:
         for block_directory in _block_directories(root):
             for level in _entries(block_directory):
                 if not level.is_dir(follow_symlinks=False):
                     continue
                 for file in _entries(level.path):
-                    name = file.name
-                    if name.startswith(_NAMES) and name.endswith((".data", ".index")):
+                    kind = _kind(file.name)
+                    if kind is not None:
                         try:
                             stat = os.stat(file.path, follow_symlinks=False)
                         except FileNotFoundError:
                             continue
-                        files[stat.st_dev, stat.st_ino, stat.st_mtime_ns] = stat.st_size
+                        files[kind][stat.st_dev, stat.st_ino, stat.st_mtime_ns] = stat.st_size
     return files
 
 
@@ -100,7 +112,7 @@ class _Gone:
 
 class DiskSampler:
     """Samples in a thread of its own until the ``with`` block ends; then ``usage`` is complete, and
-    so is ``removed``.
+    so are ``spill``, ``cached`` and ``removed``.
 
     >>> with DiskSampler([local_dir]) as sampler:
     ...     app.wait()
@@ -110,7 +122,7 @@ class DiskSampler:
     def __init__(self, roots: Iterable[Path], interval_s: float = 0.05) -> None:
         self._roots = tuple(roots)
         self._interval_s = interval_s
-        self._samples: list[tuple[float, int]] = []
+        self._samples: dict[str, list[tuple[float, int]]] = {kind: [] for kind in _NAMES}
         self._there: dict[_FileId, tuple[float, int]] = {}
         self._gone: list[_Gone] = []
         self._stop = threading.Event()
@@ -131,7 +143,18 @@ class DiskSampler:
 
     @property
     def usage(self) -> Usage:
-        return Usage(tuple(self._samples))
+        """Of shuffle files."""
+        return Usage(tuple(self._samples[_SHUFFLE]))
+
+    @property
+    def spill(self) -> Usage:
+        """Of spilled rows and of files that tasks are still writing."""
+        return Usage(tuple(self._samples[_SPILL]))
+
+    @property
+    def cached(self) -> Usage:
+        """Of cached blocks on disk."""
+        return Usage(tuple(self._samples[_CACHED]))
 
     def removed(self, start: float, end: float) -> float:
         """Byte-seconds, until ``end``, of files that came and went in a window (seconds since the
@@ -151,8 +174,10 @@ class DiskSampler:
                 return
 
     def _sample(self) -> None:
-        files, now = _shuffle_files(self._roots), time.time()
-        self._samples.append((now, sum(files.values())))
+        found, now = _files(self._roots), time.time()
+        for kind, sizes in found.items():
+            self._samples[kind].append((now, sum(sizes.values())))
+        files = found[_SHUFFLE]
         for file in self._there.keys() - files.keys():
             came, size = self._there.pop(file)
             self._gone.append(_Gone(came, now, size))

@@ -151,6 +151,8 @@ def test_temp_storage_says_what_was_restored() -> None:
         "query": "tpch/q5",
         "computed_byte_seconds": 4.0,
         "byte_seconds": {"plain": 8.0, "oracle": 4.0, "advised": 8.0},
+        "spill_byte_seconds": {"plain": 2.0, "oracle": 1.0, "advised": 2.0},
+        "cached_byte_seconds": {"plain": 0.0, "oracle": 0.0, "advised": 0.0},
         "freed": {"oracle": 4.0, "advised": 0.0},
         "removed": {"plain": 0.5, "oracle": 4.0, "advised": 0.5},
         "peak_bytes": {"plain": 8, "oracle": 4, "advised": 8},
@@ -163,6 +165,9 @@ def test_temp_storage_says_what_was_restored() -> None:
     result = temp_storage._result([row], 2, ["tpch/q9: no proof"])
     assert result.figures["freed_vs_computed"] == 1.0
     assert result.figures["removed_vs_computed"] == 0.875
+    assert result.figures["spill_byte_seconds"] == {"plain": 2.0, "oracle": 1.0, "advised": 2.0}
+    assert result.figures["hotspot_freed_oracle"] == 0.5
+    assert result.figures["paper_hotspot_freed"] == 0.7
     assert result.figures["wall_ratio_oracle"] == 1.1
     assert "tpch/q9: no proof" in result.skipped
     assert "tpch/q5 oracle: restored, so not only freed" in result.skipped

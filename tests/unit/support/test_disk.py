@@ -20,6 +20,24 @@ def test_counts_shuffle_files_only(tmp_path: Path) -> None:
     assert shuffle_bytes([tmp_path, tmp_path / "absent"]) == 108
 
 
+def test_spill_and_cached_blocks_are_counted_apart(tmp_path: Path) -> None:
+    level = tmp_path / "blockmgr-3" / "0a"
+    level.mkdir(parents=True)
+    for name, size in (
+        ("shuffle_0_1_0.data", 100),
+        ("phoebe-upload-shuffle_0_2_0.data", 10),
+        ("shuffle_0_1_0.checksum.ADLER32", 16),
+        ("temp_local_77", 200),
+        ("temp_shuffle_78", 30),
+        ("rdd_0_1", 1000),
+    ):
+        (level / name).write_bytes(b"x" * size)
+    with DiskSampler([tmp_path], interval_s=0.01) as sampler:
+        time.sleep(0.02)
+    found = (sampler.usage.peak_bytes, sampler.spill.peak_bytes, sampler.cached.peak_bytes)
+    assert found == (110, 230, 1000)
+
+
 def test_area_and_peak() -> None:
     usage = Usage(((0.0, 0), (1.0, 10), (3.0, 10), (3.5, 0)))
     assert usage.byte_seconds == pytest.approx(5 + 20 + 2.5)
