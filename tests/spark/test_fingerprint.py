@@ -174,7 +174,7 @@ def test_neutral_settings_do_not_count(session: Probe, key: str, value: str) -> 
         ("v > 3 OR x < 9", "x < 9 OR v > 3"),
         ("v = k", "k = v"),
         ("v > k", "k < v"),
-        ("v + k + p = 9", "k + (p + v) = 9"),
+        ("v + k = 9", "k + v = 9"),
         ("v IN (1, 2, 3)", "v IN (3, 1, 2)"),
     ],
 )
@@ -317,6 +317,20 @@ def test_joins_count(session: Probe, join: str, on: str) -> None:
     assert last(session, JOIN.format(join, on)) != last(session, JOIN.format("JOIN", "f.k = d.dk"))
 
 
+def test_a_chain_of_sums_has_an_order_unless_they_wrap_around(session: Probe) -> None:
+    """A step that overflows fails under ANSI rules, and is NULL for `try_add`; it may be in one."""
+    query = "SELECT k, n, count(*) FROM fact WHERE {} = 9 GROUP BY k, n"
+    chains = [query.format("v + k + p"), query.format("k + (p + v)")]
+    assert len({last(session, q) for q in chains}) == 2
+    with Setting(session, spark__sql__ansi__enabled="false"):
+        assert len({last(session, q) for q in chains}) == 1
+        tries = [query.format(f"try_add({a}, {b})") for a, b in TRIES]
+        assert len({last(session, q) for q in tries}) == 2
+
+
+TRIES = (("try_add(v, k)", "p"), ("v", "try_add(k, p)"))
+
+
 @pytest.mark.parametrize(
     ("a", "b"),
     [
@@ -343,9 +357,9 @@ def test_joins_count(session: Probe, join: str, on: str) -> None:
             id="window function",
         ),
         pytest.param(
-            "SELECT k, sum(x) OVER (PARTITION BY v ORDER BY x ROWS 2 PRECEDING) r FROM fact"
+            "SELECT k, sum(x) OVER (PARTITION BY v ORDER BY k RANGE 2 PRECEDING) r FROM fact"
             " DISTRIBUTE BY k",
-            "SELECT k, sum(x) OVER (PARTITION BY v ORDER BY x ROWS 3 PRECEDING) r FROM fact"
+            "SELECT k, sum(x) OVER (PARTITION BY v ORDER BY k RANGE 3 PRECEDING) r FROM fact"
             " DISTRIBUTE BY k",
             id="window frame",
         ),
@@ -400,7 +414,7 @@ def test_pairs_that_differ(session: Probe, a: str, b: str) -> None:
         ("spark.sql.decimalOperations.allowPrecisionLoss", "false"),
         ("spark.sql.legacy.timeParserPolicy", "LEGACY"),
         ("spark.sql.parquet.int96TimestampConversion", "true"),
-        ("spark.sql.files.ignoreMissingFiles", "true"),
+        ("spark.sql.jsonGenerator.writeNullIfWithDefaultValue", "false"),
         ("spark.sql.someVendor.setting", "x"),
     ],
 )
@@ -408,6 +422,19 @@ def test_settings_count(session: Probe, key: str, value: str) -> None:
     before = last(session, FACTS)
     with Setting(session, **{key.replace(".", "__"): value}):
         assert last(session, FACTS) != before
+    assert last(session, FACTS) == before
+
+
+def test_hadoops_settings_of_readers_count(session: Probe) -> None:
+    """However they were set; what Hadoop's own defaults say does not, it may be loaded late."""
+    hadoop = session.spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[union-attr]
+    before = last(session, FACTS)
+    for key in ("avro.mapred.ignore.inputs.without.extension", "io.compression.codecs"):
+        hadoop.set(key, "true")
+        assert last(session, FACTS) != before
+        hadoop.unset(key)
+        assert last(session, FACTS) == before
+    session.spark._jvm.java.lang.Class.forName("org.apache.hadoop.mapred.JobConf")  # type: ignore[union-attr]
     assert last(session, FACTS) == before
 
 
@@ -544,6 +571,37 @@ class _NumbersReader(DataSourceReader):
             "order_sensitive_aggregate",
             lambda _, t: t.selectExpr("k", "lag(v) OVER (PARTITION BY k ORDER BY v) AS r"),
         ),
+        (
+            "order_sensitive_aggregate",
+            lambda _, t: t.selectExpr(
+                "k", "count(*) OVER (PARTITION BY k ORDER BY v ROWS UNBOUNDED PRECEDING) AS r"
+            ),
+        ),
+        (
+            "order_sensitive_aggregate",
+            lambda _, t: t.groupBy("k").agg(f.percentile_approx("v", 0.5)),
+        ),
+        ("order_sensitive_aggregate", lambda _, t: t.groupBy("k").agg(f.hll_sketch_agg("v"))),
+        (
+            "order_sensitive_aggregate",
+            lambda _, t: t.groupBy("k").agg(f.expr("max(n COLLATE UTF8_LCASE)")),
+        ),
+        (
+            "order_sensitive_aggregate",
+            lambda _, t: t.groupBy(f.expr("n COLLATE UTF8_LCASE").alias("n")).count(),
+        ),
+        (
+            "nondeterministic",
+            lambda _, t: t.selectExpr("k", "aes_encrypt(n, '0123456789abcdef') AS r"),
+        ),
+        (
+            "ignored_files",
+            lambda s, t: s.read.option("ignoreMissingFiles", True).parquet(*t.inputFiles()),
+        ),
+        (
+            "unknown_source",
+            lambda s, t: s.read.option("avroSchemaUrl", "u.avsc").parquet(*t.inputFiles()),
+        ),
         ("observed_metrics", lambda _, t: t.observe(Observation(), f.count(f.lit(1)).alias("n"))),
         (
             "rdd_source",
@@ -562,6 +620,21 @@ def test_refusals_are_typed(session: Probe, code: str, make: Callable[..., DataF
     found = session.exchanges(df.repartition(3, df.columns[0]))
     assert found[-1].code == code
     assert found[-1].hash is None
+
+
+def test_a_rank_is_the_same_for_rows_that_tie(session: Probe) -> None:
+    for window in ("rank()", "dense_rank()", "percent_rank()", "sum(v)"):
+        sql = f"SELECT k, {window} OVER (PARTITION BY n ORDER BY v) r FROM fact DISTRIBUTE BY k"
+        assert last(session, sql)
+    whole = "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING"
+    sql = f"SELECT k, sum(v) OVER (PARTITION BY n ORDER BY v {whole}) r FROM fact DISTRIBUTE BY k"
+    assert last(session, sql)
+
+
+@pytest.mark.parametrize("key", ["ignoreCorruptFiles", "ignoreMissingFiles"])
+def test_where_files_may_be_left_out_nothing_is_named(session: Probe, key: str) -> None:
+    with Setting(session, **{f"spark__sql__files__{key}": "true"}):
+        assert {e.code for e in session.exchanges(session.spark.sql(FACTS))} == {"ignored_files"}
 
 
 # --- cost

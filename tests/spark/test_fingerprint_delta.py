@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -61,6 +62,14 @@ def test_each_change_of_the_table_counts(session: Probe, tmp_path: Path) -> None
 
     # The old snapshot is still what it was.
     assert fingerprint(session, path, versionAsOf="0") == first
+
+
+def test_a_copy_of_a_table_is_another_one(session: Probe, tmp_path: Path) -> None:
+    """It has the table's id, and its rows' `_metadata.file_path` is another."""
+    rows = session.spark.range(100).selectExpr("id % 10 AS k", "id AS v")
+    rows.write.format("delta").save(str(tmp_path / "t"))
+    shutil.copytree(tmp_path / "t", tmp_path / "copy")
+    assert fingerprint(session, tmp_path / "t") != fingerprint(session, tmp_path / "copy")
 
 
 def test_it_is_stable_over_replans(session: Probe, tmp_path: Path) -> None:

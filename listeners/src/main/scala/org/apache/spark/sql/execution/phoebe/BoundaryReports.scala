@@ -29,7 +29,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
       result: SparkPlan,
       conf: SQLConf
   ): Unit = {
-    val parts = new Parts(conf, phoebe.sparkContext.conf)
+    val parts = new Parts(conf, phoebe.sparkContext)
     // Replacing keeps the order of what it leaves.
     val running = result.collect { case e: ShuffleExchangeLike => e }.iterator
     boundaries.zip(prints).foreach { case (b, print) =>

@@ -190,7 +190,8 @@ private[phoebe] final class CheckpointAttempt(
   /**
    * The outputs to commit, one for each map task: those that the stage ended with, or, where an
    * executor was lost before it had uploaded one, what Spark computed in its stead. None yet if an
-   * upload is missing. The stage is determinate (others are not checkpointed), so either is right.
+   * upload is missing. The stage is determinate (others are not checkpointed, and what turns out to be
+   * none is given up, see `recomputedAlike`), so either is right.
    */
   private def winners: Option[Array[MapStatus]] = synchronized {
     if (state != Uploading) None
@@ -222,9 +223,23 @@ private[phoebe] final class CheckpointAttempt(
     }
   }
 
+  /**
+   * Spark compares the rows' checksums of outputs that it computes again with those before. Where they
+   * differ (sums of floating-point numbers, say), readers must not be sent from one to the other.
+   */
+  private def recomputedAlike: Either[Reason, Unit] = {
+    val differs = StoreLocation.tracker.shuffleStatuses.get(shuffleId)
+      .exists(status => status.withMapStatuses(_ => status.checksumMismatchIndices.nonEmpty))
+    if (!differs) Right(())
+    else Left(Reason(
+      "recomputed_differently",
+      "a map output that was computed again is not the one that it was before"
+    ))
+  }
+
   private def commit(statuses: Array[MapStatus]): Unit = {
     val committed =
-      try inputsUnchanged().map { _ =>
+      try recomputedAlike.flatMap(_ => inputsUnchanged()).map { _ =>
           val manifest = manifestOf(statuses)
           runtime.store.commit(place, manifest)
           manifest
@@ -241,6 +256,7 @@ private[phoebe] final class CheckpointAttempt(
       case Left(reason) => abandon(reason)
       case Right(manifest) =>
         runtime.committed(place)
+        recomputedAlike.left.foreach(abandon)
         if (switch(statuses, manifest)) {
           tell(
             "committed",

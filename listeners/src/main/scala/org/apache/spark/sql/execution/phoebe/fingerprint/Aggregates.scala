@@ -6,13 +6,18 @@ package org.apache.spark.sql.execution.phoebe.fingerprint
 
 import org.apache.spark.sql.catalyst.expressions.ExprId
 import org.apache.spark.sql.catalyst.expressions.aggregate._
+import org.apache.spark.sql.catalyst.util.UnsafeRowUtils
 import org.apache.spark.sql.execution.aggregate.BaseAggregateExec
-import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.Env
+import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{typeText, Env}
 
 private[fingerprint] object Aggregates {
 
   def apply(a: BaseAggregateExec, below: Relation, text: ExpressionText): Relation = {
     if (a.isStreaming) Refused.source("streaming", a.nodeName, "it is a stream")
+    a.groupingExpressions.find(e => !UnsafeRowUtils.isBinaryStable(e.dataType)).foreach { e =>
+      // Which of the strings that it takes for equal stands for a group is by chance.
+      Refused.orderSensitive(s"grouping by ${typeText(e.dataType)}")
+    }
     val keys = a.groupingExpressions.map(text.name(_, below.env))
     // Without functions (a distinct), only the required distribution tells the phases apart.
     val phase = a.aggregateExpressions.map(_.mode.toString).distinct.sorted.mkString("+") +

@@ -19,11 +19,23 @@ private[fingerprint] object AllowList {
     finally source.close()
   }
 
-  val operators: Set[String] = lines("operators.txt").toSet
-  val expressions: Set[String] = lines("expressions.txt").toSet
-  val formats: Set[String] = lines("formats.txt").toSet
+  private val listed =
+    Seq("operators.txt", "expressions.txt", "formats.txt", "neutral-settings.txt")
+      .map(lines)
+  private val Seq(operatorNames, expressionNames, formatNames, settings) = listed
 
-  private val (prefixes, exact) = lines("neutral-settings.txt").partition(_.endsWith("*"))
+  val operators: Set[String] = operatorNames.toSet
+  val expressions: Set[String] = expressionNames.toSet
+  val formats: Set[String] = formatNames.toSet
+
+  /** What the lists say: what was stored under other ones may be what these were changed for. */
+  val version: String = {
+    val digest = new Digest("lists")
+    listed.foreach(digest.addAll(_))
+    digest.hex().take(12)
+  }
+
+  private val (prefixes, exact) = settings.partition(_.endsWith("*"))
   private val neutralPrefixes = prefixes.map(_.dropRight(1))
   private val neutralExact = exact.toSet
 

@@ -47,6 +47,8 @@ private[fingerprint] object DeltaSource {
     val configuration = get(metadata, "configuration").asInstanceOf[Map[String, String]]
     val digest = new Digest("delta")
       .add(get(metadata, "id").toString)
+      // A copy of a table has its id; where its files are can be read as a column.
+      .addAll(index.rootPaths.map(_.toString))
       .add(get(metadata, "schemaString").toString)
       .addAll(configuration.toSeq.sorted.flatMap { case (k, v) => Seq(k, v) })
       .addAll(files)

@@ -5,6 +5,7 @@
  */
 package org.apache.spark.sql.execution.phoebe.fingerprint
 
+import java.time.LocalDate
 import java.util.Base64
 
 import org.apache.spark.sql.catalyst.InternalRow
@@ -12,10 +13,14 @@ import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.expressions.aggregate.{
   AggregateExpression,
   AggregateFunction,
-  Complete
+  Complete,
+  Max,
+  Min
 }
 import org.apache.spark.sql.catalyst.expressions.objects.{Invoke, StaticInvoke}
+import org.apache.spark.sql.catalyst.util.{DateTimeUtils, UnsafeRowUtils}
 import org.apache.spark.sql.execution.{BaseSubqueryExec, InSubqueryExec, ScalarSubquery}
+import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
 import org.apache.spark.unsafe.types.{CalendarInterval, UTF8String}
 
@@ -24,10 +29,13 @@ import org.apache.spark.unsafe.types.{CalendarInterval, UTF8String}
  *   canonical name of a subquery's plan together with its output columns
  * @param pruning
  *   canonical text of a dynamic pruning predicate
+ * @param today
+ *   the date in a time zone
  */
 private[fingerprint] final class ExpressionText(
     subquery: BaseSubqueryExec => String,
-    pruning: InSubqueryExec => String
+    pruning: InSubqueryExec => String,
+    today: String => String = ExpressionText.today
 ) {
   import ExpressionText._
 
@@ -60,6 +68,8 @@ private[fingerprint] final class ExpressionText(
   private def expression(e: Expression, scope: Scope, out: StringBuilder): Unit = {
     val name = e.getClass.getName
     if (orderSensitive(name) || !(handled(name) || AllowList.expressions(name))) refuse(e)
+    if (picksAmongEqual(e)) Refused.orderSensitive(e.prettyName)
+    clock(e).foreach(zone => out.append("today(").append(today(zone)).append(')'))
     known(e, scope, out)
   }
 
@@ -104,10 +114,10 @@ private[fingerprint] final class ExpressionText(
     case _: EqualTo | _: EqualNullSafe | _: BitwiseAnd | _: BitwiseOr | _: BitwiseXor |
         _: Greatest | _: Least =>
       commutative(e, e.children, scope, out)
-    // In an exact type the order of a chain of sums does not count; elsewhere only the two sides'.
-    case Add(_, _, _) | Multiply(_, _, _) =>
-      val chain = if (e.dataType.isInstanceOf[IntegralType]) flatten(e, e) else e.children
-      commutative(e, chain, scope, out)
+    // Where sums wrap around, the order of a chain of them does not count; elsewhere (they round, or
+    // a step of them overflows) only the two sides'.
+    case Add(_, _, context) => commutative(e, chain(e, context), scope, out)
+    case Multiply(_, _, context) => commutative(e, chain(e, context), scope, out)
     case GreaterThan(left, right) => expression(LessThan(right, left), scope, out)
     case GreaterThanOrEqual(left, right) => expression(LessThanOrEqual(right, left), scope, out)
     case In(value, list) =>
@@ -124,6 +134,13 @@ private[fingerprint] final class ExpressionText(
       out.append(')')
     case s: StaticInvoke if !isSparkSql(s.staticObject.getName) =>
       Refused.udf(s.staticObject.getName)
+    // Picks its initialisation vector by itself, and says that it is deterministic.
+    case s: StaticInvoke if s.functionName == "aesEncrypt" =>
+      Refused.nondeterministic("aes_encrypt")
+    case w: WindowExpression if countsRows(w) =>
+      Refused.orderSensitive(s"${w.windowFunction.prettyName} over ROWS")
+    case x: XmlToStructs if x.options.keys.exists(namesFile) =>
+      Refused.source("unknown_source", "from_xml", "an option names a file that is not looked at")
     case i: Invoke if !isSparkEvaluator(i) => Refused.udf(i.prettyName)
     case _ => elements(e.getClass.getName, e, scope, out)
   }
@@ -150,6 +167,10 @@ private[fingerprint] final class ExpressionText(
     ()
   }
 
+  private def chain(e: Expression, context: NumericEvalContext): Seq[Expression] =
+    if (e.dataType.isInstanceOf[IntegralType] && context.evalMode == EvalMode.LEGACY) flatten(e, e)
+    else e.children
+
   private def rendered(e: Expression, scope: Scope): String = {
     val out = new StringBuilder
     expression(e, scope, out)
@@ -167,7 +188,7 @@ private[fingerprint] final class ExpressionText(
     case e: Expression => expression(e, scope, out)
     case s: String => string(s, out)
     case s: UTF8String => string(s.toString, out)
-    case t: DataType => out.append(typeText(t))
+    case t: DataType => out.append(typeText(t)).append(nestedText(t))
     case b: Boolean => out.append(b)
     case c: Char => out.append('\'').append(c.toInt)
     case n: java.lang.Number => out.append(n.getClass.getSimpleName).append(n)
@@ -284,9 +305,56 @@ private[fingerprint] object ExpressionText {
     "MaxMinByK",
     "Mode",
     "PandasMode",
-    "HistogramNumeric"
+    "HistogramNumeric",
+    "ApproximatePercentile",
+    "HllSketchAgg",
+    "HllUnionAgg"
   ).map("aggregate." + _) ++ Seq("RowNumber", "NTile", "Lag", "Lead", "NthValue"))
     .map(expressions + _).toSet
+
+  /** A frame of so many rows cuts between rows that tie; ranks go by what rows are, not how many. */
+  private def countsRows(w: WindowExpression): Boolean = w.windowSpec.frameSpecification match {
+    case SpecifiedWindowFrame(RowFrame, UnboundedPreceding, UnboundedFollowing) => false
+    case SpecifiedWindowFrame(RowFrame, _, _) => !w.windowFunction.isInstanceOf[RankLike]
+    case _ => false
+  }
+
+  /** Under a collation that takes different strings for equal, which of them is given is by chance. */
+  private def picksAmongEqual(e: Expression): Boolean = e match {
+    case _: Max | _: Min | _: Greatest | _: Least => !UnsafeRowUtils.isBinaryStable(e.dataType)
+    case _ => false
+  }
+
+  /** The zone of whose date `e` makes a time from a string that is a mere time of day, if it may. */
+  def clock(e: Expression): Option[String] = e match {
+    case c: Cast if readsTime(c.child.dataType, c.dataType) => Some(zoneOf(c))
+    case s: JsonToStructs if hasTime(s.dataType) => Some(zoneOf(s))
+    case s: CsvToStructs if hasTime(s.dataType) => Some(zoneOf(s))
+    case s: XmlToStructs if hasTime(s.dataType) => Some(zoneOf(s))
+    case _ => None
+  }
+
+  private def zoneOf(e: TimeZoneAwareExpression): String =
+    e.timeZoneId.getOrElse(SQLConf.get.sessionLocalTimeZone)
+
+  private def readsTime(from: DataType, to: DataType): Boolean = (from, to) match {
+    case (_: StringType, TimestampType) => true
+    case (f: ArrayType, t: ArrayType) => readsTime(f.elementType, t.elementType)
+    case (f: MapType, t: MapType) =>
+      readsTime(f.keyType, t.keyType) || readsTime(f.valueType, t.valueType)
+    case (f: StructType, t: StructType) =>
+      f.fields.zip(t.fields).exists { case (a, b) => readsTime(a.dataType, b.dataType) }
+    case (_: VariantType, t) => hasTime(t)
+    case _ => false
+  }
+
+  def hasTime(t: DataType): Boolean = t.existsRecursively(_ == TimestampType)
+
+  def today(zone: String): String = LocalDate.now(DateTimeUtils.getZoneId(zone)).toString
+
+  /** Options by which a reader opens a file that is no input of the query. */
+  def namesFile(option: String): Boolean =
+    option.equalsIgnoreCase("rowValidationXSDPath") || option.equalsIgnoreCase("avroSchemaUrl")
 
   def isSparkSql(className: String): Boolean =
     className.startsWith("org.apache.spark.sql.catalyst.") ||

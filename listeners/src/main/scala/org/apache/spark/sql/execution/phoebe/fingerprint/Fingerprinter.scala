@@ -31,6 +31,7 @@ final class Fingerprinter(session: SparkSession) {
   private val lineage = new Lineage(session)
   private val relations = new Relations(lineage)
   private var settings: Either[Refusal, String] = Right("")
+  private lazy val readers = Settings.ofReaders(session.sparkContext.hadoopConfiguration)
   private val known = mutable.HashMap.empty[Statement, Fingerprint]
 
   /**
@@ -42,7 +43,7 @@ final class Fingerprinter(session: SparkSession) {
       exchanges: Seq[SparkPlan]
   ): Seq[Either[Refusal, Fingerprint]] = synchronized {
     val now =
-      try Right(Settings.hash(session.sessionState.conf, session.sparkContext.conf))
+      try Right(Settings.hash(session.sessionState.conf, session.sparkContext.conf, readers))
       catch { case r: Refused => Left(r.refusal) }
     if (now != settings) known.clear()
     settings = now

@@ -7,7 +7,7 @@ package org.apache.spark.sql.execution.phoebe.fingerprint
 
 import scala.util.control.NonFatal
 
-import org.apache.spark.SparkConf
+import org.apache.spark.SparkContext
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.util.DateTimeUtils
 import org.apache.spark.sql.execution._
@@ -19,10 +19,13 @@ import org.apache.spark.sql.types._
 import org.apache.spark.util.Utils
 
 /** For one plan: settings and the time are read once, as it is planned. */
-final class Parts(sql: SQLConf, core: SparkConf) {
+final class Parts(sql: SQLConf, sc: SparkContext) {
   import Parts._
 
-  private val settings = Utils.redact(core, Settings.parts(sql, core)).toMap
+  private val settings = {
+    val readers = Settings.ofReaders(sc.hadoopConfiguration)
+    Utils.redact(sc.conf, Settings.parts(sql, sc.conf, readers)).toMap
+  }
   private val now = new Clock(sql.sessionLocalTimeZone, System.currentTimeMillis())
 
   /**
@@ -75,10 +78,21 @@ private object Parts {
     (plan.children ++ plan.subqueries).flatMap(operators(_, now))
 
   private def named(plan: SparkPlan, name: String, now: Clock): Map[String, Any] =
-    operator(name, plan.expressions, now)
+    plan match {
+      case s: FileSourceScanExec => operator(name, plan.expressions, now, Sources.clock(s))
+      case _ => operator(name, plan.expressions, now)
+    }
 
-  private def operator(name: String, says: Seq[Expression], now: Clock): Map[String, Any] = {
-    val literals = says.flatMap(_.collect {
+  private def operator(
+      name: String,
+      says: Seq[Expression],
+      now: Clock,
+      reads: Option[String] = None
+  ): Map[String, Any] = {
+    // Where a time of day is read as one of today, the date is as good as a literal.
+    val dates = (reads ++ says.flatMap(_.collect(Function.unlift(ExpressionText.clock)))).toSeq
+      .distinct.map(zone => literal(now.today(zone), now))
+    val literals = dates ++ says.flatMap(_.collect {
       case l: Literal if !l.dataType.isInstanceOf[ObjectType] => Seq(literal(l, now))
       case s: InSet => s.hset.toSeq.map(v => literal(Literal(v, s.child.dataType), now))
           .sortBy(_("hash").toString)
@@ -99,7 +113,7 @@ private object Parts {
     )
   }
 
-  private val text = new ExpressionText(_ => "subquery", _ => "pruning")
+  private val text = new ExpressionText(_ => "subquery", _ => "pruning", _ => "today")
 
   private def literal(l: Literal, now: Clock): Map[String, Any] = Map(
     "type" -> typeText(l.dataType),
@@ -112,6 +126,9 @@ private object Parts {
   private final class Clock(zone: String, nowMs: Long) {
     private val micros = nowMs * 1000L
     private val today = DateTimeUtils.microsToDays(micros, DateTimeUtils.getZoneId(zone))
+
+    def today(zone: String): Literal =
+      Literal(DateTimeUtils.microsToDays(micros, DateTimeUtils.getZoneId(zone)), DateType)
 
     def distance(l: Literal): Option[Long] = (l.value, l.dataType) match {
       case (days: Int, DateType) => Some(days.toLong - today)

@@ -4,30 +4,41 @@
  */
 package org.apache.spark.sql.execution.phoebe.fingerprint
 
+import java.util.{Locale, TimeZone}
 import java.util.concurrent.atomic.AtomicReference
 
+import scala.jdk.CollectionConverters._
 import scala.util.Try
+
+import org.apache.hadoop.conf.Configuration
 
 import org.apache.spark.{SPARK_VERSION, SparkConf}
 import org.apache.spark.sql.internal.SQLConf
 
 private[fingerprint] object Settings {
 
+  /** Raised whenever a change of this package gives other rows one name that had two before. */
+  private val Scheme = 2
+
   /**
    * @param sql
    *   the session's settings: what is set there, and is neither neutral nor the default, counts
    * @param core
-   *   the application's settings: compression of shuffle files, and readers' Hadoop settings
+   *   the application's settings: compression of shuffle files, what its executors are started with
+   * @param readers
+   *   its Hadoop settings that readers look at, see [[ofReaders]]
    */
-  def hash(sql: SQLConf, core: SparkConf): String = {
-    // Asked on every planning pass, changed hardly ever; the application's never change.
+  def hash(sql: SQLConf, core: SparkConf, readers: Map[String, String]): String = {
+    // Asked on every planning pass, changed hardly ever; the application's own never change.
     val known = last.get
-    if (known != null && (known.core eq core) && known.sql == sql.settings) known.hash
+    if (
+      known != null && (known.core eq core) && known.sql == sql.settings && known.readers == readers
+    ) known.hash
     else {
       val snapshot = sql.settings.synchronized(new java.util.HashMap(sql.settings))
-      val made = compute(sql, core)
+      val made = compute(sql, core, readers)
       // Not remembered when somebody has set something meanwhile.
-      if (snapshot == sql.settings) last.set(new Known(snapshot, core, made))
+      if (snapshot == sql.settings) last.set(new Known(snapshot, core, readers, made))
       made
     }
   }
@@ -35,23 +46,37 @@ private[fingerprint] object Settings {
   private final class Known(
       val sql: java.util.Map[String, String],
       val core: SparkConf,
+      val readers: Map[String, String],
       val hash: String
   )
   private val last = new AtomicReference[Known]
 
-  private def compute(sql: SQLConf, core: SparkConf): String = {
-    val all = parts(sql, core)
+  private def compute(sql: SQLConf, core: SparkConf, readers: Map[String, String]): String = {
+    val all = parts(sql, core, readers)
     new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
   }
 
+  /**
+   * Hadoop's settings that file readers look at, wherever they were set. What Hadoop's own defaults say
+   * is left out: when they are loaded depends on which classes an application has used.
+   */
+  def ofReaders(hadoop: Configuration): Map[String, String] =
+    hadoop.iterator.asScala.map(_.getKey).filter(key => readerPrefixes.exists(key.startsWith))
+      .filterNot { key =>
+        val sources = hadoop.getPropertySources(key)
+        sources != null && sources.nonEmpty && sources.last.endsWith("-default.xml")
+      }
+      .map(key => key -> hadoop.get(key, "")).toMap
+
   /** What counts, by name. */
-  def parts(sql: SQLConf, core: SparkConf): Seq[(String, String)] = {
+  def parts(
+      sql: SQLConf,
+      core: SparkConf,
+      readers: Map[String, String]
+  ): Seq[(String, String)] = {
     val scratch = sql.clone()
     val set = sql.getAllConfs.iterator.filter { case (key, value) =>
       counts(key) && !AllowList.isNeutral(key) && !isDefault(key, value, scratch)
-    }
-    val readers = core.getAll.iterator.filter { case (key, _) =>
-      readerPrefixes.exists(key.startsWith)
     }
     val resolved = Seq(
       "time_zone" -> sql.sessionLocalTimeZone,
@@ -61,17 +86,35 @@ private[fingerprint] object Settings {
       "compress" -> core.get("spark.shuffle.compress", "true"),
       "spark" -> SPARK_VERSION,
       // Number formatting differs between Java releases (JDK-4511638).
-      "java" -> System.getProperty("java.specification.version")
+      "java" -> System.getProperty("java.specification.version"),
+      // Of times in ORC files and in calendars of old, and of upper and lower case.
+      "jvm_time_zone" -> TimeZone.getDefault.getID,
+      "jvm_locale" -> Locale.getDefault.toString,
+      "fingerprint" -> s"$Scheme/${AllowList.version}"
     )
-    (set ++ readers).toMap.toSeq.sorted ++ resolved
+    (set ++ readers ++ ofExecutors(core)).toMap.toSeq.sorted ++ resolved
   }
+
+  /** What gives executors another time zone or locale than the driver's. */
+  private def ofExecutors(core: SparkConf): Seq[(String, String)] = {
+    val options = Seq("spark.executor.defaultJavaOptions", "spark.executor.extraJavaOptions")
+      .flatMap(core.getOption).flatMap(_.split("\\s+")).filter(_.startsWith("-Duser."))
+      .map(_.stripPrefix("-D").split("=", 2)).collect { case Array(key, value) => key -> value }
+      .filter { case (key, _) => userProperties(key) }
+    val environment = core.getExecutorEnv.filter { case (key, _) => key == "TZ" || locales(key) }
+    options ++ environment
+  }
+
+  private val userProperties =
+    Set("timezone", "language", "country", "region", "variant", "script").map("user." + _)
+  private val locales = Set("LANG", "LC_ALL")
 
   private def counts(key: String): Boolean =
     key.startsWith("spark.sql.") || key.startsWith("spark.databricks.") ||
       readerPrefixes.exists(key.startsWith)
 
-  private val readerPrefixes = Seq("parquet", "orc", "avro", "mapreduce.input", "mapred")
-    .flatMap(p => Seq(s"$p.", s"spark.hadoop.$p."))
+  private val readerPrefixes =
+    Seq("parquet", "orc", "avro", "mapreduce.input", "mapred", "io.compression").map(_ + ".")
 
   /** Whether a key's explicit value is what it would be anyway (fallbacks to other keys included). */
   private def isDefault(key: String, value: String, scratch: SQLConf): Boolean = {

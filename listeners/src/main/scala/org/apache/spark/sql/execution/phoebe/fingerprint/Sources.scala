@@ -22,6 +22,18 @@ private[fingerprint] object Sources {
     val relation = scan.relation
     val index = relation.location.getClass.getName
     if (scan.stream.isDefined) Refused.source("streaming", index, "it is a stream")
+    val options = relation.options
+    options.keys.find(ExpressionText.namesFile).foreach { option =>
+      Refused.source("unknown_source", index, s"its option $option names a file not looked at")
+    }
+    val conf = relation.sparkSession.sessionState.conf
+    if (
+      conf.ignoreCorruptFiles || isOn(options, "ignoreCorruptFiles") ||
+      conf.ignoreMissingFiles || isOn(options, "ignoreMissingFiles")
+    ) {
+      val why = "files that could not be read are left out, and may be there on another run"
+      Refused.source("ignored_files", index, why)
+    }
     if (DeltaSource.owns(index)) DeltaSource.listing(relation.location, relation.fileFormat)
     else {
       val format = relation.fileFormat.getClass.getName
@@ -31,6 +43,22 @@ private[fingerprint] object Sources {
       }
       Listings(scan, text)
     }
+  }
+
+  private def isOn(options: Map[String, String], key: String): Boolean =
+    valueOf(options, key).exists(_.equalsIgnoreCase("true"))
+
+  private def valueOf(options: Map[String, String], key: String): Option[String] =
+    options.collectFirst { case (k, v) if k.equalsIgnoreCase(key) => v }
+
+  /** The zone of whose date a reader of text makes times from mere times of day, if it may. */
+  def clock(scan: FileSourceScanExec): Option[String] = {
+    val relation = scan.relation
+    if (!texts(relation.fileFormat.getClass.getName)) None
+    else if (!ExpressionText.hasTime(scan.requiredSchema)) None
+    else Some(valueOf(relation.options, "timeZone").getOrElse(
+      relation.sparkSession.sessionState.conf.sessionLocalTimeZone
+    ))
   }
 
   /** A scan of files, its static pruning done by Spark's own listing. */
@@ -46,6 +74,7 @@ private[fingerprint] object Sources {
       .add(listing.hash)
       .addAll(text.conjuncts(scan.partitionFilters, columns))
       .addAll(text.conjuncts(scan.dataFilters, columns))
+      .addAll(clock(scan).map(ExpressionText.today))
       .hex()
     val env = scan.output.map(a => a.exprId -> column(scan.requiredSchema, hash, a)).toMap
     Relation(hash, Env(env), Set(listing))
@@ -80,6 +109,9 @@ private[fingerprint] object Sources {
   }
 
   private val blockColumns = Set(FileFormat.FILE_BLOCK_START, FileFormat.FILE_BLOCK_LENGTH)
+
+  private val texts = Set("csv.CSVFileFormat", "json.JsonFileFormat", "xml.XmlFileFormat")
+    .map("org.apache.spark.sql.execution.datasources." + _)
 
   private val indexes = Set("InMemoryFileIndex", "PrunedInMemoryFileIndex", "CatalogFileIndex")
     .map("org.apache.spark.sql.execution.datasources." + _)
