@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.support import apps, places
+from tests.support import apps, home, places
 
 BRANCHES = 6
 LATENCY_MS = 100
+ADVICE_TIMEOUT_MS = 500  # spark.phoebe.advice.timeout_ms
 
 APP = """
 import json, sys, time
@@ -29,21 +30,30 @@ def planned(sql):
     last = phoebe_spark.status(spark)["planning"]["last"]
     return {"rows": found, "requests": requests.total() - before, **last}
 
+lists = 0
+def reset():
+    # What the application has asked for so far is forgotten, but for its listings.
+    global lists
+    lists += requests.count("list")
+    requests.reset()
+
 spark.read.parquet(folder + "/in").createOrReplaceTempView("t")
 one = "select {n} as b, k, sum(id) as s from t where id % 11 <> {n} group by k"
 union = " union all ".join(one.format(n=n) for n in range(branches))
 other = union.replace("% 11", "% 13")
-said = {}
+said = {"app_id": spark.sparkContext.applicationId}
 planned("select count(*) from t where id < 0")
 time.sleep(2)
-requests.reset()
+reset()
 said["found"] = planned(union)
 said["most_at_once"] = requests.mostAtOnce()
 said["restored"] = phoebe_spark.status(spark)["counts"].get("checkpoints.restored", 0)
 time.sleep(3)
-requests.reset()
+reset()
 spark.conf.set("spark.phoebe.force", "none")
 said["nothing"] = planned(other)
+reset()
+said["lists"] = lists
 said["counts"] = phoebe_spark.status(spark)["counts"]
 open(result, "w").write(json.dumps(said))
 spark.stop()
@@ -73,6 +83,15 @@ def submit(folder: Path, name: str, latency_ms: int, force: str) -> dict[str, An
     return said
 
 
+def look_ms(place: Path, said: dict[str, Any]) -> list[int]:
+    """How long it took to find each checkpoint whole that the query ``found`` restored."""
+    return [
+        json.loads(boundary["reason_args"])["look_ms"]
+        for boundary in home.records(place, "boundaries", said["app_id"])
+        if boundary["execution_id"] == said["found"]["execution_id"]
+    ]
+
+
 def test_all_boundaries_of_a_level_are_admitted_at_once(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -80,15 +99,31 @@ def test_all_boundaries_of_a_level_are_admitted_at_once(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     ids = list(range(2000))
     pq.write_table(pa.table({"id": ids, "k": [i % 5 for i in ids]}), tmp_path / "in" / "0.parquet")
+    # Garbage was collected just now: no application lists the store for that.
+    (tmp_path / "store" / "catalog").mkdir(parents=True)
+    (tmp_path / "store" / "catalog" / "collected").touch()
     first = submit(tmp_path, "writes", 0, "all")
-    second = submit(tmp_path, "restores", LATENCY_MS, "none")
+    fast = submit(tmp_path, "restores-fast", 0, "none")
+    slow = submit(tmp_path, "restores", LATENCY_MS, "none")
     assert first["restored"] == 0
-    assert second["restored"] == BRANCHES + 1  # and the first query's
-    assert second["found"]["rows"] == first["found"]["rows"]
-    assert second["most_at_once"] >= BRANCHES // 2
-    # One after the other, their requests alone would take several times as long.
-    alone_ms = second["found"]["requests"] * LATENCY_MS
-    assert second["found"]["ms"] < alone_ms / 2
-    # What the store does not hold costs no request at all.
-    assert second["nothing"]["requests"] == 0
-    assert not [name for name in second["counts"] if name.startswith("failed.")]
+    for again in (fast, slow):
+        assert again["restored"] == BRANCHES + 1  # and the first query's
+        assert again["found"]["rows"] == first["found"]["rows"]
+        # The catalogue, once since the application's start; nothing else is ever listed.
+        assert again["lists"] == 1
+        # For each its mark and manifest, and its pack in two parts, to find it whole and for the
+        # rows; now and then the application's lease.
+        assert again["found"]["requests"] <= 7 * BRANCHES
+        # What the store does not hold costs no request at all.
+        assert again["nothing"]["requests"] == 0
+        assert not [name for name in again["counts"] if name.startswith("failed.")]
+    assert slow["most_at_once"] >= BRANCHES // 2
+    # Planning waits for a look at all of them at once, which reads each; what else it does stays
+    # inside the advice timeout, as it does where the store holds nothing.
+    fast_looks, slow_looks = (look_ms(tmp_path / "home", again) for again in (fast, slow))
+    for again, looks in ((fast, fast_looks), (slow, slow_looks)):
+        assert len(looks) == BRANCHES
+        assert again["found"]["ms"] - max(looks) < ADVICE_TIMEOUT_MS
+        assert again["nothing"]["ms"] < ADVICE_TIMEOUT_MS
+    assert min(slow_looks) >= 3 * LATENCY_MS  # a mark, the manifest, a pack: one after the other
+    assert slow["found"]["ms"] < sum(slow_looks) / 2
