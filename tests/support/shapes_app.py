@@ -165,8 +165,9 @@ class App:
         def halves(column: pd.Series) -> pd.Series:
             return column.map(half)
 
+        vectorised = pandas_udf(halves, "long")  # type: ignore[call-overload]
         self.spark.udf.register("python_half", half, "long")
-        self.spark.udf.register("pandas_half", pandas_udf(halves, "long"))  # type: ignore[call-overload]
+        self.spark.udf.register("pandas_half", vectorised)
 
     def register(self, spark: SparkSession, name: str) -> None:
         place = self.folder / name
