@@ -7,14 +7,17 @@ the next submission is right again.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from tests.support import apps, home, queries, store, stored_job, tpc
+from tests.support import apps, home, places, queries, store, stored_job, tpc
 from tests.support.compare import compare_results
 
 SQL = """
@@ -29,16 +32,18 @@ group by o_orderpriority
 """
 
 
-def _item(most: int, name: str = "", **how: object) -> queries.Item:
-    data = tpc.data("tpch", 0.1)
+def _item(most: int, name: str = "", data: Path | None = None, **how: object) -> queries.Item:
+    data = data or tpc.data("tpch", 0.1)
     return queries.Item(name or f"q{most}", data, sql=SQL.format(most=most), **how)  # type: ignore[arg-type]
 
 
-def _submit(items: list[queries.Item], folder: Path, home_: Path, **conf: str) -> apps.RunningApp:
+def _submit(
+    items: list[queries.Item], folder: Path, home_: Path, *jars: Path, **conf: str
+) -> apps.RunningApp:
     settings = {**stored_job.KEPT, "spark.phoebe.home": str(home_)}
     settings |= {key.replace("__", "."): value for key, value in conf.items()}
     return queries.submit_queries(
-        items, folder=folder, conf=settings, plugin="jars", allow_failures=True
+        items, folder=folder, conf=settings, plugin="jars", packages_jars=jars, allow_failures=True
     )
 
 
@@ -175,6 +180,50 @@ def test_two_drivers_write_the_same_boundaries_at_once(
     _run([_item(2)], tmp_path / "next", home_)
     _same(written[0], tmp_path / "next", "q2")
     assert _events(home_, tmp_path / "next", "restored") == {"q2"}
+
+
+def test_an_input_that_changes_before_the_commit_costs_what_read_it(
+    written: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The query's three boundaries: one table each, and both of them joined."""
+    data = shutil.copytree(tpc.data("tpch", 0.1), tmp_path / "data")
+    control, gate, place = tmp_path / "control", tmp_path / "gate", tmp_path / "store"
+    conf = {
+        "spark__phoebe__checkpoint__dir": f"faulty://{place}",
+        "spark__hadoop__fs__faulty__impl": "phoebe.testing.FaultyFileSystem",
+        "spark__hadoop__fs__faulty__control": str(control),
+    }
+    control.write_text("write hang\n")
+    items = [_item(3, data=data, pause_after=gate)]
+    folder, home_ = tmp_path / "app", tmp_path / "home"
+    with _submit(items, folder, home_, places.testing_jar(), **conf) as app:
+        app.wait_for(gate.with_name("gate.reached"))
+        assert store.attempts(place), "an upload is under way"
+        assert not store.committed(place)
+        file = data / "lineitem.parquet"
+        status = file.stat()
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 5_000_000))
+        control.unlink()
+        log = folder / "driver.log"
+        _until(lambda: log.read_text().count("phoebe: checkpoint abandoned") == 2)
+        store.wait_for_commits(place, 1)
+        gate.touch()
+        app.wait().check()
+    _same(written[0], folder, "q3")
+    events = home.records(home_, "checkpoints", apps.app_id(folder))
+    given_up = {r["fingerprint"]: r["reason_code"] for r in events if r["event"] == "abandoned"}
+    assert list(given_up.values()) == ["input_changed"] * 2
+    (left,) = store.committed(place)
+    assert store.attempts(place) == [store.data_of(left)], "something is left of the others"
+    orders = pq.read_metadata(data / "orders.parquet").num_rows
+    assert store.read_manifest(left)["rows"] == orders
+
+
+def _until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {timeout_s} s"
+        time.sleep(0.05)
 
 
 @pytest.fixture
