@@ -19,7 +19,14 @@ from tests.support import apps, eventlog, home, places, trials
 from tests.support.cluster import Cluster, standalone
 from tests.support.compare import compare_results
 from tests.support.served import Served
-from tests.support.store import committed, data_of, read_manifest, wait_for_commits
+from tests.support.store import (
+    attempts,
+    committed,
+    data_of,
+    incomplete,
+    read_manifest,
+    wait_for_commits,
+)
 from tests.support.tpc import data
 
 FORCED = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "e1"}
@@ -136,13 +143,15 @@ def test_speculation(folder: Path, cluster: Cluster) -> None:
         served.stop()
     assert not compare_results(served.output("plain"), served.output("forced"))
     _one_winner_each(manifest)
-    log = apps.event_log(here)
-    attempts = [
+    # Of the tasks that wrote the checkpoint: those of the plain run say nothing.
+    wrote = _ran_in(here, read_manifest(manifest)["map_ids"])
+    speculative = [
         event["Task Info"]["Speculative"]
-        for event in eventlog.events(log)
+        for event in eventlog.events(apps.event_log(here))
         if event["Event"] == "SparkListenerTaskStart"
+        and (event["Stage ID"], event["Stage Attempt ID"]) in wrote
     ]
-    assert any(attempts), "nothing was speculated"
+    assert any(speculative), "nothing that was checkpointed was speculated"
 
 
 def test_a_stage_tried_again(folder: Path, cluster: Cluster) -> None:
@@ -270,6 +279,62 @@ def test_idle_executors_are_released_after_a_commit(folder: Path, cluster: Clust
         assert _executors(cluster), "without checkpoints they are kept: the test can tell"
         served.stop()
     assert not compare_results(served.output("plain"), served.output("forced"))
+
+
+def _last_upload_in_trouble(
+    here: Path, cluster: Cluster, trouble: str, reason: str, released: bool = False, **conf: str
+) -> None:
+    """Of a query's five boundaries, the last one is written by a stage of some seconds: when the
+    others are committed, the store gets into trouble. ``released`` waits until the executors are
+    gone, before their uploads are done.
+    """
+    here.mkdir()
+    store, control = here / "store", here / "control"
+    sql, others = trials.sql_of("joined", 3000), trials.SHAPES["joined"][2]
+    with _served(here, cluster, **conf) as served:
+        asked = served.ask("forced", sql, {**FORCED, "spark.phoebe.force": "all"})
+        wait_for_commits(store, others)
+        control.write_text(f"write {trouble}\n")
+        assert served.answer(asked).error is None
+        if released:
+            _until(lambda: incomplete(store), "the last upload has begun")
+            _until(lambda: not _executors(cluster), "the executors are let go")
+            assert "phoebe: checkpoint abandoned" not in served.log
+        _until(lambda: "phoebe: checkpoint abandoned" in served.log, "it is given up", 200)
+        _until(lambda: len(attempts(store)) == others, "nothing is left of it")
+        assert not incomplete(store)
+        control.unlink()
+        assert served.run("plain", sql, trials.PLAIN).error is None
+        served.stop()
+    assert not compare_results(served.output("plain"), served.output("forced"))
+    events = home.records(here / "home", "checkpoints", apps.app_id(here))
+    assert sum(event["event"] == "committed" for event in events) == others
+    assert [e["reason_code"] for e in events if e["event"] == "abandoned"] == [reason]
+
+
+def test_an_upload_that_fails_costs_that_checkpoint_only(folder: Path, cluster: Cluster) -> None:
+    _last_upload_in_trouble(folder / "failed-upload", cluster, "fail", "copy_failed")
+
+
+@pytest.mark.nightly
+def test_an_upload_that_is_lost_costs_that_checkpoint_only(folder: Path, cluster: Cluster) -> None:
+    """Executors are let go while they upload, after the query's end: nobody computes the outputs
+    again, and a minute later the checkpoint is given up."""
+    _last_upload_in_trouble(
+        folder / "lost-upload",
+        cluster,
+        "hang",
+        "upload_late",
+        released=True,
+        spark__dynamicAllocation__enabled="true",
+        spark__dynamicAllocation__shuffleTracking__enabled="true",
+        # It would keep an executor for its shuffle files.
+        spark__dynamicAllocation__shuffleTracking__timeout="6s",
+        spark__dynamicAllocation__minExecutors="0",
+        spark__dynamicAllocation__initialExecutors="2",
+        spark__dynamicAllocation__maxExecutors="2",
+        spark__dynamicAllocation__executorIdleTimeout="6s",
+    )
 
 
 PUSH = """

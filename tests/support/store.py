@@ -39,6 +39,23 @@ def attempts(store: Path) -> list[Path]:
     return list((store / "data").glob("*/*"))
 
 
+def incomplete(store: Path) -> frozenset[str]:
+    """The attempts that nobody may ever restore, as ``<fingerprint>/<attempt>``: those without a
+    manifest or with a tombstone, and those whose manifest cannot be read or names a pack that is
+    not there whole."""
+    return frozenset(f"{a.parent.name}/{a.name}" for a in attempts(store) if not _is_whole(a))
+
+
+def _is_whole(data: Path) -> bool:
+    if in_catalog(data, "damaged").exists():
+        return False
+    try:
+        packs = read_manifest(in_catalog(data, "manifest"))["packs"]
+        return all((data / pack["file"]).stat().st_size == pack["bytes"] for pack in packs)
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
 def in_catalog(data: Path, suffix: str) -> Path:
     """The catalogue's file about a data directory: ``manifest`` or ``damaged``."""
     return data.parents[2] / "catalog" / f"{data.parent.name}-{data.name}.{suffix}"
