@@ -12,8 +12,10 @@ executors and workers are, files are harmed before or after the first reader, ga
 the disk is full (``tests/support/resume_trials``).
 
 A failed trial with a kill of executors in it is tried again in the same way without the plugin, and
-does not count if that fails too. Upstream re-runs are read from the event logs
-(``tests/support/reruns``). ``--repeats`` is the number of trials, ``--seed`` draws others.
+does not count if that fails too. Where the query was over before the fault came, or there was
+nothing to harm yet, the trial shows nothing: it counts in ``faults_missed`` and is in ``skipped``.
+Upstream re-runs are read from the event logs (``tests/support/reruns``). ``--repeats`` is the
+number of trials, ``--seed`` draws others.
 """
 
 from __future__ import annotations
@@ -56,19 +58,15 @@ def run(options: Options) -> Result:
     resumed = round(RESUMED * total)
     drawn = trials.draw(total - resumed, options.seed)
     resuming = trials.draw(resumed, options.seed + 1, resume_trials.KINDS)
-    skipped: list[str] = []
     outcomes: list[trials.Outcome] = []
     figures: dict[str, Any] = {"upstream_reruns": 0, "losses_judged": 0}
     with (
         standalone(options.work / "cluster", hosts=HOSTS) as cluster,
         small_disk(options.work / "disk") as disk,
     ):
-        if not disk.is_mount():
-            skipped.append("disk_full: no file system could be mounted")
-            drawn = [t for t in drawn if t.kind != "disk_full"]
-            resuming = [t for t in resuming if t.kind != "restore_full"]
+        kinds = trials.troubled_kinds(disk)
         for troubled in (False, True):
-            mine = [t for t in drawn if (t.kind in trials.TROUBLED) == troubled]
+            mine = [t for t in drawn if (t.kind in kinds) == troubled]
             bench = trials.Bench(options.work / f"app{troubled:d}", cluster, disk, troubled)
             done = _group(options, bench, mine)
             outcomes += done
@@ -80,7 +78,7 @@ def run(options: Options) -> Result:
         later = _resumed(options, cluster, disk, resuming)
     outcomes += [one.outcome for one in later]
     figures["trials_that_restored"] = sum(bool(one.restored) for one in later)
-    return _result(outcomes, figures, sum(one.partial for one in later), skipped)
+    return _result(outcomes, figures, sum(one.partial for one in later))
 
 
 def _group(options: Options, bench: trials.Bench, mine: list[trials.Trial]) -> list[trials.Outcome]:
@@ -94,7 +92,7 @@ def _group(options: Options, bench: trials.Bench, mine: list[trials.Trial]) -> l
             outcome = bench.run(trial)
             options.say(
                 f"{trial.name} {trial.shape}: {outcome.did}; {outcome.committed} committed, "
-                f"{outcome.seconds:.1f} s {outcome.wrong}{outcome.error[:300]}"
+                f"{outcome.seconds:.1f} s {outcome.missed}{outcome.wrong}{outcome.error[:300]}"
             )
             if outcome.error and bench.fails_without(outcome):
                 options.say(f"{trial.name} fails without the plugin too, it does not count")
@@ -118,30 +116,31 @@ def _resumed(
                 f"{trial.name} {trial.shape}: {one.outcome.did}; "
                 f"{one.outcome.committed} committed, {len(one.restored)} restored, "
                 f"{one.outcome.seconds:.1f} s "
-                f"{one.outcome.wrong}{one.outcome.error[:300]}"
+                f"{one.outcome.missed}{one.outcome.wrong}{one.outcome.error[:300]}"
             )
             done.append(one)
     return done
 
 
-def _result(
-    outcomes: list[trials.Outcome], figures: dict[str, Any], partial: int, skipped: list[str]
-) -> Result:
+def _result(outcomes: list[trials.Outcome], figures: dict[str, Any], partial: int) -> Result:
+    counted = ("trials", "missed", "wrong_results", "failed_jobs", "committed")
     by_kind: dict[str, dict[str, Any]] = defaultdict(
-        lambda: {"trials": 0, "wrong_results": 0, "failed_jobs": 0, "committed": 0, "seconds": 0.0}
+        lambda: {**dict.fromkeys(counted, 0), "seconds": 0.0}
     )
     typed = 0
     for outcome in outcomes:
         row = by_kind[outcome.trial.kind]
-        is_typed = "DamagedCheckpointException" in outcome.error
+        is_typed = resume_trials.is_typed(outcome)
         typed += is_typed
         row["trials"] += 1
+        row["missed"] += bool(outcome.missed)
         row["wrong_results"] += bool(outcome.wrong)
         row["failed_jobs"] += bool(outcome.error) and not is_typed
         row["committed"] += outcome.committed > 0
         row["seconds"] += outcome.seconds
     figures |= {
         "trials": len(outcomes),
+        "faults_missed": sum(row["missed"] for row in by_kind.values()),
         "wrong_results": sum(row["wrong_results"] for row in by_kind.values()),
         "failed_jobs": sum(row["failed_jobs"] for row in by_kind.values()),
         "typed_errors": typed,
@@ -149,4 +148,5 @@ def _result(
         "by_kind": dict(by_kind),
         "list": [trials.as_row(outcome) for outcome in outcomes],
     }
-    return Result(figures, repeats=len(outcomes), skipped=skipped)
+    missed = [f"{o.trial.name}: {o.missed}" for o in outcomes if o.missed]
+    return Result(figures, repeats=len(outcomes), skipped=missed)

@@ -22,14 +22,17 @@ from phoebe_spark.checkpoints import look
 from tests.support import tpc, trials
 from tests.support.cluster import Cluster
 from tests.support.compare import compare_results
+from tests.support.places import testing_jar
 from tests.support.served import Answer, Served
-from tests.support.store import committed, data_of
-from tests.support.trials import SHAPES, Outcome, Trial
+from tests.support.store import committed, data_of, incomplete
+from tests.support.trials import SHAPES, MissedError, Outcome, Trial
 
 FIRST = ("driver_map", "driver_copy", "driver_commit", "driver_free", "driver_between")
 """When the first driver is killed; in all others it is when everything is committed."""
 AGAIN = ("driver_restore", "driver_resumed")
 """When the resuming driver is killed too."""
+SECOND = (*AGAIN, "restore_executor", "restore_worker", "restore_gc", "restore_late")
+"""When something happens while the query resumes."""
 HARM = ("restore_delete", "restore_truncate", "restore_flip", "restore_late", "restore_full")
 KINDS: tuple[str, ...] = (
     *FIRST,
@@ -41,17 +44,25 @@ KINDS: tuple[str, ...] = (
 )
 WORK = 1500
 _RESTORED = re.compile(r"phoebe: restores \d+ bytes that .*?/data/([0-9a-f]+/[0-9a-f]{32})\b")
+AGAIN_FAILED = "the next submission failed too: "
 _JOIN = "on o_orderkey = l_orderkey"
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """An outcome, and what was restored (``<fingerprint>/<attempt>``) by the runs that were judged;
-    ``partial`` of these had been harmed before."""
+    """An outcome, and what was restored (``<fingerprint>/<attempt>``); ``partial`` of these were
+    half written or harmed before the run began that restored them."""
 
     outcome: Outcome
     restored: frozenset[str]
     partial: int
+
+
+def is_typed(outcome: Outcome) -> bool:
+    """Whether a trial failed only as the documentation says: damage after the first reader is a
+    typed error, once."""
+    typed = "DamagedCheckpointException" in outcome.error and AGAIN_FAILED not in outcome.error
+    return outcome.trial.kind == "restore_late" and typed
 
 
 def sql_of(trial: Trial) -> str:
@@ -72,7 +83,16 @@ class ResumeBench:
         self.cluster = cluster
         self.disk = disk
         self.store = disk / "resume"
+        self.control = folder / "control"
+        # What has no disk of its own cannot be filled: there the store says that it is full.
+        self.scheme = "file" if disk.is_mount() else "faulty"
         self.plain: dict[str, tuple[Path, float]] = {}
+        # Of one trial, as <fingerprint>/<attempt>: what no run that begins now may restore, what
+        # becomes so under a run that has restored it, what was restored, and what should not have.
+        self.harmed: set[str] = set()
+        self.spoilt: set[str] = set()
+        self.restored: set[str] = set()
+        self.partial: set[str] = set()
         self._count = 0
         self._served: Served | None = None
 
@@ -89,7 +109,9 @@ class ResumeBench:
             conf = {
                 **trials.CONF,
                 "spark.phoebe.home": str(self.folder / "home"),
-                "spark.phoebe.checkpoint.dir": str(self.store),
+                "spark.phoebe.checkpoint.dir": f"{self.scheme}://{self.store}",
+                "spark.hadoop.fs.faulty.impl": "phoebe.testing.FaultyFileSystem",
+                "spark.hadoop.fs.faulty.control": str(self.control),
             }
             self._count += 1
             made = Served(
@@ -98,6 +120,7 @@ class ResumeBench:
                 master=self.cluster.master,
                 conf=conf,
                 plugin="jars",
+                packages_jars=[testing_jar()],
                 with_event_log=False,
             )
             made.__enter__()
@@ -128,47 +151,67 @@ class ResumeBench:
         expected = self.expected(trial.shape)
         rng = random.Random(trial.seed)
         started = time.monotonic()
-        did = [self._first(trial, rng)]
+        did: list[str] = []
+        missed: list[str] = []
+
+        def attempt(step: Callable[[], str]) -> None:
+            try:
+                did.append(step())
+            except MissedError as e:
+                did.append("nothing")
+                missed.append(str(e))
+
+        attempt(lambda: self._first(trial, rng))
         at_s = time.monotonic() - started
         found = len(committed(self.store))
-        harmed: frozenset[str] = frozenset()
-        filler = self.disk / "filler"
-        errors = []
-        restored: set[str] = set()
+        self.harmed = set(incomplete(self.store))
+        self.spoilt, self.restored, self.partial = set(), set(), set()
+        error = ""
         try:
             if trial.kind in ("restore_delete", "restore_truncate", "restore_flip"):
-                harmed = self._damage(trial.kind.removeprefix("restore_"), rng)
-                did.append(f"{len(harmed)} of {found} checkpoints harmed")
+                attempt(lambda: self._damage(trial.kind.removeprefix("restore_"), rng))
             elif trial.kind == "restore_full":
-                did.append(self._fill(filler))
+                attempt(self._fill)
             number = self.served.ask(trial.name, sql_of(trial), self._conf(trial))
-            word = self._second(trial, rng, number)
-            if word is not None:
-                did.append(word)
+            if trial.kind in SECOND:
+                attempt(lambda: self._second(trial, rng, number))
             if trial.kind in AGAIN:
-                self._kill()
-                number = self.served.ask(trial.name, sql_of(trial), self._conf(trial))
+                number = self._again(trial)
             answer = self._answer(number)
-            restored |= self._restored()
-            if answer.error is not None:
-                errors.append(answer.error)
-            if trial.kind == "restore_late" and "DamagedCheckpoint" in (answer.error or ""):
+            error = answer.error or ""
+            if trial.kind == "restore_late" and "DamagedCheckpoint" in error:
                 # It left word of it: the next submission computes.
                 did.append(f"{len(list(self.store.glob('catalog/*.damaged')))} tombstones")
-                self._kill()
-                answer = self._answer(self.served.ask(trial.name, sql_of(trial), self._conf(trial)))
+                answer = self._answer(self._again(trial))
                 if answer.error is not None:
-                    errors = [answer.error]
+                    error = AGAIN_FAILED + answer.error
+            self._note()
             wrong = ""
             if answer.error is None:
                 wrong = compare_results(expected, self.served.output(trial.name)).message
         finally:
-            filler.unlink(missing_ok=True)
+            (self.disk / "filler").unlink(missing_ok=True)
+            self.control.unlink(missing_ok=True)
         self._clear()
         seconds = time.monotonic() - started
-        words = "; ".join(did)
-        outcome = Outcome(trial, seconds, words, at_s, found, wrong, "".join(errors))
-        return Resumed(outcome, frozenset(restored), len(restored & harmed))
+        outcome = Outcome(
+            trial, seconds, "; ".join(did), at_s, found, wrong, error, "; ".join(missed)
+        )
+        return Resumed(outcome, frozenset(self.restored), len(self.partial))
+
+    def _again(self, trial: Trial) -> int:
+        """Kills the driver and submits the query again; what is half written or harmed by now is
+        nothing to restore."""
+        self._note()
+        self._kill()
+        self.harmed |= incomplete(self.store) | self.spoilt
+        return self.served.ask(trial.name, sql_of(trial), self._conf(trial))
+
+    def _note(self) -> None:
+        """What the driver that runs now has restored."""
+        found = self._restored()
+        self.restored |= found
+        self.partial |= found & self.harmed
 
     def _conf(self, trial: Trial) -> dict[str, str]:
         return {"spark.phoebe.mode": "apply", "spark.phoebe.force": SHAPES[trial.shape][1]}
@@ -181,48 +224,53 @@ class ResumeBench:
             return Answer(f"hangs: {e}", 0.0, 0.0)
 
     def _first(self, trial: Trial, rng: random.Random) -> str:
-        """Runs the query and kills its driver; says when."""
+        """Runs the query and kills its driver; says when. ``MissedError`` if the query was over."""
         number = self.served.ask(trial.name, sql_of(trial), self._conf(trial))
-        moment = trial.kind if trial.kind in FIRST else "driver_all"
-        delay = 0.0
-        match moment:
+        try:
+            delay = self._moment(trial, rng, number)
+            time.sleep(delay)
+            if trial.kind != "driver_between":
+                self._still_runs(number)
+        finally:
+            self._kill()
+        return f"{trial.kind if trial.kind in FIRST else 'driver_all'} + {delay:.2f} s"
+
+    def _moment(self, trial: Trial, rng: random.Random, number: int) -> float:
+        """Waits for the first driver's end, but for so many seconds."""
+        match trial.kind:
             case "driver_map":
-                delay = rng.uniform(0.05, 0.4) * self.plain[trial.shape][1]
+                return rng.uniform(0.05, 0.4) * self.plain[trial.shape][1]
             case "driver_copy":
                 self._await(number, lambda: any(self.store.glob("data/*/*/*.pack")))
-                delay = rng.uniform(0.0, 0.05)
+                return rng.uniform(0.0, 0.05)
             case "driver_commit":
                 names = ("data/*/*/manifest.tmp", "catalog/*.manifest")
                 self._await(number, lambda: any(p for n in names for p in self.store.glob(n)))
             case "driver_free":
                 self._await(number, lambda: bool(committed(self.store)))
-                delay = rng.uniform(0.0, 0.3)
+                return rng.uniform(0.0, 0.3)
             case "driver_between":
                 self._answer(number)
             case _:
                 wanted = SHAPES[trial.shape][2]
                 self._await(number, lambda: len(committed(self.store)) >= wanted)
-        time.sleep(delay)
-        self._kill()
-        return f"{moment} + {delay:.2f} s"
+        return 0.0
 
-    def _second(self, trial: Trial, rng: random.Random, number: int) -> str | None:
-        """What happens while the query resumes."""
-        match trial.kind:
-            case "driver_restore" | "restore_gc":
-                self._await(number, lambda: any(self.store.glob("catalog/*.reader-*")))
-            case "driver_resumed" | "restore_executor" | "restore_worker" | "restore_late":
-                self._await(number, lambda: bool(self._restored()))
-            case _:
-                return None
-        if self.served.answered(number) is not None:
-            return "it was over before"
+    def _second(self, trial: Trial, rng: random.Random, number: int) -> str:
+        """What happens while the query resumes; ``MissedError`` if nothing does."""
+        if trial.kind in ("driver_restore", "restore_gc"):
+            self._await(number, lambda: any(self.store.glob("catalog/*.reader-*")))
+        else:
+            self._await(number, lambda: bool(self._restored()))
         delay = rng.uniform(0.0, 2.0 if trial.kind == "driver_resumed" else 0.4)
         time.sleep(delay)
+        self._still_runs(number)
         worker = rng.randrange(len(self.cluster.workers))
         match trial.kind:
             case "restore_executor":
                 killed = self.cluster.workers[worker].kill_executors()
+                if not killed:
+                    raise MissedError(f"worker {worker} had no executor")
                 return f"{len(killed)} executors of worker {worker} killed after {delay:.2f} s"
             case "restore_worker":
                 self.cluster.restart_worker(worker, down_s=rng.uniform(0, 2))
@@ -231,7 +279,11 @@ class ResumeBench:
                 gone = [c for c in look("gc", str(self.store), [None, 0]) if c.remove]
                 return f"{len(gone)} checkpoints collected"
             case "restore_late":
-                packs = list((self.store / "data" / min(self._restored())).glob("*.pack"))
+                late = min(self._restored())
+                packs = list((self.store / "data" / late).glob("*.pack"))
+                if not packs:
+                    raise MissedError("what was restored has no packs")
+                self.spoilt = {late}
                 for pack in packs:
                     trials.harm(pack, rng.choice(("delete", "truncate", "flip")), rng)
                 return f"{len(packs)} packs harmed after {delay:.2f} s"
@@ -240,30 +292,39 @@ class ResumeBench:
     def _restored(self) -> set[str]:
         return set(_RESTORED.findall(self.served.log))
 
-    def _damage(self, kind: str, rng: random.Random) -> frozenset[str]:
+    def _damage(self, kind: str, rng: random.Random) -> str:
         """Harms one file of each of some checkpoints, at least of one."""
         manifests = committed(self.store)
-        chosen = rng.sample(manifests, rng.randint(1, len(manifests))) if manifests else []
+        if not manifests:
+            raise MissedError("nothing was committed")
+        chosen = rng.sample(manifests, rng.randint(1, len(manifests)))
         for manifest in chosen:
             files = [*sorted(data_of(manifest).glob("*.pack")), manifest]
             trials.harm(rng.choice(files), kind, rng)
-        return frozenset(f"{data_of(m).parent.name}/{data_of(m).name}" for m in chosen)
+        self.harmed |= {f"{data_of(m).parent.name}/{data_of(m).name}" for m in chosen}
+        return f"{len(chosen)} of {len(manifests)} checkpoints harmed"
 
-    def _fill(self, filler: Path) -> str:
-        if not self.disk.is_mount():
-            return "no disk of its own to fill"
-        with suppress(OSError), filler.open("wb", buffering=0) as out:
+    def _fill(self) -> str:
+        if self.scheme == "faulty":
+            self.control.write_text("write full\n")
+            return "the store says that it is full"
+        with suppress(OSError), (self.disk / "filler").open("wb", buffering=0) as out:
             while True:
                 out.write(b"\0" * 4096)
         return "the store's disk is full"
 
     def _await(self, number: int, condition: Callable[[], bool]) -> None:
-        """Waits for a moment of the query, or for the query's end if it never comes."""
+        """Waits for a moment of the query; ``MissedError`` if the query ends before it comes."""
         while self.served.answered(number) is None and self.served.app.running:
             with suppress(OSError):
                 if condition():
                     return
             time.sleep(0.005)
+        raise MissedError("the query ended before the moment came")
+
+    def _still_runs(self, number: int) -> None:
+        if self.served.answered(number) is not None:
+            raise MissedError("the query was over")
 
     def _clear(self) -> None:
         """Empties the store; what the running driver says of itself stays."""

@@ -85,7 +85,11 @@ class Served:
 
     def __enter__(self) -> Served:
         self.app.__enter__()
-        self.app.wait_for(self.folder / "ready", 120)
+        try:
+            self.app.wait_for(self.folder / "ready")
+        except BaseException:
+            self.app.close()  # no ``with`` block is left
+            raise
         return self
 
     def __exit__(

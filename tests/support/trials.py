@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,15 @@ TROUBLED: frozenset[str] = frozenset({"executor_copy", "store_fails", "store_han
 """Kinds that need the store whose troubles a control file says; the others use plain files."""
 
 
+def troubled_kinds(disk: Path) -> frozenset[str]:
+    """As ``TROUBLED``; what has no disk of its own cannot be filled, the store says that it is."""
+    return TROUBLED if disk.is_mount() else TROUBLED | {"disk_full"}
+
+
+class MissedError(Exception):
+    """A trial's fault did not come to pass: there was nothing to harm, or the query was over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     name: str
@@ -110,10 +119,11 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a trial ended; ``wrong`` and ``error`` are empty where all is well.
+    """How a trial ended; ``wrong``, ``error`` and ``missed`` are empty where all is well.
 
     ``did`` says what was done, ``at_s`` seconds after the query was asked for; ``committed`` is how
-    many checkpoints there were then.
+    many checkpoints there were then. ``missed`` says why the fault did not come to pass: such a
+    trial shows nothing.
     """
 
     trial: Trial
@@ -123,6 +133,7 @@ class Outcome:
     committed: int
     wrong: str = ""
     error: str = ""
+    missed: str = ""
 
 
 def draw(count: int, seed: int, kinds: tuple[str, ...] = KINDS) -> list[Trial]:
@@ -189,22 +200,26 @@ class Bench:
         self.cluster.wait_for_executors()
         rng = random.Random(trial.seed)
         settings = {"spark.phoebe.mode": "apply", "spark.phoebe.force": SHAPES[trial.shape][1]}
-        before = self._harm_before(trial, rng)
+        did, missed = self._harm_before(trial, rng), ""
         asked = self.served.ask(trial.name, sql_of(trial.shape, work), settings)
         started = time.monotonic()
         filler = self.disk / "filler"
         try:
-            did = before or self._harm(trial, rng, asked)
+            try:
+                did = did or self._harm(trial, rng, asked)
+            except MissedError as e:
+                did, missed = "nothing", str(e)
             at_s = time.monotonic() - started
             found = len(committed(self.store))
             try:
                 answer = self.served.answer(asked, 180)
             except TimeoutError as e:
-                return Outcome(trial, time.monotonic() - started, did, at_s, found, error=str(e))
+                seconds = time.monotonic() - started
+                return Outcome(trial, seconds, did, at_s, found, error=str(e), missed=missed)
         finally:
             self.control.unlink(missing_ok=True)
             filler.unlink(missing_ok=True)
-        return self._judged(trial, answer, expected, did, at_s, found)
+        return replace(self._judged(trial, answer, expected, did, at_s, found), missed=missed)
 
     def fails_without(self, outcome: Outcome, work: int = 1500) -> bool:
         """Whether the same kill at the same time fails the query without checkpoints too."""
@@ -248,7 +263,7 @@ class Bench:
         return ""
 
     def _harm(self, trial: Trial, rng: random.Random, asked: int) -> str:
-        """Waits for the moment, does the harm, says what was done."""
+        """Waits for the moment, does the harm, says what was done; ``MissedError`` if nothing."""
         at = round(rng.uniform(0.0, 0.5), 2)
         match trial.kind:
             case "executor_map" | "worker":
@@ -272,45 +287,57 @@ class Bench:
                 return f"{line} after commit"
             case "disk_full":
                 time.sleep(at)
+                self._still_runs(asked)
                 return self._fill(rng)
             case _:
                 self._await(asked, lambda: self._all_committed(trial))
                 time.sleep(at)
+                self._still_runs(asked)
                 return self._damage(trial.kind, rng)
+        self._still_runs(asked)
         number = rng.randrange(len(self.cluster.workers))
         if trial.kind == "worker":
             self.cluster.restart_worker(number, down_s=rng.uniform(0, 2))
             return f"worker {number} at {at} of the plain run"
         killed = self.cluster.workers[number].kill_executors()
+        if not killed:
+            raise MissedError(f"worker {number} had no executor")
         return f"{len(killed)} executors of worker {number}, at {at}"
 
     def _all_committed(self, trial: Trial) -> bool:
         return len(committed(self.store)) >= SHAPES[trial.shape][2]
 
     def _await(self, asked: int, condition: Callable[[], bool]) -> None:
-        """Waits for a moment of the query, or for the query's end if it never comes."""
+        """Waits for a moment of the query; ``MissedError`` if the query ends before it comes."""
         while self.served.answered(asked) is None and self.served.app.running:
             with suppress(OSError):  # what is listed may be removed meanwhile
                 if condition():
                     return
             time.sleep(0.01)
+        raise MissedError("the query ended before the moment came")
+
+    def _still_runs(self, asked: int) -> None:
+        if self.served.answered(asked) is not None:
+            raise MissedError("the query was over")
 
     def _trouble(self, trial: Trial) -> str:
         return "fail" if trial.kind == "store_fails" else "hang"
 
     def _fill(self, rng: random.Random) -> str:
-        """Leaves a little room on the store's disk."""
+        """Leaves a little room on the store's disk, or has a troubled store say that it is full."""
         room = rng.choice((0, 4, 64, 512)) << 10
+        if self.troubled:
+            self.control.write_text("write full\n")
+            return "the store says that it is full"
+        assert self.disk.is_mount(), "no disk of its own to fill: see troubled_kinds"
         free = shutil.disk_usage(self.disk).free
-        if self.disk.is_mount():
-            (self.disk / "filler").write_bytes(b"\0" * max(0, free - room))
-            return f"{room} bytes left on the store's disk"
-        return "no disk of its own to fill"
+        (self.disk / "filler").write_bytes(b"\0" * max(0, free - room))
+        return f"{room} bytes left on the store's disk"
 
     def _damage(self, kind: str, rng: random.Random) -> str:
         manifests = committed(self.store)
         if not manifests:
-            return "nothing was committed"
+            raise MissedError("nothing was committed")
         manifest = rng.choice(manifests)
         files = [*sorted(data_of(manifest).glob("*.pack")), manifest]
         # In a third of the cases all packs: more than one failure for their readers.
@@ -359,6 +386,7 @@ def as_row(outcome: Outcome) -> dict[str, Any]:
         "name": trial.name,
         "shape": trial.shape,
         "did": outcome.did,
+        "missed": outcome.missed,
         "committed": outcome.committed,
         "seconds": outcome.seconds,
         "wrong": outcome.wrong,
