@@ -70,13 +70,18 @@ def rows(spark: SparkSession, shape: Shape, literal: int) -> DataFrame:
     return several
 
 
+def shuffled(frame: DataFrame, shape: Shape) -> DataFrame:
+    """The boundary: the place that every variant writes at."""
+    return frame.repartition(shape.partitions, shape.key)
+
+
 def finish(first: DataFrame, shape: Shape, others: list[DataFrame]) -> None:
-    """Shuffles by the key and reads every column: a reader that does little else, as the cost is to
-    show against it, not to hide behind it."""
+    """Reads every column of ``first``, which is what became of the boundary, and of the others'
+    shuffles: a reader that does little else, as the cost is to show against it, not to hide behind
+    it."""
     reduced = None
-    for frame in [first, *others]:
-        shuffled = frame.repartition(shape.partitions, shape.key)
-        part = shuffled.select(F.xxhash64(*frame.columns).alias("hash")).agg(F.max("hash"))
+    for frame in [first, *(shuffled(other, shape) for other in others)]:
+        part = frame.select(F.xxhash64(*frame.columns).alias("hash")).agg(F.max("hash"))
         reduced = part if reduced is None else reduced.union(part)
     assert reduced is not None
     reduced.write.format("noop").mode("overwrite").save()
@@ -105,8 +110,8 @@ class Reads:
         # Only queries with an execution id are planned by the plugin; this one is run as an RDD.
         self.executions += 1
         context.setLocalProperty("spark.sql.execution.id", str(self.executions))
-        shuffled: Any = frame.repartition(shape.partitions, shape.key)
-        rdd = shuffled._jdf.queryExecution().toRdd()
+        boundary: Any = shuffled(frame, shape)
+        rdd = boundary._jdf.queryExecution().toRdd()
         rdd.count()
         if checkpointed:
             await_commit(self.store)
@@ -145,25 +150,25 @@ def main(path: Path) -> int:
         return time.monotonic() - started
 
     def plain(shape: Shape, frame: DataFrame, others: list[DataFrame]) -> float:
-        return timed(partial(finish, frame, shape, others))
+        return timed(partial(finish, shuffled(frame, shape), shape, others))
 
     def phoebe(shape: Shape, frame: DataFrame, others: list[DataFrame]) -> float:
         plugin("apply", "e1")  # e0 is above it: the maximum's one row from each task
-        return timed(partial(finish, frame, shape, others))
+        return timed(partial(finish, shuffled(frame, shape), shape, others))
 
     def df_checkpoint(shape: Shape, frame: DataFrame, others: list[DataFrame]) -> float:
-        return timed(lambda: finish(frame.checkpoint(), shape, others))
+        return timed(lambda: finish(shuffled(frame, shape).checkpoint(), shape, others))
 
     def parquet(shape: Shape, frame: DataFrame, others: list[DataFrame]) -> float:
         def both() -> None:
             place = str(scratch / "parquet")
-            frame.write.mode("overwrite").parquet(place)
+            shuffled(frame, shape).write.mode("overwrite").parquet(place)
             finish(spark.read.parquet(place), shape, others)
 
         return timed(both)
 
-    def df_checkpoint_write(_: Shape, frame: DataFrame, __: list[DataFrame]) -> float:
-        cached = frame.cache()
+    def df_checkpoint_write(shape: Shape, frame: DataFrame, _: list[DataFrame]) -> float:
+        cached = shuffled(frame, shape).cache()
         cached.count()
         try:
             return timed(cached.checkpoint)
