@@ -114,11 +114,7 @@ private[phoebe] final class CheckpointAttempt(
     }
     if (!welcome) false
     else if (upload.error != null) {
-      abandon(Reason(
-        "copy_failed",
-        s"uploading map outputs ${upload.maps.map(_.mapIndex).mkString(", ")} failed: ${upload.error}",
-        Map("map_index" -> upload.maps.head.mapIndex)
-      ))
+      abandon(upload.error)
       false
     } else {
       commitIfWhole()

@@ -18,6 +18,7 @@ private[phoebe] final class CheckpointEndpoint(
     Guard.run("hear an executor") {
       decode(bytes) match {
         case Drained(id, executor) => shuffles.get(id).foreach(_.drained(executor))
+        case Uploaded(id, upload) => shuffles.get(id).foreach(_.uploaded(upload))
         case other => logWarning(s"phoebe: a message that nobody expects: $other")
       }
     }

@@ -31,7 +31,10 @@ private[phoebe] object CheckpointMessages {
   /** Executor to driver, from the executor's own endpoint; the answer is a [[ShuffleState]]. */
   final case class Join(shuffleId: Int, executorId: String)
 
-  /** Executor to driver, after each upload; the answer says whether to go on with others. */
+  /**
+   * Executor to driver, after each upload; the answer says whether to go on with others. Where the
+   * executor does not go on anyway it asks for none.
+   */
   final case class Uploaded(shuffleId: Int, upload: Upload)
 
   /** Executor to driver: nobody here reads local files of this shuffle any more. */
@@ -80,7 +83,19 @@ private[phoebe] object CheckpointMessages {
    * @param error
    *   null if all is well
    */
-  final case class Upload(pack: Pack, maps: Array[MapOutput], copyNs: Long, error: String)
+  final case class Upload(pack: Pack, maps: Array[MapOutput], copyNs: Long, error: Reason)
+
+  object Upload {
+    def failed(maps: Array[MapOutput], why: Throwable): Upload = {
+      val indices = maps.map(_.mapIndex)
+      val reason = Reason(
+        "copy_failed",
+        s"uploading map outputs ${indices.mkString(", ")} failed: $why",
+        Map("map_index" -> indices.head)
+      )
+      Upload(null, maps, 0, reason)
+    }
+  }
 
   /** A map task's output as its task knows it: bytes and rows as Spark's shuffle writer counted. */
   final case class MapOutput(

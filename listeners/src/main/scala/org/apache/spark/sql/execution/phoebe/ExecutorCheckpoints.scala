@@ -73,12 +73,17 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
       catch {
         case e: java.io.IOException =>
           uploads.run("report a map output that cannot be uploaded") {
-            report(shuffleId, Upload(null, Array(output), 0, e.toString))
+            report(shuffleId, Upload.failed(Array(output), e))
           }
           return
       }
     if (local.queue.get() == null) {
-      val made = new UploadQueue(uploads, source, report(shuffleId, _))
+      val made = new UploadQueue(
+        uploads,
+        source,
+        report(shuffleId, _),
+        upload => driver.send(encode(Uploaded(shuffleId, upload)))
+      )
       if (local.queue.compareAndSet(null, made)) {
         // Until the driver has answered nothing is uploaded.
         uploads.run("join a checkpoint") {

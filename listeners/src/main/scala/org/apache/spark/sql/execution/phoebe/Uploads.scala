@@ -1,5 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
+import java.io.File
 import java.util.concurrent.{LinkedBlockingQueue, ThreadPoolExecutor, TimeUnit}
 
 import scala.collection.mutable
@@ -13,8 +14,60 @@ import org.apache.spark.sql.execution.phoebe.CheckpointMessages.Upload
 import org.apache.spark.sql.execution.phoebe.store.{DamagedFileException, PackWriter, StoreFiles}
 import org.apache.spark.util.ThreadUtils
 
+/**
+ * What waits on one executor for its upload, or is being uploaded, over all shuffles: bounded, so
+ * that a store that is slower than the tasks costs checkpoints, and neither disk nor memory.
+ *
+ * As long as a query runs its shuffle files stay anyway, and names of our own for them cost nothing;
+ * but what waits outlives the query. So it may be as large as what its disk has left: of what would
+ * be free without it, it never holds more than half. What is gathered for one pack on purpose
+ * (`UploadQueue.MostBytes`) may wait in any case: on a disk that is nearly full a commit is what
+ * frees. The number is bounded for the heap, where an output takes about a kilobyte.
+ *
+ * @param usable
+ *   the bytes that the disk of a file has left
+ */
+private[phoebe] final class Backlog(
+    mostOutputs: Int = 20000,
+    alwaysBytes: Long = UploadQueue.MostBytes,
+    usable: File => Long = _.getUsableSpace
+) {
+  private var outputs = 0
+  private var bytes = 0L
+
+  /** Counts an output in; or the reason why it may not wait, then it does not count. */
+  def take(output: LinkedOutput): Option[Reason] = {
+    val left = usable(output.index.getParentFile)
+    synchronized {
+      val more = bytes + output.output.bytes
+      if (outputs >= mostOutputs || more > math.max(alwaysBytes, left))
+        Some(Reason(
+          "uploads_behind",
+          s"the store takes in less than the tasks put out: $outputs map outputs of $bytes bytes " +
+            s"wait on one executor, whose disk has $left bytes left",
+          Map("waiting_outputs" -> outputs, "waiting_bytes" -> bytes, "disk_left_bytes" -> left)
+        ))
+      else {
+        outputs += 1
+        bytes = more
+        None
+      }
+    }
+  }
+
+  /** It is uploaded, or given up. */
+  def done(output: LinkedOutput): Unit = synchronized {
+    outputs -= 1
+    bytes -= output.output.bytes
+  }
+
+  /** Outputs that wait or are under way. */
+  def size: Int = synchronized(outputs)
+}
+
 /** The threads of one executor that upload: a bounded pool, gone when there is nothing to do. */
-private[phoebe] final class UploadPool(env: SparkEnv) extends Logging {
+private[phoebe] final class UploadPool(env: SparkEnv, val backlog: Backlog = new Backlog)
+    extends Logging {
 
   private val threads = {
     val count = PhoebeSettings.uploadThreads(env.conf)
@@ -60,15 +113,20 @@ private[phoebe] final class UploadPool(env: SparkEnv) extends Logging {
  * on any other store as much as makes a reducer's share of it worth a request.
  *
  * @param report tells the driver, which answers whether to go on
+ * @param giveUp tells the driver, from a map task: nothing is waited for
  */
 private[phoebe] final class UploadQueue(
     pool: UploadPool,
     source: CheckpointSource,
-    report: Upload => Boolean
+    report: Upload => Boolean,
+    giveUp: Upload => Unit
 ) extends Logging {
   import UploadQueue._
 
   private val waiting = mutable.Queue.empty[LinkedOutput]
+
+  /** Enough for a pack each, until a thread has time for them. */
+  private val batches = mutable.Queue.empty[Vector[LinkedOutput]]
   private var waitingBytes = 0L
   private var waitingBlocks = 0L
   private var started = false
@@ -83,21 +141,34 @@ private[phoebe] final class UploadQueue(
   private val opened = new Opened(directory, source)
   private def fs: FileSystem = opened.fs
 
-  def add(output: LinkedOutput): Unit = {
-    val refused = synchronized {
-      if (!closed) {
-        waiting.enqueue(output)
-        waitingBytes += output.output.bytes
-        waitingBlocks += output.output.numPartitions
-        dispatch()
-        if (waiting.nonEmpty && isLocal && !timed) {
-          timed = true
-          pool.later("upload what has waited", LongestMs)(timeIsUp())
-        }
-      }
-      closed
+  /** Where too much waits already, the checkpoint is abandoned: no task and no query waits for it. */
+  def add(output: LinkedOutput): Unit =
+    if (synchronized(closed)) output.release()
+    else pool.backlog.take(output) match {
+      case Some(reason) =>
+        output.release()
+        close()
+        giveUp(Upload(null, Array(output.output), 0, reason))
+      case None => if (!enqueue(output)) letGo(Seq(output))
     }
-    if (refused) output.release()
+
+  private def enqueue(output: LinkedOutput): Boolean = synchronized {
+    if (!closed) {
+      waiting.enqueue(output)
+      waitingBytes += output.output.bytes
+      waitingBlocks += output.output.numPartitions
+      dispatch()
+      if (waiting.nonEmpty && isLocal && !timed) {
+        timed = true
+        pool.later("upload what has waited", LongestMs)(timeIsUp())
+      }
+    }
+    !closed
+  }
+
+  private def letGo(outputs: Iterable[LinkedOutput]): Unit = outputs.foreach { output =>
+    pool.backlog.done(output)
+    output.release()
   }
 
   /** Uploads may begin: the driver knows of this executor. */
@@ -125,11 +196,12 @@ private[phoebe] final class UploadQueue(
       closed = true
       // Only while they are in here: the threads go on to other shuffles.
       running.filter(_ ne Thread.currentThread).foreach(_.interrupt())
-      val left = waiting.toList
+      val left = waiting.toList ++ batches.flatten
       waiting.clear()
+      batches.clear()
       left
     }
-    abandoned.foreach(_.release())
+    letGo(abandoned)
   }
 
   /** @param all also what is not enough for a pack yet */
@@ -148,19 +220,27 @@ private[phoebe] final class UploadQueue(
       }
       waitingBytes -= bytes
       waitingBlocks -= blocks
-      val outputs = batch.toVector
-      pool.run("upload map outputs") {
-        val begun = synchronized(!closed && running.add(Thread.currentThread))
-        try if (begun) uploadAll(outputs)
-        finally {
-          outputs.foreach(_.release())
-          synchronized {
-            running -= Thread.currentThread
-            Thread.interrupted() // meant for this upload, if for any
-          }
+      batches.enqueue(batch.toVector)
+      pool.run("upload map outputs")(uploadNext())
+    }
+
+  private def uploadNext(): Unit = {
+    val next = synchronized {
+      val batch = batches.removeHeadOption()
+      if (batch.isDefined) running += Thread.currentThread
+      batch // none: closed meanwhile
+    }
+    next.foreach { outputs =>
+      try uploadAll(outputs)
+      finally {
+        letGo(outputs)
+        synchronized {
+          running -= Thread.currentThread
+          Thread.interrupted() // meant for this upload, if for any
         }
       }
     }
+  }
 
   private def isReady: Boolean =
     flushing || waitingBytes >= target || waitingBlocks >= MostBlocks || waiting.size >= mostMaps
@@ -187,12 +267,12 @@ private[phoebe] final class UploadQueue(
         Upload(pack, maps, System.nanoTime() - start, null)
       } catch {
         case e @ (NonFatal(_) | _: LinkageError | _: InterruptedException) =>
-          Upload(null, maps, 0, e.toString)
+          Upload.failed(maps, e)
       }
     if (synchronized(closed)) discardLast(file)
     else {
       if (result.error != null) {
-        logWarning(s"phoebe: uploading to $directory failed: ${result.error}")
+        logWarning(s"phoebe: no pack for $directory: ${result.error}")
       }
       val answer =
         try Some(report(result))
@@ -261,7 +341,7 @@ private[phoebe] object UploadQueue {
   private val LocalBytes = 4L << 20
   private val ShareBytes = 2L << 20
   private val LeastBytes = 64L << 20
-  private val MostBytes = 1L << 30
+  val MostBytes: Long = 1L << 30
 
   /** Segments and map tasks in a pack: bounds for the memory and the open files of its writer. */
   private val MostBlocks = 2L << 20

@@ -1,0 +1,146 @@
+package org.apache.spark.sql.execution.phoebe
+
+import java.nio.file.{Files, Path}
+import java.util.concurrent.LinkedBlockingQueue
+
+import scala.jdk.CollectionConverters._
+
+import org.apache.hadoop.conf.Configuration
+import org.scalatest.Assertion
+import org.scalatest.funsuite.AnyFunSuite
+
+import org.apache.spark.{MapOutputTrackerMaster, SparkContext, SparkEnv}
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{MapOutput, Upload}
+import org.apache.spark.sql.execution.phoebe.store.CheckpointPlace
+import org.apache.spark.util.SerializableConfiguration
+
+import phoebe.testing.{LocalContext, SlowFileSystem, SlowRequests}
+
+/** Map outputs that a store takes in more slowly than tasks put them out. */
+class UploadsSuite extends AnyFunSuite {
+  private val Maps = 6
+  private val Partitions = 3
+
+  /** The linked outputs of a real shuffle, and all names that link to its files. */
+  private def linked(sc: SparkContext): (Seq[LinkedOutput], () => Seq[Path]) = {
+    val shuffled = sc.range(0, 10000, 1, Maps).map(i => i % 100 -> i).groupByKey(Partitions)
+    assert(shuffled.count() == 100)
+    val env = SparkEnv.get
+    val tracker = env.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
+    val ids = tracker.shuffleStatuses(0).withMapStatuses(_.map(_.mapId))
+    val outputs = ids.toSeq.zipWithIndex.map { case (id, index) =>
+      val bytes = LinkedOutput.resolver(env).getDataFile(0, id).length
+      LinkedOutput.of(env, 0, MapOutput(index, id, Partitions, bytes, 1, 0))
+    }
+    val directories = env.blockManager.diskBlockManager.localDirs.map(_.toPath).toSeq
+    outputs -> (() =>
+      directories.flatMap(Files.walk(_).iterator.asScala)
+        .filter(_.getFileName.toString.startsWith("phoebe-upload-"))
+    )
+  }
+
+  private def source(sc: SparkContext): CheckpointSource = {
+    val conf = new Configuration
+    conf.set("fs.slow.impl", classOf[SlowFileSystem].getName)
+    val root = "slow://" + Files.createTempDirectory("slow-store")
+    val place = CheckpointPlace(root, "f", "0" * 32)
+    CheckpointSource(place, SerializableConfiguration.broadcast(sc, conf), restored = false)
+  }
+
+  private def eventually(what: String)(condition: => Boolean): Assertion = {
+    val deadline = System.nanoTime() + 60L * 1000 * 1000 * 1000
+    while (!condition && System.nanoTime() < deadline) Thread.sleep(20)
+    assert(condition, what)
+  }
+
+  /** Queues over one pool, and a store in which no file is written whole until the end. */
+  private def held(backlog: Backlog)(
+      body: (
+          () => UploadQueue,
+          Seq[LinkedOutput],
+          () => Seq[Path],
+          LinkedBlockingQueue[Upload]
+      ) => Unit
+  ): Unit = LocalContext.using("spark.phoebe.checkpoint.upload_threads" -> "1") { sc =>
+    val (outputs, links) = linked(sc)
+    val where = source(sc)
+    val pool = new UploadPool(SparkEnv.get, backlog)
+    val told = new LinkedBlockingQueue[Upload]
+    SlowRequests.holdWrites()
+    try {
+      body(
+        () => {
+          val made = new UploadQueue(pool, where, _ => true, told.add(_))
+          made.start(stageIsOver = true) // each output is a pack of its own
+          made
+        },
+        outputs,
+        links,
+        told
+      )
+    } finally {
+      SlowRequests.releaseWrites()
+      pool.stop()
+    }
+  }
+
+  test("beyond the bound an output is not queued, and its checkpoint is given up with a reason") {
+    val backlog = new Backlog(mostOutputs = 4)
+    held(backlog) { (queue, outputs, links, told) =>
+      assert(links().nonEmpty)
+      val first = queue()
+      val second = queue()
+      outputs.take(2).foreach(first.add)
+      outputs.slice(2, 4).foreach(second.add)
+      assert(backlog.size == 4 && told.isEmpty)
+      second.add(outputs(4)) // returns: the task that leaves it waits for nothing
+      assert(!told.isEmpty)
+      val upload = told.poll()
+      assert(upload.error.code == "uploads_behind" && upload.error.args("waiting_outputs") == 4)
+      assert(upload.pack == null && upload.maps.map(_.mapIndex).toSeq == Seq(4))
+      // Only that one's: the other checkpoint still waits for its turn.
+      assert(backlog.size == 2)
+      assert(outputs.take(2).flatMap(_.links).forall(_.exists))
+      assert(outputs.slice(2, 5).flatMap(_.links).forall(!_.exists))
+      second.add(outputs(5))
+      assert(told.isEmpty && outputs(5).links.forall(!_.exists), "it was said once")
+      SlowRequests.releaseWrites()
+      eventually("what waits is uploaded once the store goes on")(backlog.size == 0)
+      assert(links().isEmpty && told.isEmpty)
+    }
+  }
+
+  test("what is given up behind a store that hangs keeps no files") {
+    val backlog = new Backlog()
+    held(backlog) { (queue, outputs, links, _) =>
+      val first = queue()
+      first.add(outputs.head)
+      eventually("the only thread is in the store")(SlowRequests.count("write") > 0)
+      val second = queue()
+      outputs.tail.foreach(second.add)
+      assert(backlog.size == Maps)
+      second.close()
+      assert(backlog.size == 1)
+      assert(links().toSet == outputs.head.links.map(_.toPath).toSet)
+    }
+  }
+
+  test("no more bytes wait than their disk has left, or than one pack gathers") {
+    def output(bytes: Long): LinkedOutput = {
+      val file = new java.io.File("/nowhere/shuffle_0_0_0.index")
+      LinkedOutput(MapOutput(0, 0, 1, bytes, 1, 0), None, file, None, Nil)
+    }
+    var left = 1000L
+    val backlog = new Backlog(alwaysBytes = 100, usable = _ => left)
+    val small = output(400)
+    assert(backlog.take(small).isEmpty && backlog.take(output(600)).isEmpty)
+    val refused = backlog.take(output(1))
+    assert(refused.map(_.code).contains("uploads_behind"))
+    assert(refused.get.args("waiting_bytes") == 1000L && backlog.size == 2)
+    backlog.done(small)
+    assert(backlog.take(output(400)).isEmpty)
+    left = 0
+    assert(backlog.take(output(1)).isDefined)
+    assert(new Backlog(alwaysBytes = 100, usable = _ => 0).take(output(100)).isEmpty)
+  }
+}
