@@ -293,7 +293,7 @@ def _last_upload_in_trouble(
     sql, others = trials.sql_of("joined", 3000), trials.SHAPES["joined"][2]
     with _served(here, cluster, **conf) as served:
         asked = served.ask("forced", sql, {**FORCED, "spark.phoebe.force": "all"})
-        wait_for_commits(store, others)
+        wait_for_commits(store, others, 240)
         control.write_text(f"write {trouble}\n")
         assert served.answer(asked).error is None
         if released:
@@ -329,11 +329,11 @@ def test_an_upload_that_is_lost_costs_that_checkpoint_only(folder: Path, cluster
         spark__dynamicAllocation__enabled="true",
         spark__dynamicAllocation__shuffleTracking__enabled="true",
         # It would keep an executor for its shuffle files.
-        spark__dynamicAllocation__shuffleTracking__timeout="6s",
+        spark__dynamicAllocation__shuffleTracking__timeout="20s",
         spark__dynamicAllocation__minExecutors="0",
         spark__dynamicAllocation__initialExecutors="2",
         spark__dynamicAllocation__maxExecutors="2",
-        spark__dynamicAllocation__executorIdleTimeout="6s",
+        spark__dynamicAllocation__executorIdleTimeout="20s",
     )
 
 
