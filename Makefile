@@ -92,7 +92,7 @@ demo: setup ## the main job end to end, at most ten minutes (SF= changes the sca
 bench: setup ## the figures of the README (NAME= for one)
 	@$(BIN)/python -m benchmarks $(NAME)
 
-nightly: test ## tests, those marked nightly, every bench, more faults (TRIALS= SEED=)
+nightly: test test-stores ## all tests, those marked nightly too, benches, more faults (TRIALS= SEED=)
 	@$(BIN)/python -m pytest -q --nightly -m nightly tests || test $$? -eq 5  # 5: none is marked
 	@$(BIN)/python -m benchmarks all
 	@$(BIN)/python -m benchmarks faults --repeats $(TRIALS) --seed $(SEED)

@@ -16,7 +16,7 @@ from tests.support.compare import compare_results
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hdfs.Hdfs]:
     if not any(hdfs.JARS.glob("*.jar")):
-        pytest.skip("HDFS is not there: make test-stores")
+        pytest.fail("HDFS is not there: make test-stores")
     with hdfs.running(tmp_path_factory.mktemp("hdfs")) as found:
         yield found
 

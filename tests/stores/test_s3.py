@@ -1,83 +1,190 @@
-"""Checkpoints on a real S3-compatible server over s3a, where nothing can be renamed in one step."""
+"""Checkpoints on a real S3-compatible server over s3a, where nothing can be renamed in one step.
+
+Executors are processes of their own (a standalone cluster), and get the credentials as Spark's
+settings, as the driver does.
+"""
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from phoebe_spark.checkpoints import look
-from tests.support import apps, home, places, queries, stored_job
+from tests.support import apps, eventlog, home, queries, stored_job, tpc, versity
+from tests.support.cluster import Cluster, standalone
 from tests.support.compare import compare_results
-
-JARS = places.BUILD / "stores-s3"
-GATEWAY = JARS / "versitygw"
-BUCKET = "bucket"
+from tests.support.store import committed, read_manifest, wait_for_commits
 
 
 @pytest.fixture(scope="module")
-def conf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A server over a directory; the Spark settings that reach it."""
-    if not GATEWAY.exists():
-        pytest.skip("no S3 server is there: make test-stores")
-    folder = tmp_path_factory.mktemp("s3")
-    (folder / BUCKET).mkdir()
-    port = places.free_port()
-    options = ["--port", f"127.0.0.1:{port}", "--access", "ann", "--secret", "secret-of-ann"]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [str(GATEWAY), *options, "posix", str(folder)], stdout=log, stderr=log
-        )
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, (folder / "server.log").read_text()
-                time.sleep(0.1)
-        yield {
-            "spark.hadoop.fs.s3a.endpoint": f"http://127.0.0.1:{port}",
-            "spark.hadoop.fs.s3a.endpoint.region": "us-east-1",
-            "spark.hadoop.fs.s3a.path.style.access": "true",
-            "spark.hadoop.fs.s3a.access.key": "ann",
-            "spark.hadoop.fs.s3a.secret.key": "secret-of-ann",
-        }
-    finally:
-        server.kill()
-        server.wait()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[versity.Server]:
+    if not versity.GATEWAY.exists():
+        pytest.fail("no S3 server is there: make test-stores")
+    with versity.running(tmp_path_factory.mktemp("s3")) as found:
+        yield found
 
 
-def test_a_killed_job_resumes_from_s3(
-    conf: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = f"s3a://{BUCKET}/phoebe"
-    home_ = tmp_path / "home"
-    gate = tmp_path / "gate"
-    jars = sorted(JARS.glob("*.jar"))
-    # The command line takes the settings from where jobs do.
-    defaults = {**conf, "spark.jars": ",".join(map(str, jars))}
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with standalone(tmp_path_factory.mktemp("cluster")) as found:
+        yield found
+
+
+@pytest.fixture
+def jars(server: versity.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """S3a's jars; the command line takes them, and the settings, from where jobs do."""
+    found = sorted(versity.JARS.glob("*.jar"))
+    defaults = {**server.conf(), "spark.jars": ",".join(map(str, found))}
     (tmp_path / "spark-defaults.conf").write_text(
         "".join(f"{key} {value}\n" for key, value in defaults.items())
     )
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
-    with stored_job.submit(tmp_path / "first", home_, store, gate, conf, jars) as app:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    return found
+
+
+def _rows(folder: Path) -> Path:
+    return queries.output(folder, "daily")
+
+
+def _writers(folder: Path) -> set[str]:
+    """The executors that ran tasks."""
+    return {
+        event["Task Info"]["Executor ID"]
+        for event in eventlog.events(apps.event_log(folder))
+        if event["Event"] == "SparkListenerTaskEnd"
+    }
+
+
+def test_a_killed_job_resumes_from_s3(
+    server: versity.Server, cluster: Cluster, jars: list[Path], tmp_path: Path
+) -> None:
+    store = f"s3a://{versity.BUCKET}/resumed"
+    home_, gate = tmp_path / "home", tmp_path / "gate"
+
+    def submit(name: str) -> apps.RunningApp:
+        return stored_job.submit(
+            tmp_path / name, home_, store, gate, server.conf(), jars, cluster.master
+        )
+
+    with submit("first") as app:
         app.wait_for(gate.with_name("gate.reached"))
-        deadline = time.monotonic() + 120
-        while [c.state for c in look("list", store)].count("committed") < 3:
-            assert time.monotonic() < deadline, "three checkpoints are committed"
+        wait_for_commits(server.objects("resumed"), 3, timeout_s=120)
         app.kill_driver()
+    assert [c.state for c in look("list", store)] == ["committed"] * 3
+    assert "driver" not in _writers(tmp_path / "first"), "executors are processes of their own"
     gate.touch()
-    with stored_job.submit(tmp_path / "second", home_, store, gate, conf, jars) as app:
+    with submit("second") as app:
         finished = app.wait().check()
-    outputs = [queries.output(tmp_path / folder, "daily") for folder in ("first", "second")]
-    assert not compare_results(*outputs)
+    assert not compare_results(_rows(tmp_path / "first"), _rows(tmp_path / "second"))
     assert home.checkpoint_events(home_, apps.app_id(finished.folder))["restored"] == 1
     assert {checkpoint.state for checkpoint in look("verify", store)} == {"committed"}
     assert all(checkpoint.remove for checkpoint in look("gc", store, [None, 0]))
     assert look("list", store) == []
+
+
+def test_two_drivers_that_commit_the_same_boundaries_at_once(
+    server: versity.Server, cluster: Cluster, jars: list[Path], tmp_path: Path
+) -> None:
+    """The store answers nobody until both have all that they want to commit."""
+    store = f"s3a://{versity.BUCKET}/raced"
+    objects = server.objects("raced")
+    home_, go, end = tmp_path / "home", tmp_path / "go", tmp_path / "end"
+
+    def submit(name: str) -> apps.RunningApp:
+        item = queries.Item(
+            "daily",
+            tpc.data("tpch", 0.1),
+            sql=stored_job.SQL,
+            pause_before=go.with_name(f"{name}-go"),
+            pause_after=end.with_name(f"{name}-end"),
+        )
+        conf = {
+            **stored_job.KEPT,
+            **server.conf(),
+            "spark.phoebe.home": str(home_),
+            "spark.phoebe.checkpoint.dir": store,
+            "spark.cores.max": "1",  # room for both
+        }
+        return queries.submit_queries(
+            [item],
+            folder=tmp_path / name,
+            conf=conf,
+            plugin="jars",
+            packages_jars=jars,
+            master=cluster.master,
+        )
+
+    names = ("first", "second")
+    with ExitStack() as stack:
+        racing = {name: stack.enter_context(submit(name)) for name in names}
+        for name, app in racing.items():
+            app.wait_for(tmp_path / f"{name}-go.reached")
+        server.pause()
+        try:
+            for name in names:
+                (tmp_path / f"{name}-go").touch()
+            for name, app in racing.items():
+                app.wait_for(tmp_path / f"{name}-end.reached")
+            assert not committed(objects)
+        finally:
+            server.resume()
+        wait_for_commits(objects, 6, timeout_s=120)
+        for name in names:
+            (tmp_path / f"{name}-end").touch()
+        for app in racing.values():
+            app.wait().check()
+    manifests = [read_manifest(m) for m in committed(objects)]
+    assert Counter(m["app_id"] for m in manifests) == dict.fromkeys(
+        (apps.app_id(tmp_path / name) for name in names), 3
+    )
+    assert set(Counter(m["fingerprint"] for m in manifests).values()) == {2}
+    assert [checkpoint.state for checkpoint in look("verify", store)] == ["committed"] * 6
+
+    for gate in ("third-go", "third-end"):
+        (tmp_path / gate).touch()
+    with submit("third") as app:
+        finished = app.wait().check()
+    assert home.checkpoint_events(home_, apps.app_id(finished.folder))["restored"] == 1
+    with stored_job.submit(
+        tmp_path / "plain", home_, store, tmp_path / "third-end", {"spark.phoebe.mode": "off"}
+    ) as app:
+        app.wait().check()
+    for name in (*names, "third"):
+        assert not compare_results(_rows(tmp_path / "plain"), _rows(tmp_path / name)), name
+
+
+def test_a_driver_killed_while_a_manifest_is_written_leaves_nothing_to_restore(
+    server: versity.Server, cluster: Cluster, jars: list[Path], tmp_path: Path
+) -> None:
+    store = f"s3a://{versity.BUCKET}/halved"
+    home_, gate = tmp_path / "home", tmp_path / "gate"
+    with versity.relay(server) as relay:
+
+        def submit(name: str) -> apps.RunningApp:
+            conf = server.conf(relay.port)
+            return stored_job.submit(
+                tmp_path / name, home_, store, gate, conf, jars, cluster.master
+            )
+
+        with submit("first") as app:
+            app.wait_for(gate.with_name("gate.reached"))
+            relay.wait_for_held(3)
+            app.kill_driver()
+        assert not committed(server.objects("halved"))
+        assert "committed" not in {checkpoint.state for checkpoint in look("list", store)}
+        relay.holding = False
+        gate.touch()
+        with submit("second") as app:
+            finished = app.wait().check()
+    assert not compare_results(_rows(tmp_path / "first"), _rows(tmp_path / "second"))
+    events = home.checkpoint_events(home_, apps.app_id(finished.folder))
+    assert events["restored"] == 0
+    assert {m["app_id"] for m in map(read_manifest, committed(server.objects("halved")))} <= {
+        apps.app_id(finished.folder)
+    }

@@ -40,6 +40,7 @@ def submit(
     gate: Path,
     conf: Mapping[str, str],
     jars: Sequence[Path] = (),
+    master: str = "local[2]",
 ) -> apps.RunningApp:
     """Submits it with its checkpoints in ``store``, a path or URI."""
     settings = {
@@ -49,5 +50,10 @@ def submit(
         **conf,
     }
     return queries.submit_queries(
-        [item(gate)], folder=folder, conf=settings, plugin="jars", packages_jars=jars
+        [item(gate)],
+        folder=folder,
+        conf=settings,
+        plugin="jars",
+        packages_jars=jars,
+        master=master,
     )
