@@ -167,8 +167,8 @@ private[phoebe] final class UploadQueue(
   }
 
   private def letGo(outputs: Iterable[LinkedOutput]): Unit = outputs.foreach { output =>
-    pool.backlog.done(output)
-    output.release()
+    try output.release()
+    finally pool.backlog.done(output)
   }
 
   /** Uploads may begin: the driver knows of this executor. */
