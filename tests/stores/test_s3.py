@@ -157,34 +157,3 @@ def test_two_drivers_that_commit_the_same_boundaries_at_once(
         app.wait().check()
     for name in (*names, "third"):
         assert not compare_results(_rows(tmp_path / "plain"), _rows(tmp_path / name)), name
-
-
-def test_a_driver_killed_while_a_manifest_is_written_leaves_nothing_to_restore(
-    server: versity.Server, cluster: Cluster, jars: list[Path], tmp_path: Path
-) -> None:
-    store = f"s3a://{versity.BUCKET}/halved"
-    home_, gate = tmp_path / "home", tmp_path / "gate"
-    with versity.relay(server) as relay:
-
-        def submit(name: str) -> apps.RunningApp:
-            conf = server.conf(relay.port)
-            return stored_job.submit(
-                tmp_path / name, home_, store, gate, conf, jars, cluster.master
-            )
-
-        with submit("first") as app:
-            app.wait_for(gate.with_name("gate.reached"))
-            relay.wait_for_held(3)
-            app.kill_driver()
-        assert not committed(server.objects("halved"))
-        assert "committed" not in {checkpoint.state for checkpoint in look("list", store)}
-        relay.holding = False
-        gate.touch()
-        with submit("second") as app:
-            finished = app.wait().check()
-    assert not compare_results(_rows(tmp_path / "first"), _rows(tmp_path / "second"))
-    events = home.checkpoint_events(home_, apps.app_id(finished.folder))
-    assert events["restored"] == 0
-    assert {m["app_id"] for m in map(read_manifest, committed(server.objects("halved")))} <= {
-        apps.app_id(finished.folder)
-    }
