@@ -27,6 +27,7 @@ import json
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -52,6 +53,7 @@ KINDS: tuple[tuple[Cuts, Kill], ...] = (
 LAST: Mapping[Kill, float] = {"late": 0.1, "uniform": 1.0}
 """The share of a run, its end, over which kills are uniform."""
 
+PAIRS = 5
 WARM_UP = 0.1
 """The scale factor of the small data."""
 Answers = Mapping[str, Best]
@@ -129,7 +131,8 @@ def run(options: Options) -> Result:
         for number, job, cuts, kill in (
             (n, *kind) for n in range(rounds) for kind in _order(list(jobs), rng)
         ):
-            need = 2.5 * full.get((number, job, kill), 0.0) + 60
+            known = max((s for (_, name, _), s in full.items() if name == job), default=0.0)
+            need = 3.5 * known + 60
             if options.left_s < need or (job == PIPELINE and options.left_s < 400):
                 continue
             if (number, job, kill) not in full:
@@ -145,7 +148,7 @@ def run(options: Options) -> Result:
     except KeyboardInterrupt:
         options.say("interrupted: the figures of the trials so far")
     unproven = sorted({line for found in judged.values() for line in found.skipped})
-    return _result(trials, list(jobs), unproven, rounds, starts)
+    return _result(trials, list(jobs), unproven, starts)
 
 
 def _order(jobs: Sequence[str], rng: random.Random) -> list[tuple[str, Cuts, Kill]]:
@@ -185,17 +188,20 @@ def computed_s(listed: Sequence[Query], answers: Answers, work_s: float, full_s:
 def _items(
     prepared: Prepared, listed: Sequence[Query], answers: Answers | None, gate: Path
 ) -> list[queries.Item]:
-    """The queries on small data, then the gate, then the queries."""
+    """The queries on small data, which are not checkpointed, then the gate, then the queries."""
+    unchanged = {"spark.phoebe.mode": "advise"}
     found = [
-        queries.Item(f"warm-up {q.name}", data_of(q.name, WARM_UP), text=q.name, output=False)
+        queries.Item(
+            f"warm-up {q.name}", data_of(q.name, WARM_UP), text=q.name, output=False, conf=unchanged
+        )
         for q in listed
     ]
     for query in listed:
-        settings: dict[str, str] = {}
+        settings = {"spark.phoebe.mode": "apply"}
         if answers is not None:
             settings["spark.phoebe.force"] = query.force(answers[query.name])
-            off = settings["spark.phoebe.force"] == "none"
-            settings["spark.phoebe.mode"] = "off" if off else "apply"
+            if settings["spark.phoebe.force"] == "none":
+                settings["spark.phoebe.mode"] = "off"
         first = query is listed[0]
         data = data_of(query.name, prepared.scale_factor)
         item = queries.Item(query.name, data, conf=settings, pause_before=gate if first else None)
@@ -337,7 +343,6 @@ def _result(
     trials: Sequence[Trial],
     jobs: Sequence[str],
     unproven: Sequence[str] = (),
-    rounds: int = 1,
     starts: Sequence[float] = (),
 ) -> Result:
     figures: dict[str, Any] = {}
@@ -369,7 +374,7 @@ def _result(
     left = [(j, c, k) for j in jobs for c, k in KINDS if (j, c, k) not in done]
     skipped = [f"{' '.join(one)}: no time left, or over before its kill" for one in left]
     doubts = [*unproven, *_doubts(trials), *skipped]
-    return Result(figures, repeats=rounds, why_null=why, skipped=doubts)
+    return Result(figures, repeats=_repeats(trials), why_null=why, skipped=doubts)
 
 
 def _figures(cuts: Cuts, kill: Kill, trials: Sequence[Trial]) -> dict[str, float | None]:
@@ -404,9 +409,16 @@ def _look_mib_s(trials: Sequence[Trial]) -> float | None:
     return sum(t.restored.bytes for t in trials) / 2**20 / (ms / 1000) if ms else None
 
 
+def _repeats(trials: Sequence[Trial]) -> int:
+    """The least number of trials of a job, cuts and kill, of those that there are."""
+    return min(Counter((t.job, t.cuts, t.kill) for t in trials).values(), default=0)
+
+
 def _doubts(trials: Sequence[Trial]) -> list[str]:
     """What falls short of the rules fixed for this bench."""
-    found = ["repeats: a trial of each job, cuts and kill a round; the rule is at least 5 pairs"]
+    found = []
+    if (repeats := _repeats(trials)) < PAIRS:
+        found.append(f"repeats: {repeats} of a job, cuts and kill; the rule is at least {PAIRS}")
     jobs = {t.job for t in trials}
     deep = {t.job for t in trials if t.restored.upstream >= 2}
     if 2 * len(deep) < len(jobs):

@@ -254,6 +254,7 @@ private[phoebe] final class CheckpointAttempt(
         runtime.committed(place)
         recomputedAlike.left.foreach(abandon)
         if (switch(statuses, manifest)) {
+          runtime.stands(place)
           tell(
             "committed",
             "bytes" -> manifest.bytes,

@@ -56,6 +56,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   private val executions = new ConcurrentHashMap[Long, ExecutionState]()
   private val written = new OwnCheckpoints
+  private val releasing = new AtomicBoolean
   private val restoredPlaces = ConcurrentHashMap.newKeySet[CheckpointPlace]()
   private val clock = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-checkpoint-clock")
 
@@ -133,6 +134,9 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   def committed(place: CheckpointPlace): Unit = written.add(place)
 
+  /** Readers are sent to it. */
+  def stands(place: CheckpointPlace): Unit = written.stands(place)
+
   /** It was given up while it was being committed. */
   def withdrawn(place: CheckpointPlace): Unit = {
     written.withdraw(place)
@@ -145,9 +149,13 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       case attempt: CheckpointAttempt => written.forgotten(attempt.place)
       case _ => // what another application wrote is its own
     }
-    val superseded = written.superseded()
-    if (superseded.nonEmpty) pool.execute { () =>
-      Guard.run("remove superseded checkpoints")(written.gone(store.release(superseded)))
+    // One at a time: it lists the catalogue and reads the leases. What comes meanwhile goes next time.
+    if (written.superseded().nonEmpty && releasing.compareAndSet(false, true)) pool.execute { () =>
+      try
+        Guard.run("remove superseded checkpoints") {
+          written.gone(store.release(written.superseded()))
+        }
+      finally releasing.set(false)
     }
   }
 

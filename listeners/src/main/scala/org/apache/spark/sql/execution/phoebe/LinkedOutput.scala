@@ -71,7 +71,10 @@ private[phoebe] final case class LinkedOutput(
     finally in.close()
   }
 
-  def release(): Unit = links.foreach(link => Files.deleteIfExists(link.toPath))
+  /** Takes the names away; one that cannot be is left, and never a reason to fail. */
+  def release(): Unit = links.foreach { link =>
+    Guard.run("remove a name of a map output")(Files.deleteIfExists(link.toPath): Unit)
+  }
 }
 
 /**

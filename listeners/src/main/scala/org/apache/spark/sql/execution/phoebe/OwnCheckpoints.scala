@@ -14,6 +14,9 @@ private[phoebe] final class OwnCheckpoints {
 
   /** By fingerprint, in the order in which they were committed. */
   private val committed = mutable.Map.empty[String, Vector[CheckpointPlace]]
+
+  /** Those that were not given up at the last moment. */
+  private val standing = mutable.Set.empty[CheckpointPlace]
   private val unread = mutable.Set.empty[CheckpointPlace]
 
   /** Superseded, and not known to be gone: another application may read them. */
@@ -23,6 +26,9 @@ private[phoebe] final class OwnCheckpoints {
     committed(place.fingerprint) = of(place.fingerprint) :+ place
   }
 
+  /** Its shuffle's readers go to it from now on. */
+  def stands(place: CheckpointPlace): Unit = synchronized(standing += place)
+
   /** It was given up after all, and is removed. */
   def withdraw(place: CheckpointPlace): Unit = synchronized(drop(place))
 
@@ -31,12 +37,14 @@ private[phoebe] final class OwnCheckpoints {
     if (of(place.fingerprint).contains(place)) unread += place
   }
 
-  /** Those that nothing here reads and that a later one stands for; each is named once. */
+  /** Those that nothing here reads and that a later one stands for, until they are gone. */
   def superseded(): Set[CheckpointPlace] = synchronized {
-    val found = committed.valuesIterator.flatMap(_.dropRight(1)).filter(unread).toSet
+    val found = committed.valuesIterator.flatMap { places =>
+      places.take(places.lastIndexWhere(standing)).filter(unread)
+    }.toSet
     found.foreach(drop)
     leaving ++= found
-    found
+    leaving.toSet
   }
 
   def gone(places: Set[CheckpointPlace]): Unit = synchronized(leaving --= places)
@@ -50,6 +58,7 @@ private[phoebe] final class OwnCheckpoints {
 
   private def drop(place: CheckpointPlace): Unit = {
     unread -= place
+    standing -= place
     of(place.fingerprint).filterNot(_ == place) match {
       case Vector() => committed -= place.fingerprint
       case left => committed(place.fingerprint) = left

@@ -19,8 +19,9 @@ import org.apache.spark.util.ThreadUtils
  * that a store that is slower than the tasks costs checkpoints, and neither disk nor memory.
  *
  * As long as a query runs its shuffle files stay anyway, and names of our own for them cost nothing;
- * but what waits outlives the query. So it may be as large as what its disk has left: of what would
- * be free without it, it never holds more than half. What is gathered for one pack on purpose
+ * but what waits outlives the query. So it may be as large as what its disk has left when it is queued
+ * (all that waits against the disk of the one that comes: a bound for each disk, if there are several).
+ * What is gathered for one pack on purpose
  * (`UploadQueue.MostBytes`) may wait in any case: on a disk that is nearly full a commit is what
  * frees. The number is bounded for the heap, where an output takes about a kilobyte.
  *
@@ -147,8 +148,10 @@ private[phoebe] final class UploadQueue(
     else pool.backlog.take(output) match {
       case Some(reason) =>
         output.release()
-        close()
+        val left = shut()
         giveUp(Upload(null, Array(output.output), 0, reason))
+        // Thousands of names, perhaps: not on a map task's time.
+        pool.later("let go of map outputs", 0)(letGo(left))
       case None => if (!enqueue(output)) letGo(Seq(output))
     }
 
@@ -167,8 +170,8 @@ private[phoebe] final class UploadQueue(
   }
 
   private def letGo(outputs: Iterable[LinkedOutput]): Unit = outputs.foreach { output =>
-    try output.release()
-    finally pool.backlog.done(output)
+    output.release()
+    pool.backlog.done(output)
   }
 
   /** Uploads may begin: the driver knows of this executor. */
@@ -191,17 +194,17 @@ private[phoebe] final class UploadQueue(
   }
 
   /** Gives up what waits and what is under way. */
-  def close(): Unit = {
-    val abandoned = synchronized {
-      closed = true
-      // Only while they are in here: the threads go on to other shuffles.
-      running.filter(_ ne Thread.currentThread).foreach(_.interrupt())
-      val left = waiting.toList ++ batches.flatten
-      waiting.clear()
-      batches.clear()
-      left
-    }
-    letGo(abandoned)
+  def close(): Unit = letGo(shut())
+
+  /** Nothing more is uploaded; what waited is the caller's to let go. */
+  private def shut(): Seq[LinkedOutput] = synchronized {
+    closed = true
+    // Only while they are in here: the threads go on to other shuffles.
+    running.filter(_ ne Thread.currentThread).foreach(_.interrupt())
+    val left = waiting.toList ++ batches.flatten
+    waiting.clear()
+    batches.clear()
+    left
   }
 
   /** @param all also what is not enough for a pack yet */

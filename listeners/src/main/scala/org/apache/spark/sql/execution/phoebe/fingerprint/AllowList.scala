@@ -29,9 +29,11 @@ private[fingerprint] object AllowList {
   val formats: Set[String] = formatNames.toSet
 
   /** What the lists say: what was stored under other ones may be what these were changed for. */
-  val version: String = {
+  val version: String = versionOf(listed)
+
+  def versionOf(lists: Seq[Seq[String]]): String = {
     val digest = new Digest("lists")
-    listed.foreach(digest.addAll(_))
+    lists.foreach(digest.addAll(_))
     digest.hex().take(12)
   }
 

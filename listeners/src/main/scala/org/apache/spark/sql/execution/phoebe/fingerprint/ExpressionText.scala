@@ -18,6 +18,7 @@ import org.apache.spark.sql.catalyst.expressions.aggregate.{
   Min
 }
 import org.apache.spark.sql.catalyst.expressions.objects.{Invoke, StaticInvoke}
+import org.apache.spark.sql.catalyst.expressions.variant.VariantGet
 import org.apache.spark.sql.catalyst.util.{DateTimeUtils, UnsafeRowUtils}
 import org.apache.spark.sql.execution.{BaseSubqueryExec, InSubqueryExec, ScalarSubquery}
 import org.apache.spark.sql.internal.SQLConf
@@ -147,7 +148,8 @@ private[fingerprint] final class ExpressionText(
 
   /**
    * Spark's own canonical form orders commutative operands, and exchanges are reused by it: a plan
-   * may then hold one where it held the other, so their texts must be the same here too.
+   * may then hold one where it held the other, so their texts are the same here too. (Not those of
+   * chains that Spark orders although a step may overflow: what is above is then found no more.)
    */
   private def commutative(
       e: Expression,
@@ -328,14 +330,22 @@ private[fingerprint] object ExpressionText {
   /** The zone of whose date `e` makes a time from a string that is a mere time of day, if it may. */
   def clock(e: Expression): Option[String] = e match {
     case c: Cast if readsTime(c.child.dataType, c.dataType) => Some(zoneOf(c))
-    case s: JsonToStructs if hasTime(s.dataType) => Some(zoneOf(s))
-    case s: CsvToStructs if hasTime(s.dataType) => Some(zoneOf(s))
-    case s: XmlToStructs if hasTime(s.dataType) => Some(zoneOf(s))
+    case s: JsonToStructs if hasTime(s.dataType) => Some(zoneOf(s, s.options))
+    case s: CsvToStructs if hasTime(s.dataType) => Some(zoneOf(s, s.options))
+    case s: XmlToStructs if hasTime(s.dataType) => Some(zoneOf(s, s.options))
+    case v: VariantGet if hasTime(v.targetType) => Some(zoneOf(v))
     case _ => None
   }
 
-  private def zoneOf(e: TimeZoneAwareExpression): String =
-    e.timeZoneId.getOrElse(SQLConf.get.sessionLocalTimeZone)
+  private def zoneOf(
+      e: TimeZoneAwareExpression,
+      options: Map[String, String] = Map.empty
+  ): String =
+    option(options, "timeZone").orElse(e.timeZoneId).getOrElse(SQLConf.get.sessionLocalTimeZone)
+
+  /** A reader's option, whatever the case of its name. */
+  def option(options: Map[String, String], key: String): Option[String] =
+    options.collectFirst { case (k, v) if k.equalsIgnoreCase(key) => v }
 
   private def readsTime(from: DataType, to: DataType): Boolean = (from, to) match {
     case (_: StringType, TimestampType) => true

@@ -60,13 +60,17 @@ private[fingerprint] object Settings {
    * Hadoop's settings that file readers look at, wherever they were set. What Hadoop's own defaults say
    * is left out: when they are loaded depends on which classes an application has used.
    */
-  def ofReaders(hadoop: Configuration): Map[String, String] =
-    hadoop.iterator.asScala.map(_.getKey).filter(key => readerPrefixes.exists(key.startsWith))
+  def ofReaders(hadoop: Configuration): Map[String, String] = {
+    // It adds files of settings to every configuration when it is loaded: now or in mid-query.
+    Class.forName("org.apache.hadoop.mapred.JobConf")
+    hadoop.iterator.asScala.map(_.getKey)
+      .filter(key => readerPrefixes.exists(key.startsWith) && !AllowList.isNeutral(key))
       .filterNot { key =>
         val sources = hadoop.getPropertySources(key)
         sources != null && sources.nonEmpty && sources.last.endsWith("-default.xml")
       }
       .map(key => key -> hadoop.get(key, "")).toMap
+  }
 
   /** What counts, by name. */
   def parts(
@@ -92,7 +96,8 @@ private[fingerprint] object Settings {
       "jvm_locale" -> Locale.getDefault.toString,
       "fingerprint" -> s"$Scheme/${AllowList.version}"
     )
-    (set ++ readers ++ ofExecutors(core)).toMap.toSeq.sorted ++ resolved
+    // What a session sets, readers are given in the place of Hadoop's own.
+    (readers.iterator ++ set ++ ofExecutors(core)).toMap.toSeq.sorted ++ resolved
   }
 
   /** What gives executors another time zone or locale than the driver's. */

@@ -46,17 +46,14 @@ private[fingerprint] object Sources {
   }
 
   private def isOn(options: Map[String, String], key: String): Boolean =
-    valueOf(options, key).exists(_.equalsIgnoreCase("true"))
-
-  private def valueOf(options: Map[String, String], key: String): Option[String] =
-    options.collectFirst { case (k, v) if k.equalsIgnoreCase(key) => v }
+    ExpressionText.option(options, key).exists(_.equalsIgnoreCase("true"))
 
   /** The zone of whose date a reader of text makes times from mere times of day, if it may. */
   def clock(scan: FileSourceScanExec): Option[String] = {
     val relation = scan.relation
     if (!texts(relation.fileFormat.getClass.getName)) None
     else if (!ExpressionText.hasTime(scan.requiredSchema)) None
-    else Some(valueOf(relation.options, "timeZone").getOrElse(
+    else Some(ExpressionText.option(relation.options, "timeZone").getOrElse(
       relation.sparkSession.sessionState.conf.sessionLocalTimeZone
     ))
   }

@@ -7,6 +7,7 @@ import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.SparkConf
 import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.expressions.variant.VariantGet
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.Env
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
@@ -30,6 +31,17 @@ class SurroundingsSuite extends AnyFunSuite {
     val withTime = new StructType().add("at", TimestampType)
     assert(countsDate(JsonToStructs(withTime, Map.empty, column, zone)))
     assert(!countsDate(JsonToStructs(new StructType().add("n", LongType), Map.empty, column, zone)))
+    val tokyo = JsonToStructs(withTime, Map("timezone" -> "Asia/Tokyo"), column, zone)
+    assert(ExpressionText.clock(tokyo).contains("Asia/Tokyo"))
+    val variant = AttributeReference("s", VariantType)(column.exprId)
+    assert(countsDate(VariantGet(
+      variant,
+      Literal("$.at"),
+      TimestampType,
+      failOnError = false,
+      zone
+    )))
+    assert(!countsDate(VariantGet(variant, Literal("$.n"), LongType, failOnError = false, zone)))
     assert(!countsDate(Cast(column, TimestampNTZType, zone)))
     assert(!countsDate(Cast(column, DateType, zone)))
     assert(!countsDate(Cast(Cast(column, DateType, zone), TimestampType, zone)))
@@ -67,6 +79,18 @@ class SurroundingsSuite extends AnyFunSuite {
 
   test("what was named under other lists is not found again") {
     assert(parts()("fingerprint").endsWith(AllowList.version))
+    val versions = Seq(Seq(Seq("a", "b"), Nil), Seq(Seq("a"), Seq("b")), Seq(Seq("a"), Nil))
+    assert(versions.map(AllowList.versionOf).distinct.size == 3)
+  }
+
+  test("what a session sets counts before what Hadoop's settings say") {
+    val key = "orc.force.positional.evolution"
+    def named(session: String): Map[String, String] = {
+      val sql = new SQLConf
+      sql.setConfString(key, session)
+      Settings.parts(sql, new SparkConf(false), Map(key -> "false")).toMap
+    }
+    assert(named("true")(key) == "true" && named("false")(key) == "false")
   }
 
   test("Hadoop's settings of readers count wherever they were set, its defaults do not") {
@@ -76,6 +100,7 @@ class SurroundingsSuite extends AnyFunSuite {
     assert(!before.contains("io.compression.codec.bzip2.library"))
     hadoop.set("orc.force.positional.evolution", "true")
     hadoop.set("fs.defaultFS", "file:///")
+    hadoop.set("parquet.encryption.key.access.token", "of today")
     assert(
       Settings.ofReaders(hadoop) == before + ("orc.force.positional.evolution" -> "true")
     )
