@@ -210,6 +210,10 @@ def test_cancelled_queries_leave_nothing(said: dict[str, Any]) -> None:
     assert after["shuffles"] <= before["shuffles"] + 4
 
 
+LATE = 40
+"""Shuffles that Spark's cleaner may not have come to yet."""
+
+
 def flat(soak: list[dict[str, Any]]) -> None:
     third, end = soak
     assert end["executions"] == 0
@@ -217,8 +221,8 @@ def flat(soak: list[dict[str, Any]]) -> None:
     assert end["heap_kib"] <= third["heap_kib"] + 24 * 1024
     assert end["shuffle_files"] <= third["shuffle_files"] + 4
     # Registered with Spark's map output tracker: Spark forgets them some time after a collection;
-    # kept for good they would be two and more for each query.
-    assert end["shuffles"] <= third["shuffles"] + 40
+    # kept for good they would be two and more for each query, and so would be what goes with them.
+    assert end["shuffles"] <= third["shuffles"] + LATE
     same(third, end)
 
 
@@ -229,9 +233,9 @@ def same(before: dict[str, Any], after: dict[str, Any]) -> None:
         assert found["links"] == 0
         assert found["open_data"] == []
     assert after["open_files"] <= before["open_files"] + 8
-    assert after["our_shuffles"] <= before["our_shuffles"] + 4
-    assert after["committed"] <= before["committed"] + 4
-    assert after["store_files"] <= before["store_files"] + 8
+    assert after["our_shuffles"] <= before["our_shuffles"] + LATE
+    assert after["committed"] <= before["committed"] + LATE
+    assert after["store_files"] <= before["store_files"] + 3 * LATE  # manifest, pack, its checksums
 
 
 def test_a_hundred_queries_leave_memory_threads_and_disks_flat(said: dict[str, Any]) -> None:

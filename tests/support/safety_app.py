@@ -450,16 +450,20 @@ def open_files(pid: int) -> list[str]:
 
 def leftovers(app: App) -> dict[str, Any]:
     """What must not grow: in Spark, in the store, on local disks, in our maps."""
-    gc.collect()
-    for _ in range(3):
-        app.jvm.System.gc()
-        time.sleep(0.3)
-    # What Spark has forgotten since goes at a query's end.
-    app.spark.sql("select 1").collect()
-    app.settled()
     runtime = app.jvm.java.lang.Runtime.getRuntime()
     tracker = app.jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
     ours = app.jvm.org.apache.spark.sql.execution.phoebe.PhoebeRuntime.active().get().slot().get()
+    known: list[int] = []
+    # Spark's cleaner takes its time after a collection, and what it has forgotten since is
+    # forgotten here at a query's end: until three rounds in a row have changed nothing.
+    while len(known) < 4 or (len(set(known[-4:])) > 1 and len(known) < 20):
+        gc.collect()
+        app.jvm.System.gc()
+        time.sleep(0.3)
+        app.spark.sql("select 1").collect()
+        app.settled()
+        known.append(ours.shuffles().all().size())
+    app.jvm.System.gc()
     sizes = {}
     for field in ours.getClass().getDeclaredFields():
         field.setAccessible(True)
