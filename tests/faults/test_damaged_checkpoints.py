@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 
 from tests.support import apps, home, places, queries, store, stored_job, tpc
 from tests.support.compare import compare_results
+from tests.support.waiting import until
 
 SQL = """
 select o_orderpriority, count(*) as n, sum(total) as total
@@ -205,7 +205,7 @@ def test_an_input_that_changes_before_the_commit_costs_what_read_it(
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 5_000_000))
         control.unlink()
         log = folder / "driver.log"
-        _until(lambda: log.read_text().count("phoebe: checkpoint abandoned") == 2)
+        until(lambda: log.read_text().count("phoebe: checkpoint abandoned") == 2, "both abandoned")
         store.wait_for_commits(place, 1)
         gate.touch()
         app.wait().check()
@@ -217,13 +217,6 @@ def test_an_input_that_changes_before_the_commit_costs_what_read_it(
     assert store.attempts(place) == [store.data_of(left)], "something is left of the others"
     orders = pq.read_metadata(data / "orders.parquet").num_rows
     assert store.read_manifest(left)["rows"] == orders
-
-
-def _until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout_s} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture

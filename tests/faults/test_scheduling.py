@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tests.support.store import (
     wait_for_commits,
 )
 from tests.support.tpc import data
+from tests.support.waiting import until
 
 FORCED = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "e1"}
 SQL = trials.sql_of("one", 1500)
@@ -83,18 +84,9 @@ def _served(folder: Path, cluster: Cluster, **conf: str) -> Served:
     )
 
 
-def _until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
-        time.sleep(0.05)
-
-
 def _two_executors(served: Served) -> None:
     """Registered, not only started: tasks can go to both."""
-    _until(
-        lambda: served.log.count("Registered executor NettyRpcEndpointRef") >= 2, "two executors"
-    )
+    until(lambda: served.log.count("Registered executor NettyRpcEndpointRef") >= 2, "two executors")
 
 
 def _executors(cluster: Cluster) -> list[int]:
@@ -164,7 +156,7 @@ def test_a_stage_tried_again(folder: Path, cluster: Cluster) -> None:
         _two_executors(served)
         (here / "control").write_text("write 2000\n")
         asked = served.ask("forced", SQL, FORCED)
-        _until(lambda: any((here / "store" / "data").glob("*/*/*.pack")), "an upload")
+        until(lambda: any((here / "store" / "data").glob("*/*/*.pack")), "an upload")
         os.kill(_executors(cluster)[0], signal.SIGKILL)
         (here / "control").unlink()
         assert served.answer(asked).error is None
@@ -185,11 +177,11 @@ def test_upstream_files_are_freed_where_the_checkpoint_was_never_met(
     with _served(here, cluster) as served:
         _two_executors(served)
         asked = served.ask("forced", trials.sql_of("one", 6000), FORCED)
-        _until(lambda: all(_shuffles_by_worker(cluster)), "files of both executors")
+        until(lambda: all(_shuffles_by_worker(cluster)), "files of both executors")
         assert served.answer(asked).error is None
-        _until(lambda: "bytes of local files freed" in served.log, "the checkpoint's own are freed")
+        until(lambda: "bytes of local files freed" in served.log, "the checkpoint's own are freed")
         # What is left is what the last stage read.
-        _until(lambda: len(set().union(*_shuffles_by_worker(cluster))) == 1, "upstream is freed")
+        until(lambda: len(set().union(*_shuffles_by_worker(cluster))) == 1, "upstream is freed")
         assert served.run("plain", trials.sql_of("one", 6000), trials.PLAIN).error is None
         served.stop()
     assert not compare_results(served.output("plain"), served.output("forced"))
@@ -235,18 +227,18 @@ def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
         # A pack takes as long, and then the manifest: the kill comes while that is written.
         (here / "control").write_text("write 3000\n")
         asked = served.ask("forced", trials.sql_of("one", 6000), FORCED)
-        _until(lambda: any((here / "store" / "data").glob("*/*/*.pack")), "an upload")
+        until(lambda: any((here / "store" / "data").glob("*/*/*.pack")), "an upload")
         time.sleep(4.5)
         files = {path: set(_map_ids(path)) for path in local.glob("spark-*/executor-*")}
         os.kill(_executors(cluster)[0], signal.SIGKILL)
         assert "committed to" not in served.log
-        _until(lambda: "committed to" in served.log, "a commit")
+        until(lambda: "committed to" in served.log, "a commit")
         map_ids = set(read_manifest(wait_for_commits(here / "store", 1)[0])["map_ids"])
         # The worker's executors share its directory: whose a file is, only the service knows.
         assert map_ids <= set().union(*files.values())
         assert served.answer(asked).error is None
         assert served.run("same", trials.sql_of("one", 6000), trials.PLAIN).error is None
-        _until(lambda: not any(map_ids & set(_map_ids(path)) for path in files), "no file left", 20)
+        until(lambda: not any(map_ids & set(_map_ids(path)) for path in files), "no file left", 20)
         served.stop()
     ran_on = {
         event["Task Info"]["Executor ID"]
@@ -273,7 +265,7 @@ def test_idle_executors_are_released_after_a_commit(folder: Path, cluster: Clust
     ) as served:
         forced = {**FORCED, "spark.phoebe.force": "all"}
         assert served.run("forced", SQL, forced).error is None
-        _until(lambda: not _executors(cluster), "no executor is kept", 40)
+        until(lambda: not _executors(cluster), "no executor is kept", 40)
         assert served.run("plain", SQL, trials.PLAIN).error is None
         time.sleep(8)
         assert _executors(cluster), "without checkpoints they are kept: the test can tell"
@@ -297,11 +289,11 @@ def _last_upload_in_trouble(
         control.write_text(f"write {trouble}\n")
         assert served.answer(asked).error is None
         if released:
-            _until(lambda: incomplete(store), "the last upload has begun")
-            _until(lambda: not _executors(cluster), "the executors are let go")
+            until(lambda: incomplete(store), "the last upload has begun")
+            until(lambda: not _executors(cluster), "the executors are let go")
             assert "phoebe: checkpoint abandoned" not in served.log
-        _until(lambda: "phoebe: checkpoint abandoned" in served.log, "it is given up", 200)
-        _until(lambda: len(attempts(store)) == others, "nothing is left of it")
+        until(lambda: "phoebe: checkpoint abandoned" in served.log, "it is given up", 200)
+        until(lambda: len(attempts(store)) == others, "nothing is left of it")
         assert not incomplete(store)
         control.unlink()
         assert served.run("plain", sql, trials.PLAIN).error is None

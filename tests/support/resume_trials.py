@@ -25,7 +25,7 @@ from tests.support.compare import compare_results
 from tests.support.places import testing_jar
 from tests.support.served import Answer, Served
 from tests.support.store import committed, data_of, incomplete
-from tests.support.trials import SHAPES, MissedError, Outcome, Trial
+from tests.support.trials import SHAPES, MissedError, Outcome, Trial, await_moment, still_runs
 
 FIRST = ("driver_map", "driver_copy", "driver_commit", "driver_free", "driver_between")
 """When the first driver is killed; in all others it is when everything is committed."""
@@ -230,7 +230,7 @@ class ResumeBench:
             delay = self._moment(trial, rng, number)
             time.sleep(delay)
             if trial.kind != "driver_between":
-                self._still_runs(number)
+                still_runs(self.served, number)
         finally:
             self._kill()
         return f"{trial.kind if trial.kind in FIRST else 'driver_all'} + {delay:.2f} s"
@@ -241,30 +241,32 @@ class ResumeBench:
             case "driver_map":
                 return rng.uniform(0.05, 0.4) * self.plain[trial.shape][1]
             case "driver_copy":
-                self._await(number, lambda: any(self.store.glob("data/*/*/*.pack")))
+                await_moment(self.served, number, lambda: any(self.store.glob("data/*/*/*.pack")))
                 return rng.uniform(0.0, 0.05)
             case "driver_commit":
                 names = ("data/*/*/manifest.tmp", "catalog/*.manifest")
-                self._await(number, lambda: any(p for n in names for p in self.store.glob(n)))
+                await_moment(
+                    self.served, number, lambda: any(p for n in names for p in self.store.glob(n))
+                )
             case "driver_free":
-                self._await(number, lambda: bool(committed(self.store)))
+                await_moment(self.served, number, lambda: bool(committed(self.store)))
                 return rng.uniform(0.0, 0.3)
             case "driver_between":
                 self._answer(number)
             case _:
                 wanted = SHAPES[trial.shape][2]
-                self._await(number, lambda: len(committed(self.store)) >= wanted)
+                await_moment(self.served, number, lambda: len(committed(self.store)) >= wanted)
         return 0.0
 
     def _second(self, trial: Trial, rng: random.Random, number: int) -> str:
         """What happens while the query resumes; ``MissedError`` if nothing does."""
         if trial.kind in ("driver_restore", "restore_gc"):
-            self._await(number, lambda: any(self.store.glob("catalog/*.reader-*")))
+            await_moment(self.served, number, lambda: any(self.store.glob("catalog/*.reader-*")))
         else:
-            self._await(number, lambda: bool(self._restored()))
+            await_moment(self.served, number, lambda: bool(self._restored()))
         delay = rng.uniform(0.0, 2.0 if trial.kind == "driver_resumed" else 0.4)
         time.sleep(delay)
-        self._still_runs(number)
+        still_runs(self.served, number)
         worker = rng.randrange(len(self.cluster.workers))
         match trial.kind:
             case "restore_executor":
@@ -312,19 +314,6 @@ class ResumeBench:
             while True:
                 out.write(b"\0" * 4096)
         return "the store's disk is full"
-
-    def _await(self, number: int, condition: Callable[[], bool]) -> None:
-        """Waits for a moment of the query; ``MissedError`` if the query ends before it comes."""
-        while self.served.answered(number) is None and self.served.app.running:
-            with suppress(OSError):
-                if condition():
-                    return
-            time.sleep(0.005)
-        raise MissedError("the query ended before the moment came")
-
-    def _still_runs(self, number: int) -> None:
-        if self.served.answered(number) is not None:
-            raise MissedError("the query was over")
 
     def _clear(self) -> None:
         """Empties the store; what the running driver says of itself stays."""

@@ -146,6 +146,22 @@ def draw(count: int, seed: int, kinds: tuple[str, ...] = KINDS) -> list[Trial]:
     ]
 
 
+def await_moment(served: Served, asked: int, condition: Callable[[], bool]) -> None:
+    """Waits for a moment of a query; ``MissedError`` if the query ends before it comes."""
+    while served.answered(asked) is None and served.app.running:
+        with suppress(OSError):  # what is listed may be removed meanwhile
+            if condition():
+                return
+        time.sleep(0.005)
+    raise MissedError("the query ended before the moment came")
+
+
+def still_runs(served: Served, asked: int) -> None:
+    """``MissedError`` if a query was over."""
+    if served.answered(asked) is not None:
+        raise MissedError("the query was over")
+
+
 class Bench:
     """One application on a cluster, for trials one after the other."""
 
@@ -272,29 +288,31 @@ class Bench:
                 time.sleep(share * self.plain[trial.shape])
                 at = round(share, 2)
             case "executor_copy":
-                self._await(asked, lambda: any((self.store / "data").glob("*/*/*.pack")))
+                await_moment(
+                    self.served, asked, lambda: any((self.store / "data").glob("*/*/*.pack"))
+                )
                 time.sleep(at)
             case "executor_commit":
-                self._await(asked, lambda: bool(committed(self.store)))
+                await_moment(self.served, asked, lambda: bool(committed(self.store)))
             case "executor_read":
-                self._await(asked, lambda: self._all_committed(trial))
+                await_moment(self.served, asked, lambda: self._all_committed(trial))
                 at = round(at + rng.uniform(0.2, 1.0), 2)
                 time.sleep(at)
             case "store_fails" | "store_hangs":
-                self._await(asked, lambda: self._all_committed(trial))
+                await_moment(self.served, asked, lambda: self._all_committed(trial))
                 line = f"{rng.choice(('*', 'read'))} {self._trouble(trial)}"
                 self.control.write_text(line + "\n")
                 return f"{line} after commit"
             case "disk_full":
                 time.sleep(at)
-                self._still_runs(asked)
+                still_runs(self.served, asked)
                 return self._fill(rng)
             case _:
-                self._await(asked, lambda: self._all_committed(trial))
+                await_moment(self.served, asked, lambda: self._all_committed(trial))
                 time.sleep(at)
-                self._still_runs(asked)
+                still_runs(self.served, asked)
                 return self._damage(trial.kind, rng)
-        self._still_runs(asked)
+        still_runs(self.served, asked)
         number = rng.randrange(len(self.cluster.workers))
         if trial.kind == "worker":
             self.cluster.restart_worker(number, down_s=rng.uniform(0, 2))
@@ -306,19 +324,6 @@ class Bench:
 
     def _all_committed(self, trial: Trial) -> bool:
         return len(committed(self.store)) >= SHAPES[trial.shape][2]
-
-    def _await(self, asked: int, condition: Callable[[], bool]) -> None:
-        """Waits for a moment of the query; ``MissedError`` if the query ends before it comes."""
-        while self.served.answered(asked) is None and self.served.app.running:
-            with suppress(OSError):  # what is listed may be removed meanwhile
-                if condition():
-                    return
-            time.sleep(0.01)
-        raise MissedError("the query ended before the moment came")
-
-    def _still_runs(self, asked: int) -> None:
-        if self.served.answered(asked) is not None:
-            raise MissedError("the query was over")
 
     def _trouble(self, trial: Trial) -> str:
         return "fail" if trial.kind == "store_fails" else "hang"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pytest
 from phoebe_spark.tables import Tables
 from tests.support import s3
 from tests.support.apps import FinishedApp, RunningApp, submit
+from tests.support.waiting import until
 
 APP = Path(__file__).with_name("app.py")
 RESULT = "RESULT 499500"
@@ -87,13 +87,6 @@ def seconds_to_stop(finished: FinishedApp) -> float:
         if (found := re.search(rf"^(\S+ \S+) INFO SparkContext: {mark}", finished.log, re.M))
     ]
     return (ends[1] - ends[0]).total_seconds()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)
 
 
 def script(folder: Path, text: str) -> str:
@@ -235,11 +228,11 @@ def test_a_companion_that_is_none(job: Job, fake: str, complaint: str) -> None:
 def test_a_companion_killed_in_mid_run(job: Job) -> None:
     go_on = job.folder / "go on"
     with job.start("--hold", str(go_on), **{"harvest.flush_interval_ms": "200"}) as app:
-        wait_until(lambda: "HOLDING" in log_of(app), 90)
-        wait_until(lambda: bool(Tables(job.home).read("executions").num_rows), 20)
+        until(lambda: "HOLDING" in log_of(app), "it runs", 90)
+        until(lambda: Tables(job.home).read("executions").num_rows, "a row is written", 20)
         (companion,) = companions(app)
         companion.kill()
-        wait_until(lambda: "no companion" in log_of(app), 20)
+        until(lambda: "no companion" in log_of(app), "it is said", 20)
         go_on.touch()
         finished = app.wait(60).check()
     (line,) = said(finished)
@@ -257,7 +250,7 @@ def test_a_companion_killed_in_mid_run(job: Job) -> None:
 
 def test_a_driver_killed_in_mid_run_is_aborted_within_ten_seconds(job: Job) -> None:
     with job.start("--hold", str(job.folder / "never")) as app:
-        wait_until(lambda: "HOLDING" in log_of(app), 90)
+        until(lambda: "HOLDING" in log_of(app), "it runs", 90)
         (companion,) = companions(app)
         app.kill_driver()
         began = time.monotonic()
