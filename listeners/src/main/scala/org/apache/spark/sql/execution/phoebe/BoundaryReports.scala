@@ -6,7 +6,6 @@ import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeLike
 import org.apache.spark.sql.execution.metric.SQLShuffleWriteMetricsReporter
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Parts, Refusal}
-import org.apache.spark.sql.internal.SQLConf
 
 /** Says what was decided about each boundary of a first plan, and why: `boundary` messages. */
 private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
@@ -26,10 +25,9 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
       restores: Restores,
       state: ExecutionState,
       advised: Advised,
-      result: SparkPlan,
-      conf: SQLConf
+      result: SparkPlan
   ): Unit = {
-    val parts = new Parts(conf, phoebe.sparkContext)
+    val parts = state.parts
     // Replacing keeps the order of what it leaves.
     val running = result.collect { case e: ShuffleExchangeLike => e }.iterator
     boundaries.zip(prints).foreach { case (b, print) =>
@@ -84,7 +82,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
       "catalyst_bytes" -> boundary.catalystBytes.map(_.toLong),
       "catalyst_rows" -> boundary.catalystRows.map(_.toLong),
       "decision" -> decision,
-      "reason" -> reason.toJson,
+      "reason" -> reason,
       "predicted" -> predicted,
       "model_version" -> modelVersion,
       "time" -> System.currentTimeMillis()

@@ -7,7 +7,12 @@ import scala.jdk.CollectionConverters._
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
-import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Fingerprinter, Refusal}
+import org.apache.spark.sql.execution.phoebe.fingerprint.{
+  Fingerprint,
+  Fingerprinter,
+  Parts,
+  Refusal
+}
 import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
 
 /** What was decided for one fingerprint within one SQL execution; it holds for all its exchanges. */
@@ -51,6 +56,9 @@ private[phoebe] final class ExecutionState {
     fingerprinter(plan, exchanges)
   }
 
+  /** What the fingerprints of the plan at hand are made of. */
+  def parts: Parts = synchronized(fingerprinter.parts)
+
   /** A fragment in which nothing can be checkpointed or restored: its exchanges get no look. */
   def passOver(plan: SparkPlan, exchanges: Seq[SparkPlan], reason: Reason): Unit = synchronized {
     passedOver = passedOver :+ ((plan, exchanges, reason))
@@ -64,6 +72,16 @@ private[phoebe] final class ExecutionState {
     case (fingerprint, _: Verdict.Write) if !settled.contains(fingerprint) => fingerprint
   }.toSeq
 
+  /** The verdict by which the exchanges of a fingerprint are replaced, if they are. */
+  def replacement(fingerprint: String): Option[Verdict] =
+    Option(verdicts.get(fingerprint)).filter {
+      case _: Verdict.Skip => false
+      case _ => true
+    }
+
+  /** Of the exchanges that may be replaced, by a look, those that are known not to be. */
+  val staying = new Staying
+
   private val replaced = ConcurrentHashMap.newKeySet[Outline]()
 
   /** An exchange has a verdict by which it is replaced. */
@@ -76,10 +94,7 @@ private[phoebe] final class ExecutionState {
   def mayReplace(exchange: ShuffleExchangeExec): Boolean = replaced.contains(outline(exchange))
 
   /** Whether any exchange of a re-plan can need replacing. */
-  def replaces: Boolean = verdicts.values.asScala.exists {
-    case _: Verdict.Skip => false
-    case _ => true
-  }
+  def replaces: Boolean = verdicts.keySet.asScala.exists(replacement(_).isDefined)
 }
 
 private[phoebe] object ExecutionState {

@@ -50,14 +50,17 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     if (mode != Mode.Apply) plan
     else checkpoints.map(runtime => runtime -> runtime.execution(id)) match {
       case Some((runtime, state)) if state.replaces =>
-        val exchanges = plan.collect {
+        val (stay, exchanges) = plan.collect {
           case exchange: ShuffleExchangeExec if state.mayReplace(exchange) => exchange
+        }.partition(state.staying(_))
+        val prints =
+          if (exchanges.isEmpty) Nil else state.fingerprints(session, plan, exchanges)
+        val others = exchanges.zip(prints).collect {
+          case (exchange, print) if !print.exists(f => state.replacement(f.hash).isDefined) =>
+            exchange
         }
-        if (exchanges.isEmpty) plan
-        else {
-          val prints = state.fingerprints(session, plan, exchanges)
-          replaced(plan, id, runtime, state, exchanges, prints)
-        }
+        state.staying.remember(stay ++ others)
+        replaced(plan, id, runtime, state, exchanges, prints)
       case _ => plan
     }
 
@@ -109,7 +112,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       settle(state, open, advised, restores)
       val result =
         if (mode == Mode.Apply) replaced(plan, id, runtime, state, exchanges, prints) else plan
-      reports.decided(id, boundaries, prints, restores, state, advised, result, conf)
+      reports.decided(id, boundaries, prints, restores, state, advised, result)
       result
     } else {
       // Nothing can follow from a fingerprint.
@@ -155,11 +158,9 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     val verdicts = new IdentityHashMap[SparkPlan, (String, Verdict)]
     exchanges.zip(prints).foreach { case (exchange, print) =>
       print.foreach { f =>
-        state.verdicts.get(f.hash) match {
-          case null | _: Verdict.Skip =>
-          case verdict =>
-            state.replacing(exchange)
-            verdicts.put(exchange, f.hash -> verdict)
+        state.replacement(f.hash).foreach { verdict =>
+          state.replacing(exchange)
+          verdicts.put(exchange, f.hash -> verdict)
         }
       }
     }

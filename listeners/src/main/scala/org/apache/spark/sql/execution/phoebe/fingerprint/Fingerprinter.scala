@@ -30,7 +30,7 @@ final case class Fingerprint(hash: String, inputs: Seq[Listing])
 final class Fingerprinter(session: SparkSession) {
   private val lineage = new Lineage(session)
   private val relations = new Relations(lineage)
-  private var settings: Either[Refusal, String] = Right("")
+  private var settings: Either[Refusal, Settings] = Right(Settings("", Nil))
   private lazy val readers = Settings.ofReaders(session.sparkContext.hadoopConfiguration)
   private val known = mutable.HashMap.empty[Statement, Fingerprint]
 
@@ -43,7 +43,7 @@ final class Fingerprinter(session: SparkSession) {
       exchanges: Seq[SparkPlan]
   ): Seq[Either[Refusal, Fingerprint]] = synchronized {
     val now =
-      try Right(Settings.hash(session.sessionState.conf, session.sparkContext.conf, readers))
+      try Right(Settings.of(session.sessionState.conf, session.sparkContext.conf, readers))
       catch { case r: Refused => Left(r.refusal) }
     if (now != settings) known.clear()
     settings = now
@@ -55,10 +55,19 @@ final class Fingerprinter(session: SparkSession) {
     } finally relations.endPass()
   }
 
+  /** What the last plan's fingerprints are made of, part by part. */
+  def parts: Parts = synchronized {
+    new Parts(
+      session.sessionState.conf,
+      session.sparkContext.conf,
+      settings.fold(_ => Nil, _.parts)
+    )
+  }
+
   private def one(exchange: SparkPlan): Either[Refusal, Fingerprint] =
     try {
       exchange match {
-        case shuffle: ShuffleExchangeLike => settings.map(of(shuffle, _))
+        case shuffle: ShuffleExchangeLike => settings.map(s => of(shuffle, s.hash))
         case other => Refused.operator(other.getClass.getName)
       }
     } catch {

@@ -7,7 +7,7 @@ package org.apache.spark.sql.execution.phoebe.fingerprint
 
 import scala.util.control.NonFatal
 
-import org.apache.spark.SparkContext
+import org.apache.spark.SparkConf
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.util.DateTimeUtils
 import org.apache.spark.sql.execution._
@@ -18,14 +18,15 @@ import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
 import org.apache.spark.util.Utils
 
-/** For one plan: settings and the time are read once, as it is planned. */
-final class Parts(sql: SQLConf, sc: SparkContext) {
+/** For one plan, made as it is planned: settings and the time are those of then. */
+final class Parts private[fingerprint] (
+    sql: SQLConf,
+    core: SparkConf,
+    settings: Seq[(String, String)]
+) {
   import Parts._
 
-  private val settings = {
-    val readers = Settings.ofReaders(sc.hadoopConfiguration)
-    Utils.redact(sc.conf, Settings.parts(sql, sc.conf, readers)).toMap
-  }
+  private lazy val shown = Utils.redact(core, settings).toMap
   private val now = new Clock(sql.sessionLocalTimeZone, System.currentTimeMillis())
 
   /**
@@ -36,7 +37,7 @@ final class Parts(sql: SQLConf, sc: SparkContext) {
     try {
       val partitioning = shuffle.outputPartitioning
       Some(Map(
-        "settings" -> settings,
+        "settings" -> shown,
         "inputs" -> fingerprint.inputs.map(input),
         "partitions" -> partitioning.numPartitions,
         "operators" -> (operator(partitioning.getClass.getSimpleName, keys(partitioning), now) +:

@@ -15,6 +15,9 @@ import org.apache.hadoop.conf.Configuration
 import org.apache.spark.{SPARK_VERSION, SparkConf}
 import org.apache.spark.sql.internal.SQLConf
 
+/** @param parts what counts, by name, redacted by nobody */
+private[fingerprint] final case class Settings(hash: String, parts: Seq[(String, String)])
+
 private[fingerprint] object Settings {
 
   /** Raised whenever a change of this package gives other rows one name that had two before. */
@@ -28,15 +31,17 @@ private[fingerprint] object Settings {
    * @param readers
    *   its Hadoop settings that readers look at, see [[ofReaders]]
    */
-  def hash(sql: SQLConf, core: SparkConf, readers: Map[String, String]): String = {
+  def of(sql: SQLConf, core: SparkConf, readers: Map[String, String]): Settings = {
     // Asked on every planning pass, changed hardly ever; the application's own never change.
     val known = last.get
     if (
       known != null && (known.core eq core) && known.sql == sql.settings && known.readers == readers
-    ) known.hash
+    ) known.settings
     else {
       val snapshot = sql.settings.synchronized(new java.util.HashMap(sql.settings))
-      val made = compute(sql, core, readers)
+      val all = parts(sql, core, readers)
+      val hash = new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
+      val made = Settings(hash, all)
       // Not remembered when somebody has set something meanwhile.
       if (snapshot == sql.settings) last.set(new Known(snapshot, core, readers, made))
       made
@@ -47,14 +52,9 @@ private[fingerprint] object Settings {
       val sql: java.util.Map[String, String],
       val core: SparkConf,
       val readers: Map[String, String],
-      val hash: String
+      val settings: Settings
   )
   private val last = new AtomicReference[Known]
-
-  private def compute(sql: SQLConf, core: SparkConf, readers: Map[String, String]): String = {
-    val all = parts(sql, core, readers)
-    new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
-  }
 
   /**
    * Hadoop's settings that file readers look at, wherever they were set. What Hadoop's own defaults say
