@@ -186,6 +186,9 @@ def read(path: Path) -> AppRun:
     metrics: dict[int, dict[int, str]] = {}  # names by id, of each execution
     for event in events(path):
         kind = event["Event"].removeprefix(_SQL)
+        # Jobs can name an execution that no query started (a bench's own do).
+        if kind != "SQLExecutionStart" and event.get("executionId", -1) not in {-1, *metrics}:
+            continue
         match kind:
             case "SparkListenerApplicationStart":
                 run.app_id = event["App ID"]
