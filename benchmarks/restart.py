@@ -133,7 +133,8 @@ def run(options: Options) -> Result:
             (n, *kind) for n in range(rounds) for kind in _order(list(jobs), rng)
         ):
             known = max((s for (_, name, _), s in full.items() if name == job), default=0.0)
-            need = 3.5 * known + 60
+            # The killed application, the resumed one, perhaps a full one, each warmed up before.
+            need = 3.5 * known + 3 * max(starts, default=20.0)
             if options.left_s < need or (job == PIPELINE and options.left_s < 400):
                 continue
             if (number, job, kill) not in full:

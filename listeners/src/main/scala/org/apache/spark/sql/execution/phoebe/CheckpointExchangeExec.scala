@@ -144,34 +144,44 @@ case class CheckpointExchangeExec(
         serializer,
         writeMetrics
       )
-      // The same dependency with another write processor. The first one's shuffle id goes unused
-      // and is forgotten with it.
-      val dependency =
-        if (plain.rdd.outputDeterministicLevel == DeterministicLevel.INDETERMINATE) {
-          attempt.abandon(CheckpointExchangeExec.Indeterminate)
-          plain
-        } else new ShuffleDependency[Int, InternalRow, InternalRow](
-          plain.rdd,
-          plain.partitioner,
-          plain.serializer,
-          plain.keyOrdering,
-          plain.aggregator,
-          plain.mapSideCombine,
-          new CheckpointWriteProcessor(source, writeMetrics, longMetric("dataSize")),
-          plain.rowBasedChecksums,
-          plain.checksumMismatchFullRetryEnabled,
-          plain.checksumMismatchQueryLevelRollbackEnabled
-        )
-      attempt.begin(
-        dependency.shuffleId,
-        plain.rdd.getNumPartitions,
-        plain.partitioner.numPartitions
-      )
-      runtime.begun(dependency.shuffleId, attempt, fingerprint)
+      // No stage is submitted for an input without partitions: there is nothing to keep.
+      val dependency = if (plain.rdd.getNumPartitions == 0) plain else checkpointed(plain)
       metrics("numPartitions").set(dependency.partitioner.numPartitions)
       postDriverMetric("numPartitions")
       dependency
     }
+
+  /**
+   * The same dependency with another write processor. The first one's shuffle id goes unused and is
+   * forgotten with it.
+   */
+  private def checkpointed(
+      plain: ShuffleDependency[Int, InternalRow, InternalRow]
+  ): ShuffleDependency[Int, InternalRow, InternalRow] = {
+    val dependency =
+      if (plain.rdd.outputDeterministicLevel == DeterministicLevel.INDETERMINATE) {
+        attempt.abandon(CheckpointExchangeExec.Indeterminate)
+        plain
+      } else new ShuffleDependency[Int, InternalRow, InternalRow](
+        plain.rdd,
+        plain.partitioner,
+        plain.serializer,
+        plain.keyOrdering,
+        plain.aggregator,
+        plain.mapSideCombine,
+        new CheckpointWriteProcessor(source, writeMetrics, longMetric("dataSize")),
+        plain.rowBasedChecksums,
+        plain.checksumMismatchFullRetryEnabled,
+        plain.checksumMismatchQueryLevelRollbackEnabled
+      )
+    attempt.begin(
+      dependency.shuffleId,
+      plain.rdd.getNumPartitions,
+      plain.partitioner.numPartitions
+    )
+    runtime.begun(dependency.shuffleId, attempt, fingerprint)
+    dependency
+  }
 
   @transient override lazy val mapOutputStatisticsFuture: Future[MapOutputStatistics] =
     if (inputRDD.getNumPartitions == 0) Future.successful(null)

@@ -79,7 +79,11 @@ private[phoebe] final class ExecutionState {
       case _ => true
     }
 
-  /** Of the exchanges that may be replaced, by a look, those that are known not to be. */
+  /** Whether it is settled that the exchanges of a fingerprint are left as they are. */
+  def isSkipped(fingerprint: String): Boolean =
+    verdicts.get(fingerprint).isInstanceOf[Verdict.Skip]
+
+  /** Exchanges that nothing replaces, though [[mayReplace]] cannot tell. */
   val staying = new Staying
 
   private val replaced = ConcurrentHashMap.newKeySet[Outline]()

@@ -55,11 +55,10 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
         }.partition(state.staying(_))
         val prints =
           if (exchanges.isEmpty) Nil else state.fingerprints(session, plan, exchanges)
-        val others = exchanges.zip(prints).collect {
-          case (exchange, print) if !print.exists(f => state.replacement(f.hash).isDefined) =>
-            exchange
+        val staysFromNow = exchanges.zip(prints).collect {
+          case (exchange, Right(f)) if state.isSkipped(f.hash) => exchange
         }
-        state.staying.remember(stay ++ others)
+        state.staying.remember(stay ++ staysFromNow)
         replaced(plan, id, runtime, state, exchanges, prints)
       case _ => plan
     }

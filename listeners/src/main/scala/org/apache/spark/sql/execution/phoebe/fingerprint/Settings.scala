@@ -15,8 +15,10 @@ import org.apache.hadoop.conf.Configuration
 import org.apache.spark.{SPARK_VERSION, SparkConf}
 import org.apache.spark.sql.internal.SQLConf
 
-/** @param parts what counts, by name, redacted by nobody */
-private[fingerprint] final case class Settings(hash: String, parts: Seq[(String, String)])
+/** @param parts what counts, by name: not redacted, so never to be shown or logged as they are */
+private[fingerprint] final case class Settings(hash: String, parts: Seq[(String, String)]) {
+  override def toString: String = s"Settings($hash)"
+}
 
 private[fingerprint] object Settings {
 
