@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import subprocess
 import sys
 
@@ -47,6 +48,8 @@ def main() -> int:
         scale_factor=arguments.sf,
         budget_s=60 * arguments.minutes,
     )
+    # Shells start what runs in the background with it ignored; `restart` prints what it has so far.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     bench = importlib.import_module(f"benchmarks.{arguments.name}")
     print(json.dumps(report(options, bench.run(options))))
     return 0
