@@ -27,7 +27,7 @@ DRAWN = [
 SAYS_FULL = trials.Trial("t12-disk_full", "disk_full", "one", SEED)
 
 MOMENTS = 3
-"""How often another moment is drawn for a fault whose query was over before it came."""
+"""Moments that are tried at most for a fault whose query was over before it came."""
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def disk(folder: Path) -> Iterator[Path]:
         yield found
 
 
-def _at_another_moment(trial: trials.Trial, number: int) -> trials.Trial:
-    """The same again, should the query have been over before the fault came."""
-    if number == 0:
-        return trial
-    return replace(trial, name=f"{trial.name}-{number}", seed=trial.seed + number)
+def _moments(trial: trials.Trial) -> Iterator[trials.Trial]:
+    """The trial, and again at other moments: should its query be over before the fault comes."""
+    yield trial
+    for number in range(1, MOMENTS):
+        yield replace(trial, name=f"{trial.name}-{number}", seed=trial.seed + number)
 
 
 @pytest.mark.parametrize("troubled", [False, True], ids=["files", "troubled"])
@@ -64,8 +64,8 @@ def test_faults_change_no_result(
     outcomes = []
     with bench.start() as served:
         for trial in drawn:
-            for number in range(MOMENTS):
-                outcome = bench.run(_at_another_moment(trial, number))
+            for attempt in _moments(trial):
+                outcome = bench.run(attempt)
                 if not outcome.missed:
                     break
             assert not outcome.missed, outcome
@@ -88,9 +88,8 @@ ALWAYS = ("driver_commit", "driver_restore", "restore_late")
 def _resumes(bench: ResumeBench, kinds: tuple[str, ...]) -> None:
     restored = 0
     for number, kind in enumerate(kinds):
-        trial = trials.Trial(f"r{number}-{kind}", kind, "one", SEED + number)
-        for moment in range(MOMENTS):
-            one = bench.run(_at_another_moment(trial, moment))
+        for attempt in _moments(trials.Trial(f"r{number}-{kind}", kind, "one", SEED + number)):
+            one = bench.run(attempt)
             if not one.outcome.missed:
                 break
         assert not one.outcome.missed, one

@@ -11,6 +11,7 @@ import pytest
 from tests.support import apps, eventlog, home, places, store
 
 APP = places.ROOT / "tests" / "support" / "shuffle_app.py"
+RECOMPUTES = APP.with_name("recompute_app.py")
 MIB = 2**20
 CONF = {
     "spark.phoebe.mode": "apply",
@@ -119,3 +120,30 @@ def test_a_segment_of_a_gigabyte_under_a_small_heap(tmp_path: Path) -> None:
     found, ran = _run(tmp_path / "again", place, latency_ms=1, **shape)
     assert found["answer"][:2] == _expected(17_000_000)
     assert home.checkpoint_events(place, ran.app_id)["restored"] == 1
+
+
+def test_a_map_output_computed_again_with_other_rows_is_given_up(tmp_path: Path) -> None:
+    place = tmp_path / "home"
+    conf = {
+        **CONF,
+        "spark.master": "local[2]",
+        "spark.phoebe.home": str(place),
+        "spark.phoebe.checkpoint.dir": f"slow://{place}/checkpoints",
+        "spark.sql.shuffle.orderIndependentChecksum.enabled": "true",
+        "spark.sql.files.openCostInBytes": "128MB",  # a task for each file
+        "spark.phoebe.checkpoint.retain": "always",  # an end waits for what is coming
+    }
+    with apps.submit(
+        RECOMPUTES,
+        [str(tmp_path)],
+        folder=tmp_path / "app",
+        conf=conf,
+        plugin="jars",
+        packages_jars=[places.testing_jar()],
+    ) as app:
+        finished = app.wait(timeout_s=300).check()
+    assert int((tmp_path / "changed").read_text()) >= 1
+    found = home.records(place, "checkpoints", eventlog.read(finished.event_log).app_id)
+    assert [r["event"] for r in found] == ["abandoned"]
+    assert found[0]["reason_code"] == "recomputed_differently", found
+    assert not store.committed(place / "checkpoints")

@@ -15,6 +15,9 @@ from typing import Any
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 
+NO_QUERY = 1_000_000
+"""Execution ids from here on are no query's: ``benchmarks/checkpoint_app`` names jobs by them."""
+
 
 @dataclass(slots=True)
 class PlanNode:
@@ -186,8 +189,7 @@ def read(path: Path) -> AppRun:
     metrics: dict[int, dict[int, str]] = {}  # names by id, of each execution
     for event in events(path):
         kind = event["Event"].removeprefix(_SQL)
-        # The bench checkpoint_cost runs jobs under execution ids that no query started.
-        if kind != "SQLExecutionStart" and event.get("executionId", 0) > 999_999:
+        if event.get("executionId", 0) >= NO_QUERY:
             continue
         match kind:
             case "SparkListenerApplicationStart":

@@ -128,6 +128,9 @@ case class CheckpointExchangeExec(
 
   @transient lazy val inputRDD: RDD[InternalRow] = child.execute()
 
+  /** Without partitions of its input no map stage is submitted, and there is nothing to keep. */
+  private def hasNoStage = inputRDD.getNumPartitions == 0
+
   /** One attempt of this node at a checkpoint: its place in the store, and its commit. */
   @transient private lazy val attempt: CheckpointAttempt =
     new CheckpointAttempt(this, runtime, runtime.inputsUnchanged(executionId, fingerprint))
@@ -144,8 +147,7 @@ case class CheckpointExchangeExec(
         serializer,
         writeMetrics
       )
-      // No stage is submitted for an input without partitions: there is nothing to keep.
-      val dependency = if (plain.rdd.getNumPartitions == 0) plain else checkpointed(plain)
+      val dependency = if (hasNoStage) plain else checkpointed(plain)
       metrics("numPartitions").set(dependency.partitioner.numPartitions)
       postDriverMetric("numPartitions")
       dependency
@@ -184,7 +186,7 @@ case class CheckpointExchangeExec(
   }
 
   @transient override lazy val mapOutputStatisticsFuture: Future[MapOutputStatistics] =
-    if (inputRDD.getNumPartitions == 0) Future.successful(null)
+    if (hasNoStage) Future.successful(null)
     else {
       val action = sparkContext.submitMapStage(shuffleDependency)
       futureAction.set(Some(action))

@@ -16,9 +16,16 @@ import org.apache.spark.sql.execution.phoebe.fingerprint.{
 import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
 
 /** What was decided for one fingerprint within one SQL execution; it holds for all its exchanges. */
-private[phoebe] sealed trait Verdict { def reason: Reason }
+private[phoebe] sealed trait Verdict {
+  def reason: Reason
+
+  /** Whether another node takes the place of Spark's exchange. */
+  def replaces: Boolean = true
+}
 private[phoebe] object Verdict {
-  final case class Skip(reason: Reason) extends Verdict
+  final case class Skip(reason: Reason) extends Verdict {
+    override def replaces: Boolean = false
+  }
 
   /** `inputsUnchanged` looks at the planned input files again. */
   final case class Write(reason: Reason, inputsUnchanged: () => Boolean) extends Verdict
@@ -74,14 +81,11 @@ private[phoebe] final class ExecutionState {
 
   /** The verdict by which the exchanges of a fingerprint are replaced, if they are. */
   def replacement(fingerprint: String): Option[Verdict] =
-    Option(verdicts.get(fingerprint)).filter {
-      case _: Verdict.Skip => false
-      case _ => true
-    }
+    Option(verdicts.get(fingerprint)).filter(_.replaces)
 
   /** Whether it is settled that the exchanges of a fingerprint are left as they are. */
   def isSkipped(fingerprint: String): Boolean =
-    verdicts.get(fingerprint).isInstanceOf[Verdict.Skip]
+    Option(verdicts.get(fingerprint)).exists(!_.replaces)
 
   /** Exchanges that nothing replaces, though [[mayReplace]] cannot tell. */
   val staying = new Staying
@@ -98,7 +102,7 @@ private[phoebe] final class ExecutionState {
   def mayReplace(exchange: ShuffleExchangeExec): Boolean = replaced.contains(outline(exchange))
 
   /** Whether any exchange of a re-plan can need replacing. */
-  def replaces: Boolean = verdicts.keySet.asScala.exists(replacement(_).isDefined)
+  def replaces: Boolean = verdicts.values.asScala.exists(_.replaces)
 }
 
 private[phoebe] object ExecutionState {

@@ -87,7 +87,6 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       settings: PhoebeSettings,
       boundaries: Seq[PlannedBoundary]
   ): SparkPlan = {
-    val conf = session.sessionState.conf
     val runtime = CheckpointRuntime.start(phoebe)
     val state = runtime.execution(id)
     val known = runtime.known()

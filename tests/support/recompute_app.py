@@ -1,0 +1,79 @@
+"""An application whose map output is computed twice, with other rows: ``recompute_app.py FOLDER``.
+
+The store finishes no file, one output of the checkpointed shuffle is lost while it is read, and the
+file that its rows come from says something else by then, at the same length and age. Then the store
+goes on. ``FOLDER/changed`` gets the number of map outputs whose checksums Spark found changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+MAPS, READERS = 3, 6
+
+
+def _write(file: Path, first: int) -> None:
+    file.write_text("".join(f"{first + i}\n" for i in range(5000)))
+
+
+def _change(file: Path) -> None:
+    before = file.stat()
+    _write(file, 700_000)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+
+
+def _query(spark: SparkSession, rows: Path) -> DataFrame:
+    """Reads one file in each map task."""
+    spark.udf.registerJavaFunction("held", "phoebe.testing.HeldReaders", "bigint")
+    read = spark.read.schema("v bigint").csv(str(rows))
+    return read.repartition(READERS, "v").selectExpr("sum(held(v))")
+
+
+def _has_read(spark: SparkSession) -> bool:
+    """Whether the first task that reads the shuffle has ended: others wait, or have not begun."""
+    tracker = spark.sparkContext.statusTracker()
+    running = [tracker.getStageInfo(i) for i in tracker.getActiveStageIds()]
+    return any(s and s.numTasks == READERS and s.numCompletedTasks for s in running)
+
+
+def main(folder: Path) -> int:
+    spark = SparkSession.builder.appName("recompute").getOrCreate()
+    jvm: Any = spark._jvm
+    rows = folder / "rows"
+    rows.mkdir()
+    for number in range(MAPS):
+        _write(rows / f"{number}.csv", 100_000 * (number + 1))
+    jvm.phoebe.testing.SlowRequests.holdWrites()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(_query(spark, rows).collect)
+        while not _has_read(spark):
+            if answer.done():
+                raise RuntimeError(f"over before an output was lost: {answer.result()}")
+            time.sleep(0.05)
+        tracker = jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
+        shuffles = tracker.shuffleStatuses()
+        as_java = jvm.scala.jdk.javaapi.CollectionConverters.asJavaCollection
+        shuffle_id = min(jvm.java.util.ArrayList(as_java(shuffles.keys())))
+        status = shuffles.apply(shuffle_id)
+        for file in rows.iterdir():
+            _change(file)
+        tracker.unregisterMapOutput(shuffle_id, 0, status.mapStatuses()[0].location())
+        jvm.phoebe.testing.HeldReaders.release()
+        answer.result()
+        changed = status.checksumMismatchIndices().size()
+    jvm.phoebe.testing.SlowRequests.releaseWrites()
+    (folder / "changed").write_text(str(changed))
+    spark.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
