@@ -22,7 +22,7 @@ class Shape:
     """One boundary: its rows, by which column and into how many partitions they are shuffled, how
     many boundaries of the same size the query has (the first one is checkpointed), and how often
     it is run in a round: what takes little time, or is a small difference of large times, more
-    often, by all variants but the write of ``df.checkpoint()`` alone."""
+    often, by all variants but ``df_checkpoint_write``."""
 
     rows: str
     key: str

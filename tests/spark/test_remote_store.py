@@ -126,12 +126,11 @@ def test_a_map_output_computed_again_with_other_rows_is_given_up(tmp_path: Path)
     place = tmp_path / "home"
     conf = {
         **CONF,
-        "spark.master": "local[2]",
         "spark.phoebe.home": str(place),
         "spark.phoebe.checkpoint.dir": f"slow://{place}/checkpoints",
         "spark.sql.shuffle.orderIndependentChecksum.enabled": "true",
         "spark.sql.files.openCostInBytes": "128MB",  # a task for each file
-        "spark.phoebe.checkpoint.retain": "always",  # an end waits for what is coming
+        "spark.phoebe.checkpoint.retain": "always",  # the application's end then waits for uploads
     }
     with apps.submit(
         RECOMPUTES,

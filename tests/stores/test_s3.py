@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from phoebe_spark.checkpoints import look
-from tests.support import apps, eventlog, home, queries, stored_job, tpc, versity
+from tests.support import apps, eventlog, halves, home, queries, stored_job, tpc, versity
 from tests.support.cluster import Cluster, standalone
 from tests.support.compare import compare_results
 from tests.support.store import committed, read_manifest, wait_for_commits
@@ -86,6 +86,38 @@ def test_a_killed_job_resumes_from_s3(
     assert {checkpoint.state for checkpoint in look("verify", store)} == {"committed"}
     assert all(checkpoint.remove for checkpoint in look("gc", store, [None, 0]))
     assert look("list", store) == []
+
+
+def test_a_driver_killed_half_way_through_a_manifest(
+    server: versity.Server, jars: list[Path], tmp_path: Path
+) -> None:
+    store = f"s3a://{versity.BUCKET}/halved"
+    home_, gate = tmp_path / "home", tmp_path / "gate"
+
+    def submit(name: str, port: int | None = None) -> apps.RunningApp:
+        return stored_job.submit(tmp_path / name, home_, store, gate, server.conf(port), jars)
+
+    path = rf"/{versity.BUCKET}/halved/catalog/\S+\.manifest"
+    with halves.Proxy(server.port, "PUT", path) as proxy, submit("first", proxy.port) as app:
+        while not proxy.reached.wait(1):
+            assert app.running, f"no manifest was being written, see {app.folder}/driver.log"
+        app.wait_for(gate.with_name("gate.reached"))  # the query waits for no commit
+        wait_for_commits(server.objects("halved"), 2, timeout_s=60)
+        app.kill_driver()
+    halved = {"committed": 2, "uncommitted": 1}
+    assert Counter(c.state for c in look("verify", store)) == halved
+    gate.touch()
+    with submit("second") as app:
+        finished = app.wait().check()
+    with stored_job.submit(
+        tmp_path / "plain", home_, store, gate, {"spark.phoebe.mode": "off"}
+    ) as app:
+        app.wait().check()
+    assert not compare_results(_rows(tmp_path / "plain"), _rows(tmp_path / "second"))
+    assert home.checkpoint_events(home_, apps.app_id(finished.folder))["restored"] >= 1
+    found = Counter(c.state for c in look("verify", store))
+    assert set(found) <= {"committed", "uncommitted"}, "what was left is still its dead writer's"
+    assert found["uncommitted"] == 1
 
 
 def test_two_drivers_that_commit_the_same_boundaries_at_once(

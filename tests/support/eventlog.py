@@ -16,7 +16,8 @@ from typing import Any
 _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 
 NO_QUERY = 1_000_000
-"""Execution ids from here on are no query's: ``benchmarks/checkpoint_app`` names jobs by them."""
+"""Execution ids from here on are no query's: ``Reads`` in ``benchmarks/checkpoint_app`` counts up
+from it, as only what has one is planned by the plugin."""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """An application whose map output is computed twice, with other rows: ``recompute_app.py FOLDER``.
 
 The store finishes no file, one output of the checkpointed shuffle is lost while it is read, and the
-file that its rows come from says something else by then, at the same length and age. Then the store
+files that the rows come from say something else by then, at the same length and age. Then the store
 goes on. ``FOLDER/changed`` gets the number of map outputs whose checksums Spark found changed.
 """
 

@@ -7,7 +7,7 @@ result with the plain run's of the same query.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import random
 import shutil
 import time
@@ -338,11 +338,15 @@ class Bench:
             self.control.write_text("write full\n")
             return "the store says that it is full"
         assert self.disk.is_mount(), "no disk of its own to fill: see troubled_kinds"
-        # Others write there too: how much is free changes meanwhile.
-        with contextlib.suppress(OSError), (self.disk / "filler").open("wb", buffering=0) as filler:
-            while (left := shutil.disk_usage(self.disk).free - room) > 0:
-                filler.write(bytes(min(left, 1 << 20)))
-        return f"{room} bytes left on the store's disk"
+        try:
+            with (self.disk / "filler").open("wb", buffering=0) as filler:
+                # Others write there too: how much is free changes meanwhile.
+                while (left := shutil.disk_usage(self.disk).free - room) > 0:
+                    filler.write(bytes(min(left, 1 << 20)))
+        except OSError as e:
+            if e.errno != errno.ENOSPC:
+                raise
+        return f"{shutil.disk_usage(self.disk).free} bytes left on the store's disk"
 
     def _damage(self, kind: str, rng: random.Random) -> str:
         manifests = committed(self.store)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import restart, temp_storage, twelve
 from benchmarks.demo.__main__ import OBSERVED_DAYS
 from benchmarks.frame import Options
-from benchmarks.oracle import Best, Objective, OracleError, TrueStage
+from benchmarks.oracle import Best, Objective, OracleError, TrueStage, value
 from benchmarks.restart import Restored, Trial
 from benchmarks.twelve import Query
 
@@ -145,11 +145,49 @@ def test_restart_says_when_restores_are_shallow() -> None:
     assert not any("jobs restored" in line for line in restart._result([TRIAL], []).skipped)
 
 
+def _later(query: Query, ttl_s: dict[int, float]) -> Query:
+    """Another run: other stage ids, other times to live."""
+    stages = tuple(
+        replace(
+            s,
+            stage_id=s.stage_id + 10,
+            parents=tuple(p + 10 for p in s.parents),
+            ttl_s=ttl_s[s.stage_id],
+        )
+        for s in query.stages
+    )
+    return Query(query.name, 9.0, stages, {u + 10: f for u, f in query.fingerprints.items()})
+
+
+def test_what_checkpoints_can_free_with_the_times_of_another_run() -> None:
+    query = _query()
+    cuts = (frozenset({0}), frozenset({0, 1, 2}))
+    answer = Best(0.0, cuts, frozenset({0, 2}))
+    assert temp_storage.computed_in(query, answer, query) == value(query.stages, cuts, "temp")
+    later = _later(query, {0: 8.0, 1: 7.0, 2: 6.0, 3: 5.0})
+    assert temp_storage.computed_in(query, answer, later) == 1e6 * (8.0 + 6.0 + 6.0)
+    with pytest.raises(LookupError, match="tpch/q5 2"):
+        temp_storage.computed_in(query, answer, replace(later, fingerprints={10: "tpch/q5 0"}))
+
+
+def test_a_checkpoint_that_comes_late_takes_nothing_from_the_others_of_its_cut() -> None:
+    stages = (
+        TrueStage(0, (), 1e6, 0.0, 1.0, 12.0, True),
+        TrueStage(1, (), 2e6, 0.0, 3.0, 10.0, True),
+        TrueStage(2, (0, 1), 0.0, 3.0, 13.0, 0.0, False),
+    )
+    query = Query("tpch/q5", 13.0, stages, {0: "a", 1: "b"})
+    answer = Best(0.0, (frozenset({0, 1}),), frozenset({0, 1}))
+    later = _later(query, {0: 12.0, 1: 2.0, 2: 0.0})
+    assert temp_storage.computed_in(query, answer, later) == 12e6 + 4e6
+
+
 def test_temp_storage_says_what_was_restored() -> None:
     both = {"oracle": 1, "advised": 0}
     row: dict[str, Any] = {
         "query": "tpch/q5",
         "computed_byte_seconds": 4.0,
+        "computed_in_run": 7.0,
         "byte_seconds": {"plain": 8.0, "oracle": 4.0, "advised": 8.0},
         "spill_byte_seconds": {"plain": 2.0, "oracle": 1.0, "advised": 2.0},
         "cached_byte_seconds": {"plain": 0.0, "oracle": 0.0, "advised": 0.0},
@@ -165,6 +203,7 @@ def test_temp_storage_says_what_was_restored() -> None:
     result = temp_storage._result([row], 2, ["tpch/q9: no proof"])
     assert result.figures["freed_vs_computed"] == 1.0
     assert result.figures["removed_vs_computed"] == 0.875
+    assert result.figures["removed_vs_computed_in_run"] == 0.5
     assert result.figures["spill_byte_seconds"] == {"plain": 2.0, "oracle": 1.0, "advised": 2.0}
     assert result.figures["hotspot_freed_oracle"] == 0.5
     assert result.figures["paper_hotspot_freed"] == 0.7
