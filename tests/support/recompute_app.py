@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 
 MAPS, READERS = 3, 6
 
@@ -44,6 +44,24 @@ def _has_read(spark: SparkSession) -> bool:
     return any(s and s.numTasks == READERS and s.numCompletedTasks for s in running)
 
 
+def _lose_an_output(spark: SparkSession, rows: Path, answer: Future[list[Row]]) -> Any:
+    """What the tracker knows of the shuffle, of which the first output is lost while it is read."""
+    while not _has_read(spark):
+        if answer.done():
+            raise RuntimeError(f"over before an output was lost: {answer.result()}")
+        time.sleep(0.05)
+    jvm: Any = spark._jvm
+    tracker = jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
+    shuffles = tracker.shuffleStatuses()
+    as_java = jvm.scala.jdk.javaapi.CollectionConverters.asJavaCollection
+    shuffle_id = min(jvm.java.util.ArrayList(as_java(shuffles.keys())))
+    status = shuffles.apply(shuffle_id)
+    for file in rows.iterdir():
+        _change(file)
+    tracker.unregisterMapOutput(shuffle_id, 0, status.mapStatuses()[0].location())
+    return status
+
+
 def main(folder: Path) -> int:
     spark = SparkSession.builder.appName("recompute").getOrCreate()
     jvm: Any = spark._jvm
@@ -54,19 +72,10 @@ def main(folder: Path) -> int:
     jvm.phoebe.testing.SlowRequests.holdWrites()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(_query(spark, rows).collect)
-        while not _has_read(spark):
-            if answer.done():
-                raise RuntimeError(f"over before an output was lost: {answer.result()}")
-            time.sleep(0.05)
-        tracker = jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
-        shuffles = tracker.shuffleStatuses()
-        as_java = jvm.scala.jdk.javaapi.CollectionConverters.asJavaCollection
-        shuffle_id = min(jvm.java.util.ArrayList(as_java(shuffles.keys())))
-        status = shuffles.apply(shuffle_id)
-        for file in rows.iterdir():
-            _change(file)
-        tracker.unregisterMapOutput(shuffle_id, 0, status.mapStatuses()[0].location())
-        jvm.phoebe.testing.HeldReaders.release()
+        try:
+            status = _lose_an_output(spark, rows, answer)
+        finally:
+            jvm.phoebe.testing.HeldReaders.release()
         answer.result()
         changed = status.checksumMismatchIndices().size()
     jvm.phoebe.testing.SlowRequests.releaseWrites()
