@@ -141,6 +141,7 @@ def test_a_map_output_computed_again_with_other_rows_is_given_up(tmp_path: Path)
         packages_jars=[places.testing_jar()],
     ) as app:
         finished = app.wait(timeout_s=300).check()
+        app.close(grace_s=15)  # the companion writes the last records after the driver's end
     assert int((tmp_path / "changed").read_text()) >= 1
     found = home.records(place, "checkpoints", eventlog.read(finished.event_log).app_id)
     assert [r["event"] for r in found] == ["abandoned"]

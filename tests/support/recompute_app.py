@@ -16,6 +16,8 @@ from typing import Any
 
 from pyspark.sql import DataFrame, Row, SparkSession
 
+from tests.support.shuffle_app import first_shuffle, has_read
+
 MAPS, READERS = 3, 6
 
 
@@ -37,27 +39,16 @@ def _query(spark: SparkSession, rows: Path) -> DataFrame:
     return read.repartition(READERS, "v").selectExpr("sum(held(v))")
 
 
-def _has_read(spark: SparkSession) -> bool:
-    """Whether the first task that reads the shuffle has ended: others wait, or have not begun."""
-    tracker = spark.sparkContext.statusTracker()
-    running = [tracker.getStageInfo(i) for i in tracker.getActiveStageIds()]
-    return any(s and s.numTasks == READERS and s.numCompletedTasks for s in running)
-
-
 def _lose_an_output(spark: SparkSession, rows: Path, answer: Future[list[Row]]) -> Any:
     """What the tracker knows of the shuffle, of which the first output is lost while it is read."""
-    while not _has_read(spark):
+    while not has_read(spark, READERS):
         if answer.done():
             raise RuntimeError(f"over before an output was lost: {answer.result()}")
         time.sleep(0.05)
-    jvm: Any = spark._jvm
-    tracker = jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
-    shuffles = tracker.shuffleStatuses()
-    as_java = jvm.scala.jdk.javaapi.CollectionConverters.asJavaCollection
-    shuffle_id = min(jvm.java.util.ArrayList(as_java(shuffles.keys())))
-    status = shuffles.apply(shuffle_id)
+    shuffle_id, status = first_shuffle(spark)
     for file in rows.iterdir():
         _change(file)
+    tracker = spark._jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()  # type: ignore[union-attr]
     tracker.unregisterMapOutput(shuffle_id, 0, status.mapStatuses()[0].location())
     return status
 

@@ -59,28 +59,35 @@ class SwitchAmidReaders:
             self._jvm.phoebe.testing.HeldReaders.release()
 
     def _lead(self) -> None:
-        while not self._has_read():
+        while not has_read(self._spark, self._reducers):
             self._pause()
-        shuffles = self._jvm.org.apache.spark.SparkEnv.get().mapOutputTracker().shuffleStatuses()
-        as_java = self._jvm.scala.jdk.javaapi.CollectionConverters.asJavaCollection
-        shuffle_id = min(self._jvm.java.util.ArrayList(as_java(shuffles.keys())))
+        shuffle_id, status = first_shuffle(self._spark)
         self.found["shuffle_id"] = shuffle_id
         self.found["local_bytes"] = local_bytes(self._spark, shuffle_id)
         self._jvm.phoebe.testing.SlowRequests.releaseWrites()
         is_store = self._jvm.org.apache.spark.sql.execution.phoebe.StoreLocation.isStoreHost
-        while not all(
-            is_store(o.location().host()) for o in shuffles.apply(shuffle_id).mapStatuses()
-        ):
+        while not all(is_store(o.location().host()) for o in status.mapStatuses()):
             self._pause()
-
-    def _has_read(self) -> bool:
-        tracker = self._spark.sparkContext.statusTracker()
-        running = [tracker.getStageInfo(i) for i in tracker.getActiveStageIds()]
-        return any(s and s.numTasks == self._reducers and s.numCompletedTasks for s in running)
 
     def _pause(self) -> None:
         if self._over.wait(0.05):
             raise RuntimeError("the query was over before its locations had switched")
+
+
+def has_read(spark: SparkSession, readers: int) -> bool:
+    """Whether the first of ``readers`` tasks that read a shuffle has ended, and not all of them."""
+    tracker = spark.sparkContext.statusTracker()
+    running = [tracker.getStageInfo(i) for i in tracker.getActiveStageIds()]
+    return any(s and s.numTasks == readers and s.numCompletedTasks for s in running)
+
+
+def first_shuffle(spark: SparkSession) -> tuple[int, Any]:
+    """The id of the application's first shuffle, and what the map output tracker knows of it."""
+    jvm: Any = spark._jvm
+    shuffles = jvm.org.apache.spark.SparkEnv.get().mapOutputTracker().shuffleStatuses()
+    as_java = jvm.scala.jdk.javaapi.CollectionConverters.asJavaCollection
+    shuffle_id: int = min(jvm.java.util.ArrayList(as_java(shuffles.keys())))
+    return shuffle_id, shuffles.apply(shuffle_id)
 
 
 def local_bytes(spark: SparkSession, shuffle_id: int) -> int:
