@@ -248,7 +248,7 @@ def test_nothing_of_ours_failed(said: dict[str, Any]) -> None:
 
 @pytest.mark.nightly
 def test_a_thousand_queries_leave_memory_threads_and_disks_flat(tmp_path: Path) -> None:
-    flat(run(tmp_path, parts=["soak"], soak=1000)["soak"])
+    flat(run(tmp_path, parts=["soak"], soak=1000, idle_s=90)["soak"])
 
 
 @pytest.mark.nightly

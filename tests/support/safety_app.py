@@ -448,6 +448,9 @@ def open_files(pid: int) -> list[str]:
     return found
 
 
+QUERY_THREADS = ("shuffle-exchange", "ResultQueryStageExecution")
+
+
 def leftovers(app: App) -> dict[str, Any]:
     """What must not grow: in Spark, in the store, on local disks, in our maps."""
     runtime = app.jvm.java.lang.Runtime.getRuntime()
@@ -531,6 +534,17 @@ def part_cancelled(app: App) -> Any:
     return {"before": before, "after": after, "ended": ended}
 
 
+def no_idle_query_threads(app: App) -> None:
+    """Spark keeps the threads of its queries for a minute, and they what they last worked on: where
+    there were hundreds, that is waited out (``idle_s``)."""
+    deadline = time.monotonic() + app.spec.get("idle_s", 0)
+    while time.monotonic() < deadline:
+        threads = app.jvm.java.lang.Thread.getAllStackTraces().keySet()
+        if not any(t.getName().startswith(QUERY_THREADS) for t in threads):
+            return
+        time.sleep(1)
+
+
 def part_soak(app: App) -> Any:
     """Many small queries; what they leave behind, after a third of them and at the end."""
     app.set(True)
@@ -541,6 +555,7 @@ def part_soak(app: App) -> Any:
         rows(app.spark.sql(sql))
         if n + 1 in (queries // 3, queries):
             app.settled()
+            no_idle_query_threads(app)
             seen.append(leftovers(app))
     app.set(False)
     return seen

@@ -173,8 +173,11 @@ private[phoebe] final class CheckpointAttempt(
   private def closeQuietly(): Unit = {
     synchronized { node = None }
     executors.values.foreach(_.send(encode(Close(shuffleId))))
-    // The store answers when it likes, and this may be one of the driver's RPC threads.
-    runtime.pool.execute(() => runtime.store.remove(place))
+    // The store answers when it likes, and this may be one of the driver's RPC threads. While the
+    // application ends the pool may be closed: then the attempt goes with the next collection.
+    Guard.run("remove what was given up") {
+      runtime.pool.execute(() => runtime.store.remove(place))
+    }
   }
 
   private def currentStatuses: Array[MapStatus] = {

@@ -20,16 +20,21 @@ private[phoebe] sealed trait Verdict {
   def reason: Reason
 
   /** Whether another node takes the place of Spark's exchange. */
-  def replaces: Boolean = true
+  def replaces: Boolean
 }
 private[phoebe] object Verdict {
   final case class Skip(reason: Reason) extends Verdict {
-    override def replaces: Boolean = false
+    override val replaces = false
   }
 
   /** `inputsUnchanged` looks at the planned input files again. */
-  final case class Write(reason: Reason, inputsUnchanged: () => Boolean) extends Verdict
-  final case class Restore(reason: Reason, checkpoint: CommittedCheckpoint) extends Verdict
+  final case class Write(reason: Reason, inputsUnchanged: () => Boolean) extends Verdict {
+    override val replaces = true
+  }
+
+  final case class Restore(reason: Reason, checkpoint: CommittedCheckpoint) extends Verdict {
+    override val replaces = true
+  }
 }
 
 /** The verdicts of one SQL execution, over all its fragments (main plan and subqueries). */

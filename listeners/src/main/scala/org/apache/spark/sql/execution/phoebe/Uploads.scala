@@ -199,7 +199,7 @@ private[phoebe] final class UploadQueue(
   /** Nothing more is uploaded; what waited is the caller's to let go. */
   private def shut(): Seq[LinkedOutput] = synchronized {
     closed = true
-    // Only while they are in here: the threads go on to other shuffles.
+    // Only while they write: they go on to other shuffles, and what they tell the driver is theirs.
     running.filter(_ ne Thread.currentThread).foreach(_.interrupt())
     val left = waiting.toList ++ batches.flatten
     waiting.clear()
@@ -227,22 +227,23 @@ private[phoebe] final class UploadQueue(
       pool.run("upload map outputs")(uploadNext())
     }
 
-  private def uploadNext(): Unit = {
-    val next = synchronized {
-      val batch = batches.removeHeadOption()
-      if (batch.isDefined) running += Thread.currentThread
-      batch // none: closed meanwhile
-    }
-    next.foreach { outputs =>
+  private def uploadNext(): Unit =
+    synchronized(batches.removeHeadOption()).foreach { outputs => // none: closed meanwhile
       try uploadAll(outputs)
-      finally {
-        letGo(outputs)
-        synchronized {
-          running -= Thread.currentThread
-          Thread.interrupted() // meant for this upload, if for any
-        }
-      }
+      finally letGo(outputs)
     }
+
+  /** Runs what ends at once, with an exception, when the queue is closed. */
+  private def untilClosed[T](body: => T): T = {
+    synchronized {
+      if (closed) throw new InterruptedException
+      running += Thread.currentThread
+    }
+    try body
+    finally synchronized {
+        running -= Thread.currentThread
+        Thread.interrupted() // meant for this body, if for any
+      }
   }
 
   private def isReady: Boolean =
@@ -266,7 +267,7 @@ private[phoebe] final class UploadQueue(
     val file = s"m${maps.head.mapIndex}-${maps.head.mapId}.pack"
     val result =
       try {
-        val pack = withRetries(file)(write(file, sorted))
+        val pack = untilClosed(withRetries(file)(write(file, sorted)))
         Upload(pack, maps, System.nanoTime() - start, null)
       } catch {
         case e @ (NonFatal(_) | _: LinkageError | _: InterruptedException) =>

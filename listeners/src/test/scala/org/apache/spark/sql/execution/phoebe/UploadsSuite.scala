@@ -1,7 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.nio.file.{Files, Path}
-import java.util.concurrent.LinkedBlockingQueue
+import java.nio.file.{Files, Path, Paths}
+import java.util.concurrent.{CountDownLatch, LinkedBlockingQueue}
 
 import scala.jdk.CollectionConverters._
 
@@ -122,6 +122,35 @@ class UploadsSuite extends AnyFunSuite {
       second.close()
       assert(backlog.size == 1)
       assert(links().toSet == outputs.head.links.map(_.toPath).toSet)
+    }
+  }
+
+  test("what is given up while the driver is told of an upload leaves no file") {
+    LocalContext.using() { sc =>
+      val (outputs, links) = linked(sc)
+      val where = source(sc)
+      val pool = new UploadPool(SparkEnv.get)
+      val asked, answers = new CountDownLatch(1)
+      try {
+        val queue = new UploadQueue(
+          pool,
+          where,
+          _ => {
+            asked.countDown()
+            answers.await()
+            false // as to whoever tells of an upload to a checkpoint that was given up
+          },
+          _ => ()
+        )
+        queue.start(stageIsOver = true)
+        outputs.foreach(queue.add)
+        asked.await()
+        queue.close()
+        answers.countDown()
+        val data = Paths.get(where.place.directory.toUri.getPath)
+        eventually("all is let go")(links().isEmpty && pool.backlog.size == 0)
+        eventually("nothing is left in the store")(!Files.exists(data))
+      } finally pool.stop()
     }
   }
 
