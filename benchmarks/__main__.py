@@ -18,6 +18,7 @@ from tests.support.places import BUILD, ROOT, spark_environment
 NAMES: tuple[str, ...] = (
     "observe_overhead",
     "checkpoint_cost",
+    "checkpoint_ways",
     "temp_storage",
     "restart",
     "plan_latency",

@@ -1,16 +1,19 @@
 """The application behind the bench ``plan_latency``: ``plan_latency_app.py SPEC.json``.
 
 Runs each case's query over and over, by turns with the plugin applied and switched off, and writes
-one JSON line a run: case, mode, seconds, and what the hook says that it cost.
+one JSON line a run: case, mode, seconds, and what the hook says that it cost. Before that the query
+is explained some times, which has it planned, advice included: the JVM compiles what it runs often.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -76,23 +79,37 @@ def main(path: Path) -> int:
     }
     began = time.monotonic()
 
-    def run(case: dict[str, object], mode: str, number: int) -> dict[str, object]:
+    @contextlib.contextmanager
+    def settings(case: dict[str, Any], mode: str) -> Iterator[None]:
         spark.conf.set("spark.phoebe.mode", mode)
-        for key, value in dict(case["conf"]).items():  # type: ignore[call-overload]
+        for key, value in case["conf"].items():
             spark.conf.set(key, value)
-        frame = spark.sql(texts[str(case["text"])](number))
-        started = time.perf_counter()
-        finish(frame)
-        seconds = time.perf_counter() - started
-        status = phoebe_spark.status(spark)["planning"]["last"]
-        for key in case["conf"]:  # type: ignore[attr-defined]
+        yield
+        for key in case["conf"]:
             spark.conf.unset(key)
+
+    def run(case: dict[str, Any], mode: str, number: int) -> dict[str, object]:
+        with settings(case, mode):
+            frame = spark.sql(texts[case["text"]](number))
+            started = time.perf_counter()
+            finish(frame)
+            seconds = time.perf_counter() - started
+            status = phoebe_spark.status(spark)["planning"]["last"]
         return {"seconds": seconds, "hook": status if mode != "off" else None}
+
+    def explain(case: dict[str, Any], stop: float) -> None:
+        with settings(case, "apply"):
+            for number in range(case["explained"]):
+                if time.monotonic() > stop:
+                    break
+                # Numbers that no run of the case has: another text where it is another each time.
+                spark.sql("explain " + texts[case["text"]](10_000 + number)).collect()
 
     with Path(spec["results"]).open("a", buffering=1) as results:
         for case in spec["cases"]:
             stop = began + case["until_s"]
             half = (time.monotonic() + stop) / 2
+            explain(case, half)
             pairs: Iterable[int] = range(-case["warm_up"], case["pairs"])
             for pair in pairs:
                 if -case["warm_up"] < pair < 0 and time.monotonic() > half:

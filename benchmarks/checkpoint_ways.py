@@ -1,0 +1,95 @@
+"""The ways to write a checkpoint, against each other: what each of them adds to the query.
+
+``phoebe`` is what the plugin does: the map task leaves its output, and an upload beside the query
+copies it. In ``copy`` the task packs its output into the store itself before it ends, with the same
+code; in ``tee`` every byte that the task writes goes to the store as well. One application, one
+shuffle each, the ways in a new order in each round.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkpoint_ways_app import SHAPES, WAYS
+from benchmarks.frame import Options, Result, median_ratio
+from tests.support import apps, queries, tpc
+from tests.support.places import testing_jar
+
+APP = Path(__file__).with_name("checkpoint_ways_app.py")
+REPEATS = 5
+
+
+def run(options: Options) -> Result:
+    folder = options.work
+    spec, results = folder / "spec.json", folder / "results.ndjson"
+    data = tpc.data("tpch", options.scale_factor or 1.0)
+    told = {
+        "tables": {name: str(place) for name, place in tpc.tables(data).items()},
+        "repeats": options.repeats or REPEATS,
+        "seed": options.seed,
+        "store": str(folder / "store"),
+        "results": str(results),
+        "budget_s": options.left_s - 60,
+    }
+    spec.write_text(json.dumps(told))
+    conf = {
+        **queries.SHUFFLE_CONF,
+        "spark.phoebe.home": str(folder / "home"),
+        "spark.phoebe.checkpoint.dir": str(folder / "store"),
+        "spark.shuffle.sort.io.plugin.class": (
+            "org.apache.spark.sql.execution.phoebe.TaskWritesDataIO"
+        ),
+    }
+    with apps.submit(
+        APP, [str(spec)], folder=folder / "app", conf=conf, plugin="jars", driver_memory="3g",
+        packages_jars=[testing_jar()], with_event_log=False,
+    ) as app:  # fmt: skip
+        app.wait(timeout_s=options.left_s).check()
+    seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    stored: dict[str, int] = {}
+    for line in results.read_text().splitlines():
+        row = json.loads(line)
+        if row["round"] > 0:  # the first one warms up
+            seconds[row["shape"]][row["way"]].append(row["seconds"])
+            if row["way"] == "copy":
+                stored[row["shape"]] = row["stored_bytes"]
+    if not seconds:
+        raise RuntimeError("nothing was measured in the time there was")
+    shapes = [_figures(shape, seconds[shape], stored[shape]) for shape in SHAPES]
+    added = {way: sum(s["extra_s"][way] for s in shapes) for way in WAYS if way != "plain"}
+    rounds = min(len(found["phoebe"]) for found in seconds.values())
+    return Result(
+        {
+            "vs_copy": added["phoebe"] / added["copy"],
+            "vs_tee": added["phoebe"] / added["tee"],
+            "extra_s": added,
+            "stored_bytes": sum(stored.values()),
+            "shapes": shapes,
+        },
+        repeats=rounds,
+        skipped=[f"{rounds} repeats instead of {REPEATS}"] if rounds < REPEATS else [],
+    )
+
+
+def _figures(shape: str, seconds: dict[str, list[float]], stored: int) -> dict[str, Any]:
+    """One shape's: extra seconds are medians over rounds, each against its round's plain run."""
+    plain = seconds["plain"]
+    return {
+        "shape": shape,
+        "stored_bytes": stored,
+        "plain_s": statistics.median(plain),
+        "extra_s": {
+            way: statistics.median(a - b for a, b in zip(seconds[way], plain, strict=True))
+            for way in WAYS
+            if way != "plain"
+        },
+        "query_overhead": {
+            way: median_ratio(zip(seconds[way], plain, strict=True))
+            for way in WAYS
+            if way != "plain"
+        },
+    }

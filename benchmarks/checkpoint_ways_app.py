@@ -1,0 +1,70 @@
+"""The application behind the bench ``checkpoint_ways``: ``checkpoint_ways_app.py SPEC.json``."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from benchmarks import checkpoint_app
+
+SHAPES = ("narrow", "wide_16", "text", "skewed", "narrow_400")
+WAYS = ("plain", "phoebe", "copy", "tee")
+
+
+def main(path: Path) -> int:
+    spec = json.loads(path.read_text())
+    spark = SparkSession.builder.appName("checkpoint-ways").getOrCreate()
+    context = spark.sparkContext
+    store = Path(spec["store"])
+    for name, place in spec["tables"].items():
+        spark.read.parquet(place).createOrReplaceTempView(name)
+    rng = random.Random(spec["seed"])
+    began = time.monotonic()
+
+    def run(name: str, way: str, literal: int) -> dict[str, object]:
+        shape = checkpoint_app.SHAPES[name]
+        shutil.rmtree(store, ignore_errors=True)
+        own = store / "tasks"
+        own.mkdir(parents=True)
+        # Mode off before the rows are defined: only where it says so is it on.
+        spark.conf.set("spark.phoebe.mode", "off")
+        frame = checkpoint_app.rows(spark, shape, literal)
+        if way == "phoebe":
+            spark.conf.set("spark.phoebe.mode", "apply")
+            spark.conf.set("spark.phoebe.force", "e1")  # e0 is above it: the maximum's
+        elif way != "plain":
+            context.setLocalProperty("phoebe.testing.folder", str(own))
+            context.setLocalProperty("phoebe.testing.way", way)
+        started = time.monotonic()
+        checkpoint_app.finish(checkpoint_app.shuffled(frame, shape), shape, [])
+        seconds = time.monotonic() - started
+        context.setLocalProperty("phoebe.testing.way", None)  # type: ignore[arg-type]
+        if way == "phoebe":
+            checkpoint_app.await_commit(store)
+        spark.conf.set("spark.phoebe.mode", "off")
+        stored = sum(file.stat().st_size for file in store.rglob("*.pack"))
+        assert (stored > 0) == (way != "plain"), f"{way} stored {stored} bytes"
+        return {"shape": name, "way": way, "seconds": seconds, "stored_bytes": stored}
+
+    with Path(spec["results"]).open("a", buffering=1) as results:
+        for number in range(spec["repeats"] + 1):
+            if number > 1 and time.monotonic() - began > spec["budget_s"] * number / (number + 1):
+                break  # not enough time for another whole round
+            for shape in SHAPES:
+                for turn, way in enumerate(rng.sample(WAYS, len(WAYS))):
+                    # A literal of its own: what one run has written another is not to restore.
+                    line = run(shape, way, 10 * (100 * number + turn))
+                    results.write(json.dumps({"round": number, **line}) + "\n")
+                    time.sleep(0.2)
+    spark.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
