@@ -3,7 +3,8 @@
 ``phoebe`` is what the plugin does: the map task leaves its output, and an upload beside the query
 copies it. In ``copy`` the task packs its output into the store itself before it ends, with the same
 code; in ``tee`` every byte that the task writes goes to the store as well. One application, one
-shuffle each, the ways in a new order in each round.
+large shuffle each (the last two ways also store the few rows of the one above it), the ways in a
+new order in each round.
 """
 
 from __future__ import annotations

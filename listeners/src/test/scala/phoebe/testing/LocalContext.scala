@@ -12,6 +12,8 @@ object LocalContext {
       .set("spark.ui.enabled", "false")
       .set("spark.driver.host", "127.0.0.1")
       .set("spark.driver.bindAddress", "127.0.0.1")
+      // Files of shuffles that no variable holds any more stay: a collection comes when it likes.
+      .set("spark.cleaner.referenceTracking", "false")
       .setAll(settings)
     val sc = new SparkContext(conf)
     try body(sc)

@@ -1,5 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
+import java.util.concurrent.RejectedExecutionException
+
 import scala.collection.mutable
 import scala.util.control.NonFatal
 
@@ -44,7 +46,7 @@ private[phoebe] final class CheckpointAttempt(
   val place: CheckpointPlace = runtime.store.newAttempt(exchange.fingerprint)
   override val executionId: Long = exchange.executionId
   private val fingerprint = exchange.fingerprint
-  private val queryStartedNs = runtime.execution(executionId).startedNs
+  private val queryStartedNs = runtime.running(executionId).fold(System.nanoTime())(_.startedNs)
   private val metrics = CheckpointMetrics.of(exchange)
 
   private var state: State = Writing
@@ -173,10 +175,11 @@ private[phoebe] final class CheckpointAttempt(
   private def closeQuietly(): Unit = {
     synchronized { node = None }
     executors.values.foreach(_.send(encode(Close(shuffleId))))
-    // The store answers when it likes, and this may be one of the driver's RPC threads. While the
-    // application ends the pool may be closed: then the attempt goes with the next collection.
-    Guard.run("remove what was given up") {
-      runtime.pool.execute(() => runtime.store.remove(place))
+    // The store answers when it likes, and this may be one of the driver's RPC threads.
+    try runtime.pool.execute(() => runtime.store.remove(place))
+    catch {
+      // The application ends: the attempt goes with the next collection.
+      case _: RejectedExecutionException =>
     }
   }
 
@@ -267,8 +270,7 @@ private[phoebe] final class CheckpointAttempt(
             "copy_ms" -> copyNs / 1000000
           )
           logInfo(s"phoebe: checkpoint of ${manifest.bytes} bytes committed to $place")
-          val unused = synchronized(packs.keySet.toSet) -- manifest.packs.map(_.file)
-          unused.foreach(runtime.store.removePack(place, _))
+          runtime.store.removeOthers(place, manifest)
           post(CheckpointMetrics.CopyTime -> copyNs / 1000000)
           post(CheckpointMetrics.BytesCopied -> manifest.bytes)
           freeIfDrained()

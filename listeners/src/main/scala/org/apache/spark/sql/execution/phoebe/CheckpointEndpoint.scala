@@ -38,7 +38,7 @@ private[phoebe] final class CheckpointEndpoint(
     case Hello(executor) =>
       shuffles.greeted(executor, from)
       java.lang.Boolean.TRUE
-    case Join(id, executor) => shuffles.get(id).fold[ShuffleState](Ordinary)(_.join(executor, from))
+    case Join(id, executor) => shuffles.join(id, executor, from)
     case Uploaded(id, upload) =>
       java.lang.Boolean.valueOf(shuffles.get(id).exists(_.uploaded(upload)))
     case Unreadable(id, mapIndex) =>

@@ -94,7 +94,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   /** From the first need of the store on this application says that it lives, until it ends. */
   private lazy val renewals = lease.scheduleAtFixedRate(
-    (() => Guard.run("renew the lease")(store.renew())): Runnable,
+    (() => Guard.run("renew the lease")(store.stay())): Runnable,
     0,
     math.max(1, phoebe.settings.leaseMs / 3),
     TimeUnit.MILLISECONDS
@@ -125,12 +125,22 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
 
   def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
 
+  /** An execution that has not ended, if its first plan was looked at. */
+  def running(id: Long): Option[ExecutionState] = Option(executions.get(id))
+
   /** A checkpoint's shuffle has its id: whatever becomes of it, the attempt will say. */
   def begun(shuffleId: Int, attempt: CheckpointAttempt, fingerprint: String): Unit = {
     needsStore()
     shuffles.put(shuffleId, attempt)
-    Option(executions.get(attempt.executionId)).foreach(_.settled.add(fingerprint))
+    running(attempt.executionId) match {
+      case Some(state) => state.settled.add(fingerprint)
+      // One fragment of it failed, and Spark goes on with another one.
+      case None => giveUpLater(attempt.executionId)
+    }
   }
+
+  private def giveUpLater(executionId: Long): Unit =
+    later(UploadGraceMs)(giveUpLate(executionId))
 
   def committed(place: CheckpointPlace): Unit = written.add(place)
 
@@ -241,13 +251,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       executions.remove(end.executionId)
       // Never on this thread: executors and the store are spoken to.
       clock.execute(() => Guard.run("forget shuffles")(forget()))
-      if (shuffles.of(end.executionId).exists(!_.isOver)) {
-        clock.schedule(
-          (() => giveUpLate(end.executionId)): Runnable,
-          UploadGraceMs,
-          TimeUnit.MILLISECONDS
-        )
-      }
+      if (shuffles.of(end.executionId).exists(!_.isOver)) giveUpLater(end.executionId)
     case _ =>
   }
 

@@ -61,6 +61,9 @@ private[phoebe] final class CheckpointedShuffles {
   private val shuffles = new ConcurrentHashMap[Int, CheckpointedShuffle]()
   private val known = new ConcurrentHashMap[String, RpcEndpointRef]()
 
+  /** Executors that are gone; their ids do not come again. */
+  private val lost = ConcurrentHashMap.newKeySet[String]()
+
   /** Places in the store that could not be read, by execution. */
   private val unreadable = new ConcurrentHashMap[Long, Set[BlockManagerId]]()
 
@@ -69,9 +72,24 @@ private[phoebe] final class CheckpointedShuffles {
   def all: Seq[CheckpointedShuffle] = shuffles.values.asScala.toSeq
   def of(executionId: Long): Seq[CheckpointedShuffle] = all.filter(_.executionId == executionId)
 
-  def greeted(executorId: String, executor: RpcEndpointRef): Unit = known.put(executorId, executor)
+  def greeted(executorId: String, executor: RpcEndpointRef): Unit = {
+    known.put(executorId, executor)
+    unlessLost(executorId)
+  }
+
+  /** An executor meets a shuffle. */
+  def join(shuffleId: Int, executorId: String, executor: RpcEndpointRef): ShuffleState = {
+    val state = get(shuffleId).fold[ShuffleState](Ordinary)(_.join(executorId, executor))
+    unlessLost(executorId)
+    state
+  }
+
+  /** Its word may be heard after Spark's that it is gone, and nothing is to wait for it then. */
+  private def unlessLost(executorId: String): Unit =
+    if (lost.contains(executorId)) executorLost(executorId)
 
   def executorLost(executorId: String): Unit = {
+    lost.add(executorId)
     known.remove(executorId)
     all.foreach(_.executorLost(executorId))
   }

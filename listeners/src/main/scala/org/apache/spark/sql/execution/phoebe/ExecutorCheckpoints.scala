@@ -85,8 +85,9 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
         upload => driver.send(encode(Uploaded(shuffleId, upload)))
       )
       if (local.queue.compareAndSet(null, made)) {
-        // Until the driver has answered nothing is uploaded.
-        uploads.run("join a checkpoint") {
+        // Until the driver has answered nothing is uploaded; behind other uploads this one could be
+        // given up and not hear of it.
+        uploads.aside("join a checkpoint") {
           Guard[ShuffleState]("join a checkpoint", Ordinary)(joined(local)) match {
             case Uploading(_, stageIsOver) => made.start(stageIsOver)
             case _ => made.close()
@@ -156,9 +157,9 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     val drained = local.synchronized {
       local.state = Some(stored)
       refreshLocations(stored)
-      local.closeQueue()
       local.readers == 0
     }
+    local.closeQueue()
     if (drained) driver.send(encode(Drained(id, env.executorId)))
   }
 
@@ -189,10 +190,9 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   }
 
   private def close(id: Int): Unit = Option(shuffles.get(id)).foreach { local =>
-    local.synchronized {
-      local.state = Some(Ordinary)
-      local.closeQueue()
-    }
+    local.synchronized { local.state = Some(Ordinary) }
+    // Thousands of names, perhaps: readers do not wait for them.
+    local.closeQueue()
   }
 
   private def forget(id: Int): Unit =

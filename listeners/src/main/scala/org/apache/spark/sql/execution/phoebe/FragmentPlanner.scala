@@ -48,7 +48,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
 
   private def replan(plan: SparkPlan, id: Long, mode: Mode): SparkPlan =
     if (mode != Mode.Apply) plan
-    else checkpoints.map(runtime => runtime -> runtime.execution(id)) match {
+    else checkpoints.flatMap(runtime => runtime.running(id).map(runtime -> _)) match {
       case Some((runtime, state)) if state.replaces =>
         val (stay, exchanges) = plan.collect {
           case exchange: ShuffleExchangeExec if state.mayReplace(exchange) => exchange

@@ -59,7 +59,7 @@ private[phoebe] object ShuffleFreeing extends Logging {
       current.indices.foreach { i =>
         if (current(i) != null && current(i).mapId == statuses(i).mapId) {
           current(i).updateLocation(StoreLocation(shuffleId, i))
-        } else tracker.registerMapOutput(shuffleId, i, statuses(i))
+        } else registered.addMapOutput(i, statuses(i)) // the tracker itself may have forgotten it
       }
       // Many outputs travel as a broadcast. Executors that have just been told of it still fetch it,
       // and one that is destroyed under them fails their stage: it goes later.

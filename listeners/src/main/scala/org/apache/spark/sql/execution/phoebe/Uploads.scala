@@ -90,6 +90,11 @@ private[phoebe] final class UploadPool(env: SparkEnv, val backlog: Backlog = new
     catch { case _: InterruptedException => }
   }
 
+  private val asides = ThreadUtils.newDaemonCachedThreadPool("phoebe-aside", 2, 10)
+
+  /** Runs what no upload may hold up: a word with the driver. */
+  def aside(what: String)(body: => Unit): Unit = asides.execute(() => Guard.run(what)(body))
+
   private lazy val timer = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-upload-timer")
 
   /** Runs `body`, which must not take long, after a while. */
@@ -102,6 +107,7 @@ private[phoebe] final class UploadPool(env: SparkEnv, val backlog: Backlog = new
 
   def stop(): Unit = {
     threads.shutdownNow()
+    asides.shutdownNow()
     timer.shutdownNow()
   }
 }
@@ -200,7 +206,7 @@ private[phoebe] final class UploadQueue(
   private def shut(): Seq[LinkedOutput] = synchronized {
     closed = true
     // Only while they write: they go on to other shuffles, and what they tell the driver is theirs.
-    running.filter(_ ne Thread.currentThread).foreach(_.interrupt())
+    running.foreach(_.interrupt())
     val left = waiting.toList ++ batches.flatten
     waiting.clear()
     batches.clear()
@@ -228,9 +234,14 @@ private[phoebe] final class UploadQueue(
     }
 
   private def uploadNext(): Unit =
-    synchronized(batches.removeHeadOption()).foreach { outputs => // none: closed meanwhile
-      try uploadAll(outputs)
-      finally letGo(outputs)
+    synchronized(batches.removeHeadOption()).foreach { batch => // none: closed meanwhile
+      val sorted = batch.sortBy(_.output.mapIndex)
+      val file = s"m${sorted.head.output.mapIndex}-${sorted.head.output.mapId}.pack"
+      // The bytes are in the store, or will not be: whatever the driver says needs no local files.
+      val upload =
+        try packed(file, sorted)
+        finally letGo(sorted)
+      settle(file, upload)
     }
 
   /** Runs what ends at once, with an exception, when the queue is closed. */
@@ -260,26 +271,26 @@ private[phoebe] final class UploadQueue(
     if (isLocal) LocalBytes
     else math.max(LeastBytes, math.min(MostBytes, waiting.head.output.numPartitions * ShareBytes))
 
-  private def uploadAll(batch: Vector[LinkedOutput]): Unit = {
+  private def packed(file: String, sorted: Vector[LinkedOutput]): Upload = {
     val start = System.nanoTime()
-    val sorted = batch.sortBy(_.output.mapIndex)
     val maps = sorted.map(_.output).toArray
-    val file = s"m${maps.head.mapIndex}-${maps.head.mapId}.pack"
-    val result =
-      try {
-        val pack = untilClosed(withRetries(file)(write(file, sorted)))
-        Upload(pack, maps, System.nanoTime() - start, null)
-      } catch {
-        case e @ (NonFatal(_) | _: LinkageError | _: InterruptedException) =>
-          Upload.failed(maps, e)
-      }
+    try {
+      val pack = untilClosed(withRetries(file)(write(file, sorted)))
+      Upload(pack, maps, System.nanoTime() - start, null)
+    } catch {
+      case e @ (NonFatal(_) | _: LinkageError | _: InterruptedException) => Upload.failed(maps, e)
+    }
+  }
+
+  /** Tells the driver; what it does not want goes. */
+  private def settle(file: String, upload: Upload): Unit =
     if (synchronized(closed)) discardLast(file)
     else {
-      if (result.error != null) {
-        logWarning(s"phoebe: no pack for $directory: ${result.error}")
+      if (upload.error != null) {
+        logWarning(s"phoebe: no pack for $directory: ${upload.error}")
       }
       val answer =
-        try Some(report(result))
+        try Some(report(upload))
         catch {
           case NonFatal(e) =>
             logWarning(s"phoebe: the driver did not answer, uploads to $directory end: $e")
@@ -289,7 +300,6 @@ private[phoebe] final class UploadQueue(
       // Without an answer the driver may yet hear of it, and count on the file.
       if (answer.contains(false)) discardLast(file)
     }
-  }
 
   private def write(file: String, batch: Vector[LinkedOutput]): store.Pack = {
     val sources = batch.map(_.source(SparkEnv.get))
@@ -329,7 +339,9 @@ private[phoebe] final class UploadQueue(
   private def discardLast(file: String): Unit = {
     discard(file)
     // Not recursive: other executors' files keep it, and the driver removes those.
-    quietly(if (fs.listStatus(directory).isEmpty) fs.delete(directory, false))
+    quietly(Seq(directory, directory.getParent).foreach { made =>
+      if (fs.listStatus(made).isEmpty) fs.delete(made, false)
+    })
   }
 
   private def quietly(body: => Any): Unit =

@@ -104,6 +104,28 @@ class LifetimeSuite extends AnyFunSuite {
     assert(!exists(place))
   }
 
+  test("of what a manifest does not name nothing stays beside what it does") {
+    val here = root()
+    val writer = application(here)
+    val place = commit(writer)
+    val manifest = writer.readIndex()(place.fingerprint).map(writer.readManifest).head.manifest
+    val half = new Path(place.directory, "m0-9.pack")
+    StoreFiles.writeWhole(fs(here), half, Array[Byte](1))
+    writer.removeOthers(place, manifest)
+    assert(!fs(here).exists(half) && writer.missing(place, manifest).isEmpty)
+  }
+
+  test("who has left the store does not come back to life") {
+    val here = root()
+    val writer = application(here)
+    val lease = CheckpointPlace.lease(here, writer.owner)
+    writer.stay()
+    assert(fs(here).exists(lease))
+    writer.dropLease()
+    writer.stay() // the renewal that was due just then
+    assert(!fs(here).exists(lease))
+  }
+
   test("an application of this machine whose process is gone is dead at once") {
     val process = new ProcessBuilder("sleep", "60").start()
     val own = Lease.own(LeaseMs, Set.empty)

@@ -82,7 +82,7 @@ private final class TaskWritesComponents(local: ShuffleExecutorComponents)
       MapOutput(0, mapId, lengths.length, lengths.sum, 0, 0)
     )
     val file = target(shuffleId, mapId)
-    val out = Files.newOutputStream(file)
+    val out = new BufferedOutputStream(Files.newOutputStream(file), 1 << 18) // as an upload has
     try PackWriter.write(file.toString, Vector(output.source(env)), out)
     finally {
       out.close()

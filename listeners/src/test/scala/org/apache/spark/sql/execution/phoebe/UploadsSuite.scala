@@ -1,8 +1,9 @@
 package org.apache.spark.sql.execution.phoebe
 
 import java.nio.file.{Files, Path, Paths}
-import java.util.concurrent.{CountDownLatch, LinkedBlockingQueue}
+import java.util.concurrent.{CountDownLatch, LinkedBlockingQueue, TimeUnit}
 
+import scala.collection.mutable
 import scala.jdk.CollectionConverters._
 
 import org.apache.hadoop.conf.Configuration
@@ -10,7 +11,8 @@ import org.scalatest.Assertion
 import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.{MapOutputTrackerMaster, SparkContext, SparkEnv}
-import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{MapOutput, Upload}
+import org.apache.spark.rpc.RpcEndpointRef
+import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
 import org.apache.spark.sql.execution.phoebe.store.CheckpointPlace
 import org.apache.spark.util.SerializableConfiguration
 
@@ -130,13 +132,14 @@ class UploadsSuite extends AnyFunSuite {
       val (outputs, links) = linked(sc)
       val where = source(sc)
       val pool = new UploadPool(SparkEnv.get)
-      val asked, answers = new CountDownLatch(1)
+      val asked = new LinkedBlockingQueue[Upload]
+      val answers = new CountDownLatch(1)
       try {
         val queue = new UploadQueue(
           pool,
           where,
-          _ => {
-            asked.countDown()
+          upload => {
+            asked.add(upload)
             answers.await()
             false // as to whoever tells of an upload to a checkpoint that was given up
           },
@@ -144,14 +147,79 @@ class UploadsSuite extends AnyFunSuite {
         )
         queue.start(stageIsOver = true)
         outputs.foreach(queue.add)
-        asked.await()
+        val told = asked.poll(60, TimeUnit.SECONDS)
+        val data = Paths.get(where.place.directory.toUri.getPath)
+        assert(told.error == null && Files.exists(data.resolve(told.pack.file)))
         queue.close()
         answers.countDown()
-        val data = Paths.get(where.place.directory.toUri.getPath)
-        eventually("all is let go")(links().isEmpty && pool.backlog.size == 0)
-        eventually("nothing is left in the store")(!Files.exists(data))
+        eventually("all is let go")(pool.backlog.size == 0 && links().isEmpty)
+        eventually("nothing is left in the store")(!Files.exists(data.getParent))
       } finally pool.stop()
     }
+  }
+
+  test("what was given up before it was joined waits behind no other upload") {
+    LocalContext.using("spark.phoebe.checkpoint.upload_threads" -> "1") { sc =>
+      val (outputs, links) = linked(sc)
+      outputs.foreach(_.release())
+      val env = SparkEnv.get
+      val where = source(sc)
+      val shuffles = new CheckpointedShuffles
+      shuffles.put(0, new OneShuffle(Uploading(where.place, stageIsOver = true)))
+      shuffles.put(1, new OneShuffle(Ordinary))
+      val endpoint = new CheckpointEndpoint(env.rpcEnv, shuffles)
+      env.rpcEnv.setupEndpoint(CheckpointEndpoint.Name, endpoint)
+      val executor = new ExecutorCheckpoints(env)
+      val resolver = LinkedOutput.resolver(env)
+      // The second shuffle's files: what the first one's are, under another name.
+      val first = outputs.head.output
+      Seq(resolver.getDataFile(0, first.mapId), resolver.getIndexFile(0, first.mapId))
+        .zip(Seq(resolver.getDataFile(1, first.mapId), resolver.getIndexFile(1, first.mapId)))
+        .foreach { case (from, to) => Files.copy(from.toPath, to.toPath) }
+      SlowRequests.reset()
+      SlowRequests.holdWrites()
+      try {
+        executor.upload(0, where, first)
+        eventually("the only thread is in the store")(SlowRequests.count("write") > 0)
+        executor.upload(1, where, first)
+        eventually("it is let go") {
+          !links().exists(_.getFileName.toString.startsWith("phoebe-upload-shuffle_1_"))
+        }
+        assert(links().nonEmpty, "the other one is still under way")
+      } finally SlowRequests.releaseWrites()
+    }
+  }
+
+  test("an executor whose word comes after its end is waited for by nobody") {
+    LocalContext.using() { _ =>
+      val shuffles = new CheckpointedShuffles
+      val rpcEnv = SparkEnv.get.rpcEnv
+      val executor = rpcEnv.setupEndpoint("executor", new CheckpointEndpoint(rpcEnv, shuffles))
+      val shuffle = new OneShuffle(Ordinary)
+      shuffles.put(7, shuffle)
+      shuffles.join(7, "1", executor)
+      shuffles.executorLost("2")
+      assert(shuffle.lost.toSeq == Seq("2"))
+      shuffles.join(7, "2", executor)
+      shuffles.greeted("2", executor)
+      assert(shuffle.lost.toSeq == Seq("2", "2", "2") && shuffles.executors.isEmpty)
+    }
+  }
+
+  /** A shuffle that stands still. */
+  private final class OneShuffle(state: ShuffleState) extends CheckpointedShuffle {
+    val lost = mutable.Buffer.empty[String]
+    override def executionId: Long = 0
+    override def isOver: Boolean = false
+    override def isStored: Boolean = false
+    override def isUploading: Boolean = true
+    override def isCommitting: Boolean = false
+    override def join(executorId: String, executor: RpcEndpointRef): ShuffleState = state
+    override def executors: Map[String, RpcEndpointRef] = Map.empty
+    override def executorLost(executorId: String): Unit = lost += executorId
+    override def drained(executorId: String): Unit = ()
+    override def uploaded(upload: Upload): Boolean = true
+    override def abandon(reason: Reason): Unit = ()
   }
 
   test("no more bytes wait than their disk has left, or than one pack gathers") {

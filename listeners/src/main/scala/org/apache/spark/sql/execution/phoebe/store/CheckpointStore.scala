@@ -45,6 +45,7 @@ private[phoebe] final class CheckpointStore(
 
   /** When this application last said that it lives, by `System.nanoTime`. */
   @volatile private var renewedNs: Option[Long] = None
+  private var left = false
 
   def fs: FileSystem = fileSystem(root, conf)
 
@@ -103,13 +104,19 @@ private[phoebe] final class CheckpointStore(
     fs.getFileStatus(file).getModificationTime
   }
 
-  /** As `renew`, where that was not done lately: it is done three times in a lease anyway. */
+  /** As `renew`, unless the application has left the store. */
+  def stay(): Unit = renewing.synchronized { if (!left) renew() }
+
+  /** As `stay`, where that was not done lately: it is done three times in a lease anyway. */
   private def live(): Unit = renewing.synchronized {
-    if (!renewedNs.exists(System.nanoTime() - _ < leaseMs / 2 * 1000000)) renew()
+    if (!renewedNs.exists(System.nanoTime() - _ < leaseMs / 2 * 1000000)) stay()
   }
 
-  /** This application needs nothing of the store any more. */
-  def dropLease(): Unit = if (renewedNs.isDefined) fs.delete(lease(root, owner), false)
+  /** This application needs nothing of the store any more, and its lease is not renewed again. */
+  def dropLease(): Unit = renewing.synchronized {
+    left = true
+    if (renewedNs.isDefined) fs.delete(lease(root, owner), false)
+  }
 
   /** Who is alive, as `catalog` has it, at a time by the store's clock. */
   def living(catalog: Catalog, nowMs: Long): Living = {
@@ -247,9 +254,16 @@ private[phoebe] final class CheckpointStore(
     }
   }
 
-  /** Removes a file that no manifest names. */
-  def removePack(place: CheckpointPlace, file: String): Unit = quietly(place) {
-    fs.delete(new Path(place.directory, file), false)
+  /**
+   * Removes what a committed manifest does not name: outputs that another one stands for, halves that
+   * a lost executor left.
+   */
+  def removeOthers(place: CheckpointPlace, manifest: Manifest): Unit = quietly(place) {
+    val named = manifest.packs.map(_.file).toSet
+    val store = fs
+    list(store, place.directory).map(_.getPath).filterNot(path => named(path.getName)).foreach {
+      store.delete(_, false)
+    }
   }
 
   private def quietly(place: CheckpointPlace)(body: => Unit): Unit =
