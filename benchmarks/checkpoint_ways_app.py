@@ -45,12 +45,16 @@ def main(path: Path) -> int:
         checkpoint_app.finish(checkpoint_app.shuffled(frame, shape), shape, [])
         seconds = time.monotonic() - started
         context.setLocalProperty("phoebe.testing.way", None)  # type: ignore[arg-type]
+        lag_s = 0.0
         if way == "phoebe":
             checkpoint_app.await_commit(store)
+            lag_s = time.monotonic() - started - seconds
+            time.sleep(1)  # what follows a commit is not the next way's to bear
         spark.conf.set("spark.phoebe.mode", "off")
         stored = sum(file.stat().st_size for file in store.rglob("*.pack"))
         assert (stored > 0) == (way != "plain"), f"{way} stored {stored} bytes"
-        return {"shape": name, "way": way, "seconds": seconds, "stored_bytes": stored}
+        found = {"shape": name, "way": way, "seconds": seconds}
+        return {**found, "stored_bytes": stored, "lag_s": lag_s}
 
     with Path(spec["results"]).open("a", buffering=1) as results:
         for number in range(spec["repeats"] + 1):

@@ -47,11 +47,11 @@ def run(options: Options) -> Result:
     tables["files"] = _many_files(folder / "files", tables["t0"])
     options.say(f"{PARTITIONS * FILES} files made")
     cases = [
-        _case("wide_advised", "wide", ADVISED, pairs, explained=60),
+        _case("wide_advised", "wide", ADVISED, pairs, warm_up=15, explained=60),
         _case("other_advised", "other", ADVISED, pairs, explained=40),
-        _case("wide_cuts", "wide", FORCED, pairs, explained=40),
-        _case("files_advised", "files", ADVISED, pairs // 2, warm_up=2, explained=5),
-        _case("files_cuts", "files", FORCED, pairs // 2, warm_up=2, explained=5),
+        _case("wide_cuts", "wide", FORCED, pairs, warm_up=10, explained=40),
+        _case("files_advised", "files", ADVISED, pairs // 2, explained=5),
+        _case("files_cuts", "files", FORCED, pairs // 2, explained=5),
         _case("short", "short", {}, 10 * pairs, paired=True, warm_up=60),
     ]
     shares = (0.25, 0.4, 0.55, 0.75, 0.9, 1.0)

@@ -109,7 +109,7 @@ def main(path: Path) -> int:
         for case in spec["cases"]:
             stop = began + case["until_s"]
             half = (time.monotonic() + stop) / 2
-            explain(case, half)
+            explain(case, (time.monotonic() + half) / 2)
             pairs: Iterable[int] = range(-case["warm_up"], case["pairs"])
             for pair in pairs:
                 if -case["warm_up"] < pair < 0 and time.monotonic() > half:

@@ -270,11 +270,11 @@ private[phoebe] final class CheckpointAttempt(
             "copy_ms" -> copyNs / 1000000
           )
           logInfo(s"phoebe: checkpoint of ${manifest.bytes} bytes committed to $place")
-          runtime.store.removeOthers(place, manifest)
           post(CheckpointMetrics.CopyTime -> copyNs / 1000000)
           post(CheckpointMetrics.BytesCopied -> manifest.bytes)
           freeIfDrained()
           freeUpstream()
+          runtime.store.removeOthers(place, manifest)
         } else runtime.withdrawn(place) // given up while the manifest was being written
     }
   }

@@ -14,6 +14,7 @@ import org.apache.spark.scheduler.{
   SparkListener,
   SparkListenerApplicationEnd,
   SparkListenerEvent,
+  SparkListenerExecutorAdded,
   SparkListenerExecutorRemoved,
   SparkListenerJobEnd,
   SparkListenerJobStart
@@ -279,6 +280,11 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   private def giveUpLate(executionId: Long): Unit =
     shuffles.of(executionId).filterNot(_.isOver).foreach { shuffle =>
       Guard.run("give up an upload")(shuffle.abandon(LateUpload))
+    }
+
+  override def onExecutorAdded(added: SparkListenerExecutorAdded): Unit =
+    clock.execute { () =>
+      Guard.run("note a new executor")(shuffles.executorAdded(added.executorId))
     }
 
   override def onExecutorRemoved(removed: SparkListenerExecutorRemoved): Unit =

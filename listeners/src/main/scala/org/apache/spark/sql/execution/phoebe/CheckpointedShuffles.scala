@@ -61,7 +61,7 @@ private[phoebe] final class CheckpointedShuffles {
   private val shuffles = new ConcurrentHashMap[Int, CheckpointedShuffle]()
   private val known = new ConcurrentHashMap[String, RpcEndpointRef]()
 
-  /** Executors that are gone; their ids do not come again. */
+  /** Executors that are gone. */
   private val lost = ConcurrentHashMap.newKeySet[String]()
 
   /** Places in the store that could not be read, by execution. */
@@ -87,6 +87,9 @@ private[phoebe] final class CheckpointedShuffles {
   /** Its word may be heard after Spark's that it is gone, and nothing is to wait for it then. */
   private def unlessLost(executorId: String): Unit =
     if (lost.contains(executorId)) executorLost(executorId)
+
+  /** Another one may have the id of one that is gone: after a standalone master's recovery. */
+  def executorAdded(executorId: String): Unit = lost.remove(executorId)
 
   def executorLost(executorId: String): Unit = {
     lost.add(executorId)

@@ -84,16 +84,17 @@ private[phoebe] final class UploadPool(env: SparkEnv, val backlog: Backlog = new
     made
   }
 
-  /** An exception that nobody catches ends an executor: not even an interrupt may leave here. */
-  def run(what: String)(body: => Unit): Unit = threads.execute { () =>
-    try Guard.run(what)(body)
-    catch { case _: InterruptedException => }
-  }
+  def run(what: String)(body: => Unit): Unit = threads.execute(() => kept(what)(body))
 
   private val asides = ThreadUtils.newDaemonCachedThreadPool("phoebe-aside", 2, 10)
 
   /** Runs what no upload may hold up: a word with the driver. */
-  def aside(what: String)(body: => Unit): Unit = asides.execute(() => Guard.run(what)(body))
+  def aside(what: String)(body: => Unit): Unit = asides.execute(() => kept(what)(body))
+
+  /** An exception that nobody catches ends an executor: not even an interrupt may leave here. */
+  private def kept(what: String)(body: => Unit): Unit =
+    try Guard.run(what)(body)
+    catch { case _: InterruptedException => }
 
   private lazy val timer = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-upload-timer")
 
@@ -338,10 +339,8 @@ private[phoebe] final class UploadQueue(
   /** The checkpoint will not be: what this executor has written for it goes. */
   private def discardLast(file: String): Unit = {
     discard(file)
-    // Not recursive: other executors' files keep it, and the driver removes those.
-    quietly(Seq(directory, directory.getParent).foreach { made =>
-      if (fs.listStatus(made).isEmpty) fs.delete(made, false)
-    })
+    // Other executors' files keep it, and the driver removes those.
+    quietly(Seq(directory, directory.getParent).foreach(StoreFiles.removeIfEmpty(fs, _)))
   }
 
   private def quietly(body: => Any): Unit =

@@ -8,7 +8,7 @@ import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.sql.execution.phoebe.store._
 
-import phoebe.testing.FaultyFileSystem
+import phoebe.testing.{FaultyFileSystem, SlowFileSystem}
 
 /** Who needs a checkpoint, and when it goes. */
 class LifetimeSuite extends AnyFunSuite {
@@ -123,7 +123,24 @@ class LifetimeSuite extends AnyFunSuite {
     assert(fs(here).exists(lease))
     writer.dropLease()
     writer.stay() // the renewal that was due just then
+    intercept[java.io.IOException](writer.release(Set(writer.newAttempt("a"))))
     assert(!fs(here).exists(lease))
+  }
+
+  test("a directory goes only while it is empty") {
+    val here = root()
+    val settings = new Configuration
+    settings.set("fs.slow.impl", classOf[SlowFileSystem].getName)
+    Seq("file", "slow").foreach { scheme =>
+      val path = new Path(s"$scheme://${here.toUri.getPath}/f/a/m0-1.pack")
+      val store = StoreFiles.fileSystem(path, settings)
+      StoreFiles.writeWhole(store, path, Array[Byte](1))
+      StoreFiles.removeIfEmpty(store, path.getParent)
+      assert(store.exists(path))
+      store.delete(path, false)
+      Seq.fill(2)(path.getParent).foreach(StoreFiles.removeIfEmpty(store, _))
+      assert(!store.exists(path.getParent))
+    }
   }
 
   test("an application of this machine whose process is gone is dead at once") {

@@ -203,6 +203,9 @@ class UploadsSuite extends AnyFunSuite {
       shuffles.join(7, "2", executor)
       shuffles.greeted("2", executor)
       assert(shuffle.lost.toSeq == Seq("2", "2", "2") && shuffles.executors.isEmpty)
+      shuffles.executorAdded("2")
+      shuffles.greeted("2", executor)
+      assert(shuffles.executors.keySet == Set("2"), "another one of that id")
     }
   }
 

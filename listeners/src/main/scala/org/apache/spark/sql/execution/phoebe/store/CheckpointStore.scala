@@ -97,6 +97,7 @@ private[phoebe] final class CheckpointStore(
    *   when it was said, by the store's clock
    */
   def renew(): Long = renewing.synchronized {
+    if (left) throw new IOException("the application has left the store")
     val began = System.nanoTime()
     val file = lease(root, owner)
     overwrite(fs, file, Lease.own(leaseMs, writes.asScala.toSet).encode)
@@ -230,9 +231,7 @@ private[phoebe] final class CheckpointStore(
     Option(store.globStatus(place.reader("*"))).toSeq.flatten.foreach { reader =>
       store.delete(reader.getPath, false)
     }
-    // Not recursive: it stays as long as another attempt is in it.
-    val parent = place.directory.getParent
-    if (store.exists(parent) && store.listStatus(parent).isEmpty) store.delete(parent, false)
+    removeIfEmpty(store, place.directory.getParent) // no other attempt is in it
     writes.remove(place.stem)
   }
 
@@ -262,7 +261,7 @@ private[phoebe] final class CheckpointStore(
     val named = manifest.packs.map(_.file).toSet
     val store = fs
     list(store, place.directory).map(_.getPath).filterNot(path => named(path.getName)).foreach {
-      store.delete(_, false)
+      other => quietly(place)(store.delete(other, false))
     }
   }
 

@@ -3,6 +3,7 @@ package org.apache.spark.sql.execution.phoebe.store
 import java.io.{EOFException, FileNotFoundException, IOException}
 import java.net.URI
 import java.nio.charset.StandardCharsets.UTF_8
+import java.nio.file.{DirectoryNotEmptyException, Files, Paths}
 import java.util.concurrent.ExecutionException
 
 import scala.util.control.NonFatal
@@ -59,6 +60,18 @@ private[phoebe] object StoreFiles extends Logging {
   def appearsAtClose(fs: FileSystem): Boolean = ObjectStores(fs.getUri.getScheme)
 
   private val ObjectStores = Set("s3a", "s3", "s3n", "gs", "oss", "cosn", "obs")
+
+  /**
+   * Removes a directory that nothing is in. Hadoop's local file system would take with it what is put
+   * there just then, even if asked not to.
+   */
+  def removeIfEmpty(fs: FileSystem, directory: Path): Unit =
+    if (isLocal(fs)) {
+      try Files.deleteIfExists(Paths.get(directory.toUri.getPath)): Unit
+      catch { case _: DirectoryNotEmptyException => }
+    } else if (fs.exists(directory) && fs.listStatus(directory).isEmpty) {
+      fs.delete(directory, false): Unit
+    }
 
   /** Creates a file that must not exist yet. */
   def create(fs: FileSystem, path: Path): FSDataOutputStream = create(fs, path, overwrite = false)
