@@ -7,8 +7,8 @@ large shuffle each (the last two ways also store the few rows of the one above i
 new order in each round.
 
 What counts is how much later the query's result is there: ``lag_s`` is how much later still
-``phoebe`` had committed. In ``narrow_400`` Spark renames a task's only spill to be its output, where
-nothing is to see its bytes; ``tee`` has to have it copied there.
+``phoebe`` had committed. In ``narrow_400`` Spark makes a task's only spill its output by a rename;
+``tee`` has it copied instead, to see its bytes.
 """
 
 from __future__ import annotations
