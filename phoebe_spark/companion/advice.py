@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 ASKING_MODES = ("advise", "apply")
 MOST_FORESEEN = 100
 """Plans that were shown and may yet be asked about."""
+GIVE_WAY_S = 0.5
+"""How long harvesting rests for a question at most: a query waits for the answer, harvest can."""
 
 
 class AdviceDesk:
@@ -51,6 +53,9 @@ class AdviceDesk:
         self._questions: queue.Queue[tuple[float, bytes]] = queue.Queue(1000)
         self._foreseen: OrderedDict[int, Foreseen | Reason] = OrderedDict()
         self._shapes: tuple[str, ...] = ()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._asked_at = 0.0
 
     def long_shapes(self) -> Sequence[str]:
         """Plan shapes whose past runs were long, from the promoted bundle; without models."""
@@ -72,14 +77,24 @@ class AdviceDesk:
 
     def ask(self, line: bytes) -> None:
         """A question, as it came; one that finds the queue full is not answered."""
+        self._asked_at = time.monotonic()
+        self._idle.clear()
         try:
-            self._questions.put_nowait((time.monotonic(), line))
+            self._questions.put_nowait((self._asked_at, line))
         except queue.Full:
             log.warning("too many questions at once")
+
+    def give_way(self) -> None:
+        """Rests while a question is being answered, which would share the interpreter with whoever
+        calls this; half a second for the last question at most."""
+        if not self._idle.is_set():
+            self._idle.wait(max(0.0, self._asked_at + GIVE_WAY_S - time.monotonic()))
 
     def _serve(self) -> None:
         advisor = self._load() if self._asking else None
         while True:
+            if self._questions.empty():
+                self._idle.set()
             asked_at, line = self._questions.get()
             if time.monotonic() - asked_at > self._patience_s:
                 continue  # nobody waits for this answer any more

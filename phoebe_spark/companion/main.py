@@ -65,10 +65,10 @@ def main() -> int:
     companion = _companion(hello, settings, options, plugin)
     threading.Thread(target=_read, args=(source, intake, desk), daemon=True).start()
     companion.take(hello)
-    return _run(companion, intake)
+    return _run(companion, intake, desk)
 
 
-def _run(companion: Companion, intake: Intake) -> int:
+def _run(companion: Companion, intake: Intake, desk: AdviceDesk) -> int:
     from phoebe_spark.harvest import decode
 
     while True:
@@ -82,6 +82,7 @@ def _run(companion: Companion, intake: Intake) -> int:
         if lines is None:
             break
         for line in lines:
+            desk.give_way()
             try:
                 message = decode(line)
             except orjson.JSONDecodeError:
@@ -89,6 +90,7 @@ def _run(companion: Companion, intake: Intake) -> int:
             else:
                 if message is not None:
                     companion.take(message)
+        desk.give_way()
         companion.tick()
     stored = companion.close()
     return 0 if stored else 1
