@@ -1,7 +1,7 @@
 """Answers `advise` requests, on a thread of its own, past whatever waits to be harvested.
 
 A request's plan comes ahead, in a `plan` message: what it is predicted to do is worked out while
-the plugin looks its boundaries up.
+the plugin looks its boundaries up. Harvesting rests meanwhile.
 
 LightGBM takes over a second to import and is needed in modes ``advise`` and ``apply`` only: the
 thread loads it first and then answers, so that a question asked meanwhile waits no longer than the
