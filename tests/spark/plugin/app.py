@@ -24,16 +24,18 @@ def main() -> None:
     parser.add_argument("--off", action="store_true")
     arguments = parser.parse_args()
     spark = SparkSession.builder.appName("plugin-test").getOrCreate()
-    print("EXTENSIONS", spark.conf.get("spark.sql.extensions", ""), flush=True)
-    print("RESULT", query(spark, 1), flush=True)
+    # A string each: under spark-submit Python writes each part of a line by itself, and the JVM's
+    # log goes to the same file.
+    print(f"EXTENSIONS {spark.conf.get('spark.sql.extensions', '')}", flush=True)
+    print(f"RESULT {query(spark, 1)}", flush=True)
     if arguments.off:
         spark.conf.set("spark.phoebe.mode", "off")
-        print("RESULT", query(spark, 2), flush=True)
+        print(f"RESULT {query(spark, 2)}", flush=True)
     if arguments.hold:
         print("HOLDING", flush=True)
         while not arguments.hold.exists():
             time.sleep(0.05)
-        print("RESULT", query(spark, 3), flush=True)
+        print(f"RESULT {query(spark, 3)}", flush=True)
     spark.stop()
 
 

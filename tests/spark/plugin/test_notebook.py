@@ -99,7 +99,8 @@ def test_the_same_cells_in_a_killed_and_restarted_kernel_resume(tmp_path: Path) 
         _, first, restored = run(tmp_path, *cells, kernel=kernel)
         assert restored == "0"
         left = wait_for_commits(home / "checkpoints", 1)
-        kernel.restart_kernel(now=True)
+        # Its old ports may be anybody's by the time that the new kernel binds its own.
+        kernel.restart_kernel(now=True, newports=True)
         assert committed(home / "checkpoints") == left, "nobody said goodbye"
         _, again, restored, _ = run(tmp_path, *cells, "spark.stop()", kernel=kernel)
     finally:
