@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.checkpoint_ways_app import SHAPES, WAYS
+from benchmarks.checkpoint_ways_app import PLAIN, SHAPES, WAYS
 from benchmarks.frame import Options, Result, median_ratio
 from tests.support import apps, queries, tpc
 from tests.support.places import testing_jar
@@ -54,35 +54,22 @@ def run(options: Options) -> Result:
         packages_jars=[testing_jar()], with_event_log=False,
     ) as app:  # fmt: skip
         app.wait(timeout_s=options.left_s).check()
-    seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    stored: dict[str, int] = {}
-    lags: dict[str, list[float]] = defaultdict(list)
+    runs: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for line in results.read_text().splitlines():
         row = json.loads(line)
         if row["round"] > 0:  # the first one warms up
-            seconds[row["shape"]][row["way"]].append(row["seconds"])
-            if row["way"] == "copy":
-                stored[row["shape"]] = row["stored_bytes"]
-            if row["way"] == "phoebe":
-                lags[row["shape"]].append(row["lag_s"])
-    if not seconds:
+            runs[row["shape"]][row["way"]].append(row)
+    if not runs:
         raise RuntimeError("nothing was measured in the time there was")
-    shapes = [
-        {
-            **_figures(shape, seconds[shape]),
-            "stored_bytes": stored[shape],
-            "lag_s": statistics.median(lags[shape]),
-        }
-        for shape in SHAPES
-    ]
-    added = {way: sum(s["extra_s"][way] for s in shapes) for way in WAYS if way != "plain"}
-    rounds = min(len(found["phoebe"]) for found in seconds.values())
+    shapes = [_figures(shape, runs[shape]) for shape in SHAPES]
+    added = {way: sum(s["extra_s"][way] for s in shapes) for way in WAYS}
+    rounds = min(len(found["phoebe"]) for found in runs.values())
     return Result(
         {
             "vs_copy": added["phoebe"] / added["copy"],
             "vs_tee": added["phoebe"] / added["tee"],
             "extra_s": added,
-            "stored_bytes": sum(stored.values()),
+            "stored_bytes": sum(s["stored_bytes"] for s in shapes),
             "shapes": shapes,
         },
         repeats=rounds,
@@ -90,20 +77,16 @@ def run(options: Options) -> Result:
     )
 
 
-def _figures(shape: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """One shape's: extra seconds are medians over rounds, each against its round's plain run."""
-    plain = seconds["plain"]
+def _figures(shape: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """One shape's, by way: extra seconds are medians over rounds, each against its round's plain
+    run."""
+    seconds = {way: [run["seconds"] for run in found] for way, found in runs.items()}
+    paired = {way: list(zip(seconds[way], seconds[PLAIN], strict=True)) for way in WAYS}
     return {
         "shape": shape,
-        "plain_s": statistics.median(plain),
-        "extra_s": {
-            way: statistics.median(a - b for a, b in zip(seconds[way], plain, strict=True))
-            for way in WAYS
-            if way != "plain"
-        },
-        "query_overhead": {
-            way: median_ratio(zip(seconds[way], plain, strict=True))
-            for way in WAYS
-            if way != "plain"
-        },
+        "plain_s": statistics.median(seconds[PLAIN]),
+        "extra_s": {way: statistics.median(a - b for a, b in paired[way]) for way in WAYS},
+        "query_overhead": {way: median_ratio(paired[way]) for way in WAYS},
+        "stored_bytes": runs["copy"][-1]["stored_bytes"],
+        "lag_s": statistics.median(run["lag_s"] for run in runs["phoebe"]),
     }

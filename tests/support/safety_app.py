@@ -448,7 +448,8 @@ def open_files(pid: int) -> list[str]:
     return found
 
 
-QUERY_THREADS = ("shuffle-exchange", "ResultQueryStageExecution")
+def thread_names(app: App) -> list[str]:
+    return [t.getName() for t in app.jvm.java.lang.Thread.getAllStackTraces().keySet()]
 
 
 def leftovers(app: App) -> dict[str, Any]:
@@ -478,7 +479,7 @@ def leftovers(app: App) -> dict[str, Any]:
     committed = {manifest.stem for manifest in (store / "catalog").glob("*.manifest")}
     attempts = {f"{a.parent.name}-{a.name}" for a in (store / "data").glob("*/*")}
     opened = open_files(app.jvm.java.lang.ProcessHandle.current().pid())
-    names = [t.getName() for t in app.jvm.java.lang.Thread.getAllStackTraces().keySet()]
+    names = thread_names(app)
     kinds = Counter(re.sub(r"[\d.:]+", "", name) for name in names)
     return {
         **sizes,
@@ -534,13 +535,15 @@ def part_cancelled(app: App) -> Any:
     return {"before": before, "after": after, "ended": ended}
 
 
+QUERY_THREADS = ("shuffle-exchange", "ResultQueryStageExecution")
+
+
 def no_idle_query_threads(app: App) -> None:
     """Spark keeps the threads of its queries for a minute, and they what they last worked on: where
     there were hundreds, that is waited out (``idle_s``)."""
     deadline = time.monotonic() + app.spec.get("idle_s", 0)
     while time.monotonic() < deadline:
-        threads = app.jvm.java.lang.Thread.getAllStackTraces().keySet()
-        if not any(t.getName().startswith(QUERY_THREADS) for t in threads):
+        if not any(name.startswith(QUERY_THREADS) for name in thread_names(app)):
             return
         time.sleep(1)
 

@@ -15,6 +15,7 @@ import java.net.URI
 import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, CountDownLatch}
 import java.util.concurrent.atomic.{AtomicInteger, LongAdder}
 
+import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs._
 import org.apache.hadoop.fs.impl.FutureDataInputStreamBuilderImpl
 import org.apache.hadoop.fs.permission.FsPermission
@@ -104,6 +105,13 @@ class SlowFileSystem(scheme: String) extends FilterFileSystem(new SlowFileSystem
 }
 
 object SlowFileSystem {
+
+  /** Settings under which `slow:` is one. */
+  def configured: Configuration = {
+    val conf = new Configuration
+    conf.set("fs.slow.impl", classOf[SlowFileSystem].getName)
+    conf
+  }
 
   /** The files themselves: no checksum files beside them, paths under a scheme of their own. */
   private[testing] final class Local(scheme: String) extends RawLocalFileSystem {

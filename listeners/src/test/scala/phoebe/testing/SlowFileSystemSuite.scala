@@ -9,11 +9,7 @@ import org.scalatest.funsuite.AnyFunSuite
 
 class SlowFileSystemSuite extends AnyFunSuite {
 
-  private val conf = {
-    val made = new Configuration()
-    made.set("fs.slow.impl", classOf[SlowFileSystem].getName)
-    made
-  }
+  private val conf = SlowFileSystem.configured
   private val root = new Path("slow://" + Files.createTempDirectory("slow"))
   private val fs = root.getFileSystem(conf)
 

@@ -60,7 +60,6 @@ private[phoebe] final class CheckpointAttempt(
   /** The outputs that the map stage ended with. */
   private var ended: Array[MapStatus] = Array.empty
   private val joined = mutable.Map.empty[String, RpcEndpointRef]
-  private val packs = mutable.Map.empty[String, Pack]
   private val uploads = mutable.Map.empty[Long, (Pack, MapOutput)]
   private var copyNs = 0L
 
@@ -108,7 +107,6 @@ private[phoebe] final class CheckpointAttempt(
     val welcome = synchronized {
       val open = state == Writing || state == Uploading
       if (open && upload.error == null) {
-        packs(upload.pack.file) = upload.pack
         upload.maps.foreach(map => uploads(map.mapId) = upload.pack -> map)
         copyNs += upload.copyNs
       }

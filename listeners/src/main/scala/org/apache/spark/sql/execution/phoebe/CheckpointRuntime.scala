@@ -206,7 +206,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
    * after the execution's end.
    */
   def inputsUnchanged(executionId: Long, fingerprint: String): () => Either[Reason, Unit] =
-    Option(executions.get(executionId)).map(_.verdicts.get(fingerprint)) match {
+    running(executionId).map(_.verdicts.get(fingerprint)) match {
       case Some(Verdict.Write(_, inputsUnchanged)) =>
         () =>
           if (inputsUnchanged()) Right(())
@@ -222,7 +222,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       place: Option[CheckpointPlace],
       fields: (String, Any)*
   ): Unit = {
-    Option(executions.get(executionId)).foreach(_.settled.add(fingerprint))
+    running(executionId).foreach(_.settled.add(fingerprint))
     phoebe.count(s"checkpoints.$event")
     val known = Map[String, Any](
       "type" -> "checkpoint",
@@ -240,7 +240,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   override def onOtherEvent(event: SparkListenerEvent): Unit = event match {
     case end: SparkListenerSQLExecutionEnd =>
       if (end.errorMessage.exists(_.nonEmpty)) failures += 1
-      Option(executions.get(end.executionId)).toSeq.flatMap(_.unsettled).foreach { fingerprint =>
+      running(end.executionId).toSeq.flatMap(_.unsettled).foreach { fingerprint =>
         tell(
           end.executionId,
           fingerprint,
@@ -250,8 +250,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
         )
       }
       executions.remove(end.executionId)
-      // Never on this thread: executors and the store are spoken to.
-      clock.execute(() => Guard.run("forget shuffles")(forget()))
+      aside("forget shuffles")(forget())
       if (shuffles.of(end.executionId).exists(!_.isOver)) giveUpLater(end.executionId)
     case _ =>
   }
@@ -283,14 +282,14 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     }
 
   override def onExecutorAdded(added: SparkListenerExecutorAdded): Unit =
-    clock.execute { () =>
-      Guard.run("note a new executor")(shuffles.executorAdded(added.executorId))
-    }
+    aside("note a new executor")(shuffles.executorAdded(added.executorId))
 
   override def onExecutorRemoved(removed: SparkListenerExecutorRemoved): Unit =
-    clock.execute { () =>
-      Guard.run("note a lost executor")(shuffles.executorLost(removed.executorId))
-    }
+    aside("note a lost executor")(shuffles.executorLost(removed.executorId))
+
+  /** Never on the listener's thread: executors and the store are spoken to. */
+  private def aside(what: String)(body: => Unit): Unit =
+    clock.execute(() => Guard.run(what)(body))
 
   /**
    * What may yet become a checkpoint is wanted by the next submission; no query waits any more. On a

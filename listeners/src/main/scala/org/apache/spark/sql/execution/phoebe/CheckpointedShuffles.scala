@@ -74,18 +74,18 @@ private[phoebe] final class CheckpointedShuffles {
 
   def greeted(executorId: String, executor: RpcEndpointRef): Unit = {
     known.put(executorId, executor)
-    unlessLost(executorId)
+    dropIfLost(executorId)
   }
 
   /** An executor meets a shuffle. */
   def join(shuffleId: Int, executorId: String, executor: RpcEndpointRef): ShuffleState = {
     val state = get(shuffleId).fold[ShuffleState](Ordinary)(_.join(executorId, executor))
-    unlessLost(executorId)
+    dropIfLost(executorId)
     state
   }
 
   /** Its word may be heard after Spark's that it is gone, and nothing is to wait for it then. */
-  private def unlessLost(executorId: String): Unit =
+  private def dropIfLost(executorId: String): Unit =
     if (lost.contains(executorId)) executorLost(executorId)
 
   /** Another one may have the id of one that is gone: after a standalone master's recovery. */

@@ -129,11 +129,9 @@ class LifetimeSuite extends AnyFunSuite {
 
   test("a directory goes only while it is empty") {
     val here = root()
-    val settings = new Configuration
-    settings.set("fs.slow.impl", classOf[SlowFileSystem].getName)
     Seq("file", "slow").foreach { scheme =>
       val path = new Path(s"$scheme://${here.toUri.getPath}/f/a/m0-1.pack")
-      val store = StoreFiles.fileSystem(path, settings)
+      val store = StoreFiles.fileSystem(path, SlowFileSystem.configured)
       StoreFiles.writeWhole(store, path, Array[Byte](1))
       StoreFiles.removeIfEmpty(store, path.getParent)
       assert(store.exists(path))

@@ -6,7 +6,6 @@ import java.util.concurrent.{CountDownLatch, LinkedBlockingQueue, TimeUnit}
 import scala.collection.mutable
 import scala.jdk.CollectionConverters._
 
-import org.apache.hadoop.conf.Configuration
 import org.scalatest.Assertion
 import org.scalatest.funsuite.AnyFunSuite
 
@@ -42,8 +41,7 @@ class UploadsSuite extends AnyFunSuite {
   }
 
   private def source(sc: SparkContext): CheckpointSource = {
-    val conf = new Configuration
-    conf.set("fs.slow.impl", classOf[SlowFileSystem].getName)
+    val conf = SlowFileSystem.configured
     val root = "slow://" + Files.createTempDirectory("slow-store")
     val place = CheckpointPlace(root, "f", "0" * 32)
     CheckpointSource(place, SerializableConfiguration.broadcast(sc, conf), restored = false)
@@ -173,9 +171,12 @@ class UploadsSuite extends AnyFunSuite {
       val resolver = LinkedOutput.resolver(env)
       // The second shuffle's files: what the first one's are, under another name.
       val first = outputs.head.output
-      Seq(resolver.getDataFile(0, first.mapId), resolver.getIndexFile(0, first.mapId))
-        .zip(Seq(resolver.getDataFile(1, first.mapId), resolver.getIndexFile(1, first.mapId)))
-        .foreach { case (from, to) => Files.copy(from.toPath, to.toPath) }
+      def files(shuffleId: Int) =
+        Seq(
+          resolver.getDataFile(shuffleId, first.mapId),
+          resolver.getIndexFile(shuffleId, first.mapId)
+        )
+      files(0).zip(files(1)).foreach { case (from, to) => Files.copy(from.toPath, to.toPath) }
       SlowRequests.reset()
       SlowRequests.holdWrites()
       try {

@@ -43,8 +43,10 @@ private[phoebe] final class CheckpointStore(
   /** One at a time: two that write one file may spoil each other's. */
   private val renewing = new Object
 
-  /** When this application last said that it lives, by `System.nanoTime`. */
-  @volatile private var renewedNs: Option[Long] = None
+  /** When this application last said that it lives, by `System.nanoTime`; guarded by `renewing`. */
+  private var renewedNs: Option[Long] = None
+
+  /** Whether it says so no more; guarded by `renewing`. */
   private var left = false
 
   def fs: FileSystem = fileSystem(root, conf)

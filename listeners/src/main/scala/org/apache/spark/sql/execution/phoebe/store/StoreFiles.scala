@@ -69,9 +69,7 @@ private[phoebe] object StoreFiles extends Logging {
     if (isLocal(fs)) {
       try Files.deleteIfExists(Paths.get(directory.toUri.getPath)): Unit
       catch { case _: DirectoryNotEmptyException => }
-    } else if (fs.exists(directory) && fs.listStatus(directory).isEmpty) {
-      fs.delete(directory, false): Unit
-    }
+    } else if (list(fs, directory).isEmpty) fs.delete(directory, false): Unit
 
   /** Creates a file that must not exist yet. */
   def create(fs: FileSystem, path: Path): FSDataOutputStream = create(fs, path, overwrite = false)
