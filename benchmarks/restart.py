@@ -65,9 +65,9 @@ PIPED: tuple[str, ...] = ("tpcds/q4", "tpcds/q14b", "tpcds/q23b", "tpcds/q64")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a resumption took up: checkpoints, their bytes, how long it took to read them and find
-    them whole before (milliseconds, the sum; several are looked at at once), and the most stages
-    upstream of one of them."""
+    """What a resumption took up: checkpoints, their bytes, how long planning looked at them before
+    (milliseconds, the sum; several are looked at at once), and the most stages upstream of one of
+    them."""
 
     checkpoints: int = 0
     bytes: int = 0
@@ -364,13 +364,13 @@ def _result(
         "trials": len(trials),
         "trials_that_committed": sum(t.committed > 0 for t in trials),
         "trials_that_restored": sum(t.restored.checkpoints > 0 for t in trials),
-        "look_mib_s": _look_mib_s(trials),
+        "look_ms": _look_ms(trials),
         "session_start_s": statistics.median(starts) if starts else None,
         "wrong_results": sum(len(t.wrong) for t in trials),
         "rows": [{**asdict(t), "faster": t.faster} for t in trials],
     }
-    if figures["look_mib_s"] is None:
-        why["look_mib_s"] = "no trial restored a checkpoint"
+    if figures["look_ms"] is None:
+        why["look_ms"] = "no trial restored a checkpoint"
     if figures["session_start_s"] is None:
         why["session_start_s"] = "no run was timed"
     done = {(t.job, t.cuts, t.kill) for t in trials}
@@ -406,10 +406,10 @@ def _figures(cuts: Cuts, kill: Kill, trials: Sequence[Trial]) -> dict[str, float
     return found
 
 
-def _look_mib_s(trials: Sequence[Trial]) -> float | None:
-    """How fast restored checkpoints were found whole: their bytes over the looks' time."""
-    ms = sum(t.restored.look_ms for t in trials)
-    return sum(t.restored.bytes for t in trials) / 2**20 / (ms / 1000) if ms else None
+def _look_ms(trials: Sequence[Trial]) -> float | None:
+    """How long a look at one restored checkpoint took, milliseconds, on average."""
+    checkpoints = sum(t.restored.checkpoints for t in trials)
+    return sum(t.restored.look_ms for t in trials) / checkpoints if checkpoints else None
 
 
 def _repeats(trials: Sequence[Trial]) -> int:

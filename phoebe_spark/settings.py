@@ -187,6 +187,17 @@ SETTINGS: tuple[Setting, ...] = (
         maximum=3600000,
     ),
     Setting(
+        "checkpoint.look_timeout_ms",
+        "int",
+        30000,
+        "The longest a query's planning waits for looks at the checkpoints that it could restore "
+        "(manifest, lengths and footers; the rows are verified as they are read), milliseconds. A "
+        "boundary whose look has not ended by then is computed, and is not looked at again in the "
+        "application; each wait in vain halves the next one, down to `advice.timeout_ms`.",
+        minimum=100,
+        maximum=3600000,
+    ),
+    Setting(
         "python",
         "text",
         None,

@@ -84,8 +84,8 @@ def show(
 
 @app.command("verify")
 def verify(home: Home = DEFAULT_HOME, checkpoint_dir: Directory = None, json: Json = False) -> None:
-    """Read every byte of every checkpoint, as a restore does. Exit code 1 if one is damaged or
-    cannot be read."""
+    """Read every byte of every checkpoint (a restore looks at lengths and footers, and verifies the
+    rows as it reads them). Exit code 1 if one is damaged or cannot be read."""
     store = _store(home, checkpoint_dir)
     found = look("verify", store)
     _print(found, json, store, COLUMNS)

@@ -11,13 +11,15 @@ from tests.support import apps, home, places
 BRANCHES = 6
 LATENCY_MS = 100
 ADVICE_TIMEOUT_MS = 500  # spark.phoebe.advice.timeout_ms
+LOOK_TIMEOUT_MS = 5000
+HANG_MS = 8000
 
 APP = """
 import json, sys, time
 import phoebe_spark
 from pyspark.sql import SparkSession
 
-folder, latency, branches, result = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+folder, latency, hang, branches = sys.argv[1], *map(int, sys.argv[2:5])
 spark = SparkSession.builder.getOrCreate()
 requests = spark._jvm.phoebe.testing.SlowRequests
 requests.setLatencyMs(latency)
@@ -41,6 +43,7 @@ spark.read.parquet(folder + "/in").createOrReplaceTempView("t")
 one = "select {n} as b, k, sum(id) as s from t where id % 11 <> {n} group by k"
 union = " union all ".join(one.format(n=n) for n in range(branches))
 other = union.replace("% 11", "% 13")
+late, after = (one.format(n=1).replace("% 11", mod) for mod in ("% 17", "% 19"))
 said = {"app_id": spark.sparkContext.applicationId}
 planned("select count(*) from t where id < 0")
 time.sleep(2)
@@ -48,19 +51,35 @@ reset()
 said["found"] = planned(union)
 said["most_at_once"] = requests.mostAtOnce()
 said["restored"] = phoebe_spark.status(spark)["counts"].get("checkpoints.restored", 0)
+if spark.conf.get("spark.phoebe.force") == "all":
+    planned(late)
+    planned(after)
 time.sleep(3)
 reset()
 spark.conf.set("spark.phoebe.force", "none")
 said["nothing"] = planned(other)
 reset()
 said["lists"] = lists
+if hang:
+    def restored():
+        return phoebe_spark.status(spark)["counts"]["checkpoints.restored"]
+    before = restored()
+    requests.setLatencyMs(hang)
+    said["late"] = planned(late)
+    said["late_restored"] = restored() - before
+    requests.setLatencyMs(latency)
+    said["after"] = planned(after)
+    said["late_again"] = planned(late)
+    said["after_restored"] = restored() - before
 said["counts"] = phoebe_spark.status(spark)["counts"]
-open(result, "w").write(json.dumps(said))
+open(sys.argv[5], "w").write(json.dumps(said))
 spark.stop()
 """
 
 
-def submit(folder: Path, name: str, latency_ms: int, force: str) -> dict[str, Any]:
+def submit(
+    folder: Path, name: str, latency_ms: int, force: str, hang_ms: int = 0
+) -> dict[str, Any]:
     script = folder / "app.py"
     script.write_text(APP)
     result = folder / f"{name}.json"
@@ -69,12 +88,13 @@ def submit(folder: Path, name: str, latency_ms: int, force: str) -> dict[str, An
         "spark.phoebe.checkpoint.dir": f"slow://{folder}/store",
         "spark.phoebe.checkpoint.retain": "always",
         "spark.hadoop.fs.slow.impl": "phoebe.testing.SlowFileSystem",
+        "spark.phoebe.checkpoint.look_timeout_ms": str(LOOK_TIMEOUT_MS),
         "spark.phoebe.mode": "apply",
         "spark.phoebe.force": force,
         "spark.sql.shuffle.partitions": "2",
     }
     with apps.submit(
-        script, [str(folder), str(latency_ms), str(BRANCHES), str(result)],
+        script, [str(folder), str(latency_ms), str(hang_ms), str(BRANCHES), str(result)],
         folder=folder / name, conf=conf, plugin="jars", packages_jars=[places.testing_jar()],
         with_event_log=False,
     ) as app:  # fmt: skip
@@ -104,15 +124,15 @@ def test_all_boundaries_of_a_level_are_admitted_at_once(tmp_path: Path) -> None:
     (tmp_path / "store" / "catalog" / "collected").touch()
     first = submit(tmp_path, "writes", 0, "all")
     fast = submit(tmp_path, "restores-fast", 0, "none")
-    slow = submit(tmp_path, "restores", LATENCY_MS, "none")
+    slow = submit(tmp_path, "restores", LATENCY_MS, "none", HANG_MS)
     assert first["restored"] == 0
     for again in (fast, slow):
         assert again["restored"] == BRANCHES + 1  # and the first query's
         assert again["found"]["rows"] == first["found"]["rows"]
-        # The catalogue, once since the application's start; nothing else is ever listed.
-        assert again["lists"] == 1
-        # For each its mark and manifest, and its pack in two parts, to find it whole and for the
-        # rows; now and then the application's lease.
+        # The catalogue, once since the application's start, and each restored one's files.
+        assert again["lists"] == 1 + again["restored"]
+        # For each its mark and manifest, its files' lengths, and its pack in two parts, the footer
+        # to look at it and the rows; now and then the application's lease.
         assert again["found"]["requests"] <= 7 * BRANCHES
         # What the store does not hold costs no request at all.
         assert again["nothing"]["requests"] == 0
@@ -127,3 +147,9 @@ def test_all_boundaries_of_a_level_are_admitted_at_once(tmp_path: Path) -> None:
         assert again["nothing"]["ms"] < ADVICE_TIMEOUT_MS
     assert min(slow_looks) >= 3 * LATENCY_MS  # a mark, the manifest, a pack: one after the other
     assert slow["found"]["ms"] < sum(slow_looks) / 2
+    # A look that gets no answer costs its boundary, and no other one.
+    assert slow["late_restored"] == 0
+    assert LOOK_TIMEOUT_MS <= slow["late"]["ms"] < HANG_MS
+    assert slow["late"]["rows"] == slow["late_again"]["rows"]
+    assert slow["after_restored"] == 1
+    assert slow["late_again"]["ms"] < ADVICE_TIMEOUT_MS  # nobody waits for it again

@@ -1,6 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.util.concurrent.atomic.AtomicBoolean
+import java.util.concurrent.atomic.{AtomicBoolean, AtomicLong}
 import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, CountDownLatch, TimeUnit}
 
 import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
@@ -64,8 +64,8 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   /** A thread of its own: no commit or removal that hangs may let the lease run out. */
   private val lease = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-lease")
   private val mayWait = new AtomicBoolean(true)
+  private val lookMs = new AtomicLong(phoebe.settings.lookTimeoutMs)
   private val plainJobs = ConcurrentHashMap.newKeySet[Int]()
-  @volatile private var restores = true
   @volatile private var failures = 0
   private val heardEnd = new CountDownLatch(1)
 
@@ -109,20 +109,21 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
    * that was in vain nobody waits again.
    */
   def known(): Map[String, Seq[CatalogEntry]] =
-    if (!restores) Map.empty
-    else if (index.isDone || mayWait.compareAndSet(true, false)) {
+    if (index.isDone || mayWait.compareAndSet(true, false)) {
       Guard("wait for the store's index", Map.empty[String, Seq[CatalogEntry]]) {
         index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
       }
     } else Map.empty
 
-  /** A query has waited for the store in vain: no other one does. */
-  def restoresNoMore(why: String): Unit = if (restores) {
-    restores = false
-    logWarning(s"phoebe: $why: this application restores nothing more, its queries compute all")
-  }
+  /** How long a query's planning may wait for looks at what the store holds. */
+  def lookTimeoutMs: Long = lookMs.get()
 
-  def mayRestore: Boolean = restores
+  /**
+   * A query has waited for a look in vain. That boundary is computed; the next query waits half as
+   * long, so that a store that hangs costs an application little more than its first two waits.
+   */
+  def lookedInVain(): Unit =
+    lookMs.updateAndGet(ms => math.min(ms, math.max(ms / 2, phoebe.settings.adviceTimeoutMs))): Unit
 
   def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
 

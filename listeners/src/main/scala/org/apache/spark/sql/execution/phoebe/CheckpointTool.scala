@@ -80,7 +80,7 @@ object CheckpointTool {
         }
       } finally store.dropLease()
 
-  /** Reads every byte, as a restore does before it begins. */
+  /** Reads every byte; a restore does so only as its readers go on. */
   private def verified(store: CheckpointStore): Seq[Map[String, Any]] = {
     val threads = Executors.newFixedThreadPool(Runtime.getRuntime.availableProcessors)
     implicit val pool: ExecutionContext = ExecutionContext.fromExecutor(threads)

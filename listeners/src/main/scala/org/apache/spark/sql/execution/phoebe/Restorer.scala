@@ -9,16 +9,16 @@ import org.apache.hadoop.conf.Configuration
 
 import org.apache.spark.{SPARK_VERSION, SparkContext}
 import org.apache.spark.internal.Logging
-import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.phoebe.store._
+import org.apache.spark.util.ThreadUtils
 
 /**
  * Decides whether a committed checkpoint may stand in for a boundary: it was written by the same
- * Spark with the same codec, and every byte of it is what the index says.
+ * Spark with the same codec, its files have their lengths, and each ends with its own footer.
  *
- * The check runs on the executors, in parallel, as one small job of our own while the query is
- * planned: a damaged checkpoint is simply not restored, and the boundary is planned as usual, with
- * everything that adaptive execution does. It costs one read of the checkpoint.
+ * The query's planning waits for that, so it costs a few requests and does not grow with the bytes;
+ * those are verified chunk by chunk as they are read. What is found damaged here is not restored, and
+ * the boundary is planned as usual, with everything that adaptive execution does.
  */
 private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging {
   import Restorer._
@@ -31,7 +31,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 
   /**
    * The first of a fingerprint's checkpoints, newest first, that is whole; Left says what is wrong
-   * with the newest. Each is read once in an application.
+   * with the newest. Each is looked at once in an application.
    */
   def admit(entries: Seq[CatalogEntry]): Either[Reason, Admitted] = {
     val answers = entries.to(LazyList).map(admit)
@@ -40,7 +40,9 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 
   /** One query looks at a time, or one that is cancelled would take away another's pin. */
   private def admit(entry: CatalogEntry): Either[Reason, Admitted] =
-    locks.computeIfAbsent(entry.place, _ => new Object).synchronized(look(entry))
+    Option(refused.get(entry.place)).map(Left(_)).getOrElse {
+      locks.computeIfAbsent(entry.place, _ => new Object).synchronized(look(entry))
+    }
 
   private def look(entry: CatalogEntry): Either[Reason, Admitted] = {
     val place = entry.place
@@ -48,7 +50,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
       // A query that read it may have found damage since, and is run again.
       if (Guard("look for a tombstone", false)(runtime.store.fs.exists(place.tombstone))) {
         admitted.remove(place)
-        val reason = damaged(place, "a query has found damage in it", 1)
+        val reason = damaged(place, "a query has found damage in it")
         refused.put(place, reason)
         Left(reason)
       } else Right(admitted.get(place))
@@ -67,6 +69,8 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
             Left(Reason(CheckFailed, s"the checkpoint $place could not be checked: $e"))
         }
       answer match {
+        // It came too late: nobody waits for it any more.
+        case Right(_) if refused.containsKey(place) => runtime.store.unpin(place)
         case Right(found) => admitted.put(place, found)
         case Left(reason) =>
           // What stood in the way of a look (a query was cancelled) may not the next time.
@@ -91,7 +95,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
         Left(Reason("checkpoint_gone", s"the checkpoint ${entry.place} was removed"))
       case e: DamagedFileException =>
         StoreFiles.writeTombstone(entry.place, sc.hadoopConfiguration, e.getMessage)
-        Left(damaged(entry.place, e.getMessage, 1))
+        Left(damaged(entry.place, e.getMessage))
     }
 
   private def compatible(manifest: Manifest): Either[Reason, Unit] = {
@@ -111,48 +115,54 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 
   private def whole(checkpoint: CommittedCheckpoint): Either[Reason, Unit] = {
     val place = checkpoint.place
-    val packs = checkpoint.manifest.packs.map(_.pack)
-    val conf = runtime.hadoopConf
-    val slices = math.max(1, math.min(packs.size, 2 * sc.defaultParallelism))
-    val problems = CheckpointJobs.internally(sc, tagOf(place)) {
-      sc.parallelize(packs, slices)
-        .flatMap(pack => Restorer.verify(place, conf.value.value, pack))
-        .collect()
+    // One listing has the lengths of all packs. A mount may be stale for a moment, and a tombstone
+    // is for good: so what is missing is looked for twice.
+    def missing = runtime.store.missing(place, checkpoint.manifest)
+    val problem = missing.flatMap(_ => missing).orElse {
+      Restorer.footers(place, sc.hadoopConfiguration, checkpoint.manifest.packs.map(_.pack))
     }
-    // What an executor does not see may be its mount's fault: a tombstone is for good.
-    def isMissing = runtime.store.missing(place, checkpoint.manifest).isDefined
-    problems.sortBy(_.isMissing).headOption match {
+    problem match {
       case None => Right(())
-      case Some(problem) if problem.isMissing && !isMissing =>
-        Left(Reason(CheckFailed, s"an executor does not see what the driver does: ${problem.why}"))
-      case Some(problem) =>
-        StoreFiles.writeTombstone(place, sc.hadoopConfiguration, problem.why)
-        Left(damaged(place, problem.why, problems.length))
+      case Some(why) =>
+        StoreFiles.writeTombstone(place, sc.hadoopConfiguration, why)
+        Left(damaged(place, why))
     }
   }
 
-  /** Nobody waits any more for what is being looked at. */
-  def giveUp(entries: Seq[CatalogEntry]): Unit =
-    entries.foreach(entry => sc.cancelJobsWithTag(tagOf(entry.place)))
+  /** Nobody waits any more for what is being looked at, and nobody will look again. */
+  def giveUp(entries: Seq[CatalogEntry], reason: Reason): Unit =
+    entries.filterNot(entry => admitted.containsKey(entry.place))
+      .foreach(entry => refused.putIfAbsent(entry.place, reason))
 
-  private def tagOf(place: CheckpointPlace) = s"phoebe-look-${place.attempt}"
-
-  private def damaged(place: CheckpointPlace, problem: String, files: Int): Reason =
+  private def damaged(place: CheckpointPlace, problem: String): Reason =
     Reason(
       "checkpoint_damaged",
       s"the checkpoint $place is damaged: $problem",
-      Map("path" -> place.toString, "files" -> files)
+      Map("path" -> place.toString)
     )
 }
 
 private[phoebe] object Restorer {
   private val CheckFailed = "check_failed"
 
-  /** A checkpoint that is whole. @param lookMs how long it took to find that out, in wall time */
+  /** Beyond so many footers they are read side by side. */
+  private val FewFooters = 8
+  private val FooterThreads = 16
+
+  /** A checkpoint that may be restored. @param lookMs how long it took to find that out, in wall time */
   final case class Admitted(checkpoint: CommittedCheckpoint, lookMs: Long)
 
   /** @param isMissing whether it is that a file is not there */
   final case class Damage(why: String, isMissing: Boolean)
+
+  /** Looks at the footers of all packs. @return what is damaged, if anything; throws as `verify` */
+  def footers(place: CheckpointPlace, conf: Configuration, packs: Seq[Pack]): Option[String] = {
+    def look(pack: Pack): Option[Damage] = checked(place, conf)(_.checkFooter(pack))
+    val found =
+      if (packs.size <= FewFooters) packs.flatMap(look(_))
+      else ThreadUtils.parmap(packs, "phoebe-footers", FooterThreads)(look).flatten
+    found.headOption.map(_.why)
+  }
 
   /**
    * Reads every byte of a pack.
@@ -162,38 +172,20 @@ private[phoebe] object Restorer {
    * @throws java.io.IOException
    *   if the store cannot be read, which says nothing about the checkpoint
    */
-  def verify(place: CheckpointPlace, conf: Configuration, pack: Pack): Option[Damage] = {
+  def verify(place: CheckpointPlace, conf: Configuration, pack: Pack): Option[Damage] =
+    checked(place, conf)(_.verify(pack))
+
+  private def checked(place: CheckpointPlace, conf: Configuration)(
+      check: PackReader => Unit
+  ): Option[Damage] = {
     val reader = new PackReader(place.directory, conf)
     try {
-      reader.verify(pack)
+      check(reader)
       None
     } catch {
       case e: DamagedFileException => Some(Damage(e.getMessage, isMissing = false))
       case e: FileNotFoundException =>
         Some(Damage(s"a file is missing: ${e.getMessage}", isMissing = true))
     } finally reader.close()
-  }
-}
-
-private[phoebe] object CheckpointJobs {
-
-  /**
-   * Runs jobs of our own: marked, so that they are neither harvested nor part of the user's query. They
-   * end with the tags of that, and by `tag`.
-   */
-  def internally[T](sc: SparkContext, tag: String)(body: => T): T = {
-    val changed = Map(
-      PhoebeRuntime.InternalProperty -> "true",
-      SQLExecution.EXECUTION_ID_KEY -> null,
-      SparkContext.SPARK_JOB_DESCRIPTION -> "phoebe: verify a checkpoint"
-    )
-    val before = changed.keys.map(key => key -> sc.getLocalProperty(key)).toMap
-    changed.foreach { case (key, value) => sc.setLocalProperty(key, value) }
-    sc.addJobTag(tag)
-    try body
-    finally {
-      sc.removeJobTag(tag)
-      before.foreach { case (key, value) => sc.setLocalProperty(key, value) }
-    }
   }
 }

@@ -1,12 +1,11 @@
 package org.apache.spark.sql.execution.phoebe
 
 import java.util.IdentityHashMap
-import java.util.concurrent.{TimeoutException, TimeUnit}
+import java.util.concurrent.{CompletableFuture, TimeoutException, TimeUnit}
 
 import scala.collection.mutable
 
-import org.apache.spark.sql.classic.SparkSession
-import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
+import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
 import org.apache.spark.sql.execution.phoebe.store.CatalogEntry
 
@@ -40,7 +39,6 @@ private[phoebe] object Restores {
    */
   def of(
       runtime: CheckpointRuntime,
-      session: SparkSession,
       state: ExecutionState,
       known: Map[String, Seq[CatalogEntry]],
       boundaries: Seq[PlannedBoundary],
@@ -64,10 +62,11 @@ private[phoebe] object Restores {
       }.distinct
     }
 
-    val deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LookSeconds)
+    val timeoutMs = runtime.lookTimeoutMs
+    val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(timeoutMs)
     var candidates = outermost
     while (candidates.nonEmpty) {
-      candidates.zip(looks(runtime, session, candidates, deadline)(known)).foreach {
+      candidates.zip(looks(runtime, candidates, timeoutMs, deadline)(known)).foreach {
         case (hash, Right(found)) =>
           verdicts(hash) = Verdict.Restore(restoredReason(found), found.checkpoint)
         case (hash, Left(reason)) => refused(hash) = reason
@@ -75,8 +74,9 @@ private[phoebe] object Restores {
       stored.foreach { case (b, hash) =>
         if (verdicts.contains(hash) && !vanished.containsKey(b.exchange)) hide(b, vanished)
       }
-      candidates = if (runtime.mayRestore) outermost else Nil
+      candidates = outermost
     }
+    if (refused.values.exists(_.code == StoreSlow)) runtime.lookedInVain()
     new Restores(verdicts.toMap, refused.toMap, vanished)
   }
 
@@ -88,22 +88,24 @@ private[phoebe] object Restores {
   /** Side by side, and on other threads than the query's: a store may never answer. */
   private def looks(
       runtime: CheckpointRuntime,
-      session: SparkSession,
       hashes: Seq[String],
+      timeoutMs: Long,
       deadline: Long
   )(known: String => Seq[CatalogEntry]): Seq[Either[Reason, Restorer.Admitted]] = {
     val begun = hashes.map { hash =>
-      SQLExecution.withThreadLocalCaptured(session, runtime.looks)(
-        runtime.restorer.admit(known(hash))
-      )
+      CompletableFuture.supplyAsync(() => runtime.restorer.admit(known(hash)), runtime.looks)
     }
     begun.zip(hashes).map { case (look, hash) =>
       try look.get(deadline - System.nanoTime(), TimeUnit.NANOSECONDS)
       catch {
         case _: TimeoutException =>
-          runtime.restoresNoMore(s"what the store holds could not be checked in $LookSeconds s")
-          runtime.restorer.giveUp(known(hash))
-          Left(StoreSlow)
+          val reason = Reason(
+            StoreSlow,
+            s"the checkpoint could not be checked in $timeoutMs ms",
+            Map("timeout_ms" -> timeoutMs)
+          )
+          runtime.restorer.giveUp(known(hash), reason)
+          Left(reason)
       }
     }
   }
@@ -115,17 +117,14 @@ private[phoebe] object Restores {
       case _ => false
     }
 
-  /** To read every byte of a restored checkpoint takes its time, on all executors: minutes at most. */
-  private val LookSeconds = 300L
-  private val StoreSlow =
-    Reason("store_slow", s"the checkpoint could not be checked in $LookSeconds s")
+  private val StoreSlow = "store_slow"
 
   private def restoredReason(found: Restorer.Admitted) = {
     val manifest = found.checkpoint.manifest
     Reason(
       "restored",
       s"application ${manifest.appId} left ${manifest.bytes} bytes of it in the store, " +
-        s"read and found whole in ${found.lookMs} ms",
+        s"looked at in ${found.lookMs} ms",
       Map("from_app_id" -> manifest.appId, "bytes" -> manifest.bytes, "look_ms" -> found.lookMs)
     )
   }

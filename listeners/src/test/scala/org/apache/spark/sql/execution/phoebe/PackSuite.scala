@@ -51,6 +51,8 @@ class PackSuite extends AnyFunSuite {
     def verify(): Option[String] =
       Restorer.verify(place, conf, pack).map(_.why)
 
+    def look(): Option[String] = Restorer.footers(place, conf, Seq(pack))
+
     def place: CheckpointPlace =
       CheckpointPlace(directory.getParent.getParent.getParent.toUri.toString, "f", "a")
   }
@@ -138,11 +140,45 @@ class PackSuite extends AnyFunSuite {
     (0 until whole.length by 37).foreach { length =>
       Files.write(it.file, whole.take(length))
       assert(it.verify().isDefined, s"$length bytes")
+      assert(it.look().isDefined, s"$length bytes")
     }
     Files.write(it.file, whole :+ 0.toByte)
-    assert(it.verify().isDefined)
+    assert(it.verify().isDefined && it.look().isDefined)
     Files.delete(it.file)
     assert(it.verify().exists(_.contains("missing")))
+  }
+
+  test("a terabyte is looked at by its footers, in the time of a few reads") {
+    val terabyte = 1L << 40
+    val packs = 1024
+    val directory =
+      Files.createDirectories(Files.createTempDirectory("phoebe-sparse").resolve("data/f/a"))
+    val found = (0 until packs).map { i =>
+      val body = terabyte / packs
+      val footer = PackWriter.encodeFooter(chunk, 1, Array(0L, body))
+      val file = directory.resolve(s"m$i-1.pack")
+      val out = new java.io.RandomAccessFile(file.toFile, "rw")
+      try {
+        out.seek(body) // a hole before it
+        out.write(footer)
+      } finally out.close()
+      val crc = java.nio.ByteBuffer.wrap(footer).getInt(footer.length - 4)
+      Pack(file.getFileName.toString, body + footer.length, body, crc, chunk, Array(i.toLong))
+    }
+    val place = CheckpointPlace(directory.getParent.getParent.getParent.toUri.toString, "f", "a")
+    val began = System.nanoTime()
+    assert(Restorer.footers(place, conf, found).isEmpty)
+    assert(System.nanoTime() - began < 10e9, "10 s, where a disk reads a terabyte in an hour")
+    val last = directory.resolve(found.last.file)
+    val out = new java.io.RandomAccessFile(last.toFile, "rw")
+    try {
+      out.seek(found.last.footerOffset + 20)
+      out.write(1)
+    } finally out.close()
+    assert(Restorer.footers(place, conf, found).exists(_.contains(found.last.file)))
+    Files.delete(last)
+    assert(Restorer.footers(place, conf, found).exists(_.contains("missing")))
+    found.init.foreach(pack => Files.delete(directory.resolve(pack.file)))
   }
 
   test("errors that look like damage are the store's, where the file is whole") {
@@ -154,8 +190,10 @@ class PackSuite extends AnyFunSuite {
     def verify() = Restorer.verify(place, faulty, whole.pack)
     Seq("eof", "gone", "fail").foreach { trouble =>
       Files.writeString(control, s"read $trouble")
-      val e = intercept[IOException](verify())
-      assert(!StoreFiles.isDamage(e), trouble)
+      Seq(() => verify(), () => Restorer.footers(place, faulty, Seq(whole.pack))).foreach { look =>
+        val e = intercept[IOException](look())
+        assert(!StoreFiles.isDamage(e), trouble)
+      }
     }
     Files.writeString(control, "")
     assert(verify().isEmpty)
@@ -168,7 +206,7 @@ class PackSuite extends AnyFunSuite {
     val other = written(shapes.last, seed = 2)
     val longer = written(shapes.last.map(_.map(_ + 1)), seed = 1)
     Files.copy(longer.file, it.file, java.nio.file.StandardCopyOption.REPLACE_EXISTING)
-    assert(it.verify().isDefined)
+    assert(it.verify().isDefined && it.look().isDefined)
     // The same lengths with other contents have the same footer: whoever can put those in place,
     // with checksums that fit, can write the manifest as well.
     assert(other.verify().isEmpty)

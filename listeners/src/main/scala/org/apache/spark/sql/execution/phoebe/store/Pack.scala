@@ -209,7 +209,7 @@ private[phoebe] object PackWriter {
     } finally inputs.foreach(in => if (in != null) in.close())
   }
 
-  private def encodeFooter(chunkBytes: Int, maps: Int, offsets: Array[Long]): Array[Byte] = {
+  def encodeFooter(chunkBytes: Int, maps: Int, offsets: Array[Long]): Array[Byte] = {
     val bytes = ByteBuffer.allocate(Pack.FooterHead + 8 * offsets.length + 4)
     bytes.putInt(Pack.Magic).putInt(Pack.Version).putInt(chunkBytes).putInt(maps)
     bytes.putInt(offsets.length - 1)

@@ -71,15 +71,27 @@ private[phoebe] final class PackReader(directory: Path, conf: Configuration) ext
     wishes.iterator.flatMap { case (wish, bounds) => segments(wish, bounds, input) }
   }
 
+  /**
+   * Whether a pack ends with the footer that was committed, and is as long as that: one request,
+   * however large it is. What lies before it is verified as it is read.
+   */
+  def checkFooter(pack: Pack): Unit = {
+    checkLength(pack)
+    footerOf(pack): Unit
+  }
+
+  private def checkLength(pack: Pack): Unit = if (fetcher.isLocal) {
+    val length = fs.getFileStatus(pathOf(pack)).getLen
+    if (length != pack.bytes) {
+      throw new DamagedFileException(
+        s"${pathOf(pack)}: $length bytes, ${pack.bytes} were committed"
+      )
+    }
+  }
+
   /** Reads a whole pack, footer and all, without handing anything out. */
   def verify(pack: Pack): Unit = {
-    val path = pathOf(pack)
-    if (fetcher.isLocal) {
-      val length = fs.getFileStatus(path).getLen
-      if (length != pack.bytes) {
-        throw new DamagedFileException(s"$path: $length bytes, ${pack.bytes} were committed")
-      }
-    }
+    checkLength(pack)
     // The footer first: what it says is known before the first run is looked at.
     fetcher.plan(
       Iterator(rangeOf(pack, pack.footerOffset, pack.bytes)) ++
