@@ -12,6 +12,7 @@ SF     ?= 1
 NAME   ?= all
 TRIALS ?= 200
 SEED   ?= 20210711
+SUITES ?= default
 # Two test files at a time: most of a small application's time is its JVM starting on one core.
 TWO    := -n 2 --dist loadfile --durations=8
 say     = @printf '\033[1m== %s\033[0m\n' "$(1)"
@@ -19,7 +20,8 @@ say     = @printf '\033[1m== %s\033[0m\n' "$(1)"
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup jar lint format unit spark faults scala test test-stores demo bench nightly wheel clean
+.PHONY: help setup jar lint format unit spark faults scala test test-stores suites demo bench nightly
+.PHONY: wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -83,6 +85,10 @@ $(STAMPS)/stores: tests/stores/pom.xml
 	@GOBIN=$(CURDIR)/build/stores-s3 go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	@touch $@
 
+suites: setup ## Spark's own tests without us, writing, restoring (SUITES=all, or names)
+	$(call say,Spark's own suites: $(SUITES))
+	@$(BIN)/python -m benchmarks suites --choice "$(SUITES)"
+
 test: setup lint unit scala spark faults ## everything; what .ci/run calls
 	$(call say,all passed)
 
@@ -96,6 +102,7 @@ nightly: test test-stores ## all tests, those marked nightly too, benches, more 
 	@$(BIN)/python -m pytest -q --nightly -m nightly tests || test $$? -eq 5  # 5: none is marked
 	@$(BIN)/python -m benchmarks all
 	@$(BIN)/python -m benchmarks faults --repeats $(TRIALS) --seed $(SEED)
+	@$(MAKE) suites SUITES=all
 
 wheel: $(STAMPS)/venv jar ## dist/*.whl, with the jar inside
 	$(call say,wheel)

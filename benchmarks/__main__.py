@@ -26,6 +26,7 @@ NAMES: tuple[str, ...] = (
     "faults",
     "graph",
     "fingerprint",
+    "suites",
 )
 
 
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, help="default: what the bench fixes")
     parser.add_argument("--minutes", type=float, default=20, help="of which a bench makes the most")
     parser.add_argument("--sf", type=float, help="scale factor, default: what the bench fixes")
+    parser.add_argument("--choice", default="default", help="which part of a bench that has parts")
     arguments = parser.parse_args()
     if arguments.name == "all":
         commands = [[sys.executable, "-m", "benchmarks", name] for name in NAMES]
@@ -48,12 +50,14 @@ def main() -> int:
         repeats=arguments.repeats,
         scale_factor=arguments.sf,
         budget_s=60 * arguments.minutes,
+        choice=arguments.choice,
     )
     # Shells start what runs in the background with it ignored; `restart` prints what it has so far.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     bench = importlib.import_module(f"benchmarks.{arguments.name}")
-    print(json.dumps(report(options, bench.run(options))))
-    return 0
+    result = bench.run(options)
+    print(json.dumps(report(options, result)))
+    return 1 if result.broken else 0
 
 
 if __name__ == "__main__":

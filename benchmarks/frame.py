@@ -26,7 +26,8 @@ from tests.support.places import BUILD, ROOT
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a bench is run. ``scale_factor`` and ``repeats`` None: the bench's own fixed ones."""
+    """How a bench is run. ``scale_factor`` and ``repeats`` None: the bench's own fixed ones;
+    ``choice``: which part of a bench that has parts."""
 
     name: str
     work: Path
@@ -34,6 +35,7 @@ class Options:
     repeats: int | None = None
     scale_factor: float | None = None
     budget_s: float = 20 * 60
+    choice: str = "default"
     started: float = field(default_factory=time.monotonic)
 
     def say(self, text: str) -> None:
@@ -48,12 +50,14 @@ class Options:
 
 @dataclass(slots=True)
 class Result:
-    """A bench's figures by key, how often they were measured, and what is missing and why."""
+    """A bench's figures by key, how often they were measured, and what is missing and why;
+    ``broken``: they show a fault, and the command fails."""
 
     figures: dict[str, Any]
     repeats: int
     why_null: dict[str, str] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    broken: bool = False
 
 
 def median_ratio(pairs: Iterable[tuple[float, float]]) -> float | None:
