@@ -20,6 +20,7 @@ import pytest
 from tests.support import apps, eventlog, home
 from tests.support.places import ivy_home
 from tests.support.shapes_app import FACT_ROWS, KEYS, ZONES, write_tables
+from tests.support.traps import TRAPS
 
 APP = Path(__file__).parents[1] / "support" / "shapes_app.py"
 CONF = {
@@ -74,6 +75,7 @@ SHAPES = (
     Shape("cached", "InMemoryTableScan", refused="cached_relation"),
     Shape("sessions", "Exchange"),
 )
+NAMES = [*(s.name for s in SHAPES), *TRAPS]
 
 
 @dataclass(frozen=True)
@@ -157,18 +159,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Ran:
-    return run(folder, "plain", [s.name for s in SHAPES], plugin=False)
+    return run(folder, "plain", NAMES, plugin=False)
 
 
 @pytest.fixture(scope="module")
 def wrote(folder: Path) -> Ran:
-    return run(folder, "wrote", [s.name for s in SHAPES])
+    return run(folder, "wrote", NAMES)
 
 
 @pytest.fixture(scope="module")
 def restored(folder: Path, wrote: Ran) -> Ran:
     assert wrote.checkpoints
-    return run(folder, "restored", [s.name for s in SHAPES])
+    return run(folder, "restored", NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +187,17 @@ def test_rows_are_the_plain_runs_whether_written_or_restored(
     assert len(plain.rows[shape.name]) >= 3
     assert wrote.rows[shape.name] == plain.rows[shape.name]
     assert restored.rows[shape.name] == plain.rows[shape.name]
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_what_broke_others_gives_the_plain_runs_rows(
+    plain: Ran, wrote: Ran, restored: Ran, trap: str
+) -> None:
+    assert plain.rows[trap]
+    assert wrote.rows[trap] == plain.rows[trap]
+    assert restored.rows[trap] == plain.rows[trap]
+    if TRAPS[trap].restores:
+        assert restored.prints(trap, "restored")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)

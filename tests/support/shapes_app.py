@@ -20,6 +20,7 @@ from pyspark.sql import DataFrame, SparkSession, functions
 from pyspark.sql.pandas.functions import pandas_udf
 
 from tests.support.safety_app import SKEW, rows
+from tests.support.traps import TRAPS
 
 KEYS = 50
 FACT_ROWS = 6000
@@ -219,7 +220,10 @@ def main(path: Path) -> int:
     said = {}
     for name in spec["shapes"]:
         app.spark.sparkContext.setJobDescription(name)
-        said[name] = OTHERS[name](app) if name in OTHERS else app.sql(name)
+        if name in TRAPS:
+            said[name] = TRAPS[name].run(app.spark)
+        else:
+            said[name] = OTHERS[name](app) if name in OTHERS else app.sql(name)
     Path(spec["result"]).write_text(json.dumps(said))
     app.spark.stop()
     return 0
