@@ -185,7 +185,8 @@ class _Splitter:
                 continue
             # What AQE has started is shown as reused where it is: equal ones may run twice.
             foreseen = adaptive and not (started and started == node.index - 1)
-            if hands_over(node) and (known := self._known(node, foreseen)) is not None:
+            known = self._known(node, foreseen) if hands_over(node) else None
+            if known is not None and not self._is_below(known, parent):
                 self._merge(node)
                 if parent is not None:
                     self.places[parent].reads.append(known)
@@ -202,6 +203,12 @@ class _Splitter:
             below = node.kind == "Subquery"
             for child in reversed(node.children):
                 stack.append((child, node.index, adaptive, below, False))
+
+    def _is_below(self, index: int, parent: int | None) -> bool:
+        """Whether ``parent``'s input is a part of ``index``'s own: nothing reads itself."""
+        while parent is not None and parent != index:
+            parent = self.places[parent].parent
+        return parent is not None
 
     def _is_filled(self, scan: PlanNode) -> bool:
         cached = (node for child in scan.children for node in child.walk())

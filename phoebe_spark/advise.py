@@ -17,8 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from phoebe_spark import nested_json
 from phoebe_spark.features import features
 from phoebe_spark.graph import StageGraph
 from phoebe_spark.optimize import Decision, OptimizerSettings, choose
@@ -180,7 +179,7 @@ def _apart_from_ids(question: object) -> bytes:
     def numbered(found: re.Match[bytes]) -> bytes:
         return numbers.setdefault(found[0], b"#%d" % len(numbers))
 
-    text = _ID.sub(numbered, orjson.dumps(question))
+    text = _ID.sub(numbered, nested_json.dumps(question))
     return hashlib.blake2b(text, digest_size=16).digest()
 
 

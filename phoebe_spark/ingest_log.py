@@ -86,12 +86,20 @@ def name_of(row: Mapping[str, Any]) -> Name:
 
 def identity(source: LogSource) -> Identity | None:
     """None where the first lines do not tell. Raises ``OSError`` and `UnreadableLogError`."""
-    harvest = Harvest(source=source.kind)
-    for event in islice(EventReader(source, decode), _EVENTS_TO_NAME):
+    harvest, reader = Harvest(source=source.kind), EventReader(source, decode)
+    for event in islice(reader, _EVENTS_TO_NAME):
         harvest.consume(event)
         if harvest.app_id is not None:
             return Identity(harvest.app_id, harvest.app_attempt, harvest.started_at)
+        if (named := _named_by_its_place(reader)) is not None:
+            return Identity(*named, None)
     return None
+
+
+def _named_by_its_place(reader: EventReader) -> Name | None:
+    """Whose a log is that lacks its beginning, where the application would be named."""
+    lacks = reader.source.late and reader.source.late in reader.missing
+    return reader.source.application if lacks else None
 
 
 def known_rows(tables: AnyTables, name: Name) -> list[dict[str, Any]]:
@@ -159,7 +167,8 @@ def _ingest_one(source: LogSource, tables: AnyTables, totals: Totals, report: Re
     if current is not None:
         # Seen before but not whole: has it grown? Known from elsewhere: better? Read once without
         # writing.
-        ending = _last_application(_read(source, Harvest(source=source.kind), Totals(), report))
+        once = EventReader(source, decode)
+        ending = _last_application(_read(once, Harvest(source=source.kind), Totals(), report))
         if mine is not None and ending is not None and _same(mine, ending):
             totals.skipped += 1
             return
@@ -172,8 +181,8 @@ def _ingest_one(source: LogSource, tables: AnyTables, totals: Totals, report: Re
     said = _said(tables, current) if source.kind == "eventlog" else {}
     rows: list[Record] = []
     ending = None
-    harvest = Harvest(source=source.kind)
-    for row in _read(source, harvest, totals, report):
+    harvest, reader = Harvest(source=source.kind), EventReader(source, decode)
+    for row in _read(reader, harvest, totals, report):
         if isinstance(row, ApplicationRecord):
             ending = row  # only the last: it tells that the log was taken in whole
             continue
@@ -185,7 +194,7 @@ def _ingest_one(source: LogSource, tables: AnyTables, totals: Totals, report: Re
             _write(tables, rows, totals)
             rows = []
     if ending is None:
-        raise UnreadableLogError("no application in it: is this a Spark event log?")
+        raise UnreadableLogError(_no_application(source, reader))
     if current is not None and source.kind == "eventlog":
         ending = _filled(ending, current)
     # The application comes last, so that an ingest cut short is done again.
@@ -196,11 +205,26 @@ def _ingest_one(source: LogSource, tables: AnyTables, totals: Totals, report: Re
     totals.applications += 1
     totals.aborted += ending.status == "aborted"
     totals.incomplete += ending.status != "aborted" and not ending.complete
-    totals.warnings += [IngestError(source.name, text) for text in _odd(harvest)]
+    totals.warnings += [IngestError(source.name, text) for text in _odd(harvest, reader)]
 
 
-def _odd(harvest: Harvest) -> Iterator[str]:
+def _no_application(source: LogSource, reader: EventReader) -> str:
+    """Why a log that could be read is nobody's."""
+    if not reader.lines:
+        return "no application in it: it is empty, no event has been written yet"
+    if reader.missing or source.kind == "spool":
+        why = reader.missing or ["its first line is missing"]
+        return f"no application in it: {', '.join(why)}"
+    return (
+        "no application in it: it is no Spark event log, or its beginning, which names the "
+        "application, is missing"
+    )
+
+
+def _odd(harvest: Harvest, reader: EventReader) -> Iterator[str]:
     """Sentences about a log that was read, and that may not say what it seems to say."""
+    for lost in reader.missing:
+        yield f"{lost}: events are lost, what ran then and later counts as incomplete"
     version = re.match(r"(\d+)\.(\d+)", harvest.spark_version or "")
     if version is not None and tuple(map(int, version.groups())) > _NEWEST_SPARK:
         yield (
@@ -211,6 +235,11 @@ def _odd(harvest: Harvest) -> Iterator[str]:
         yield (
             f"the driver's clock was set back: {harvest.clock_jumps} stages or queries end before "
             "they start; their executions count as incomplete"
+        )
+    if harvest.unread_plans:
+        yield (
+            f"{harvest.unread_plans} queries have plans that no Spark writes; only these queries "
+            "count as incomplete"
         )
     if harvest.malformed:
         yield f"{harvest.malformed} events have a shape that no Spark writes; they were passed over"
@@ -234,16 +263,21 @@ def _write(tables: AnyTables, rows: list[Record], totals: Totals) -> None:
 
 
 def _read(
-    source: LogSource, harvest: Harvest, totals: Totals, report: Callable[[int], None]
+    reader: EventReader, harvest: Harvest, totals: Totals, report: Callable[[int], None]
 ) -> Iterator[Record]:
-    reader = EventReader(source, decode)
+    source = reader.source
     lost = 0
 
     def missing() -> list[Record]:
         """Tells harvest where something is missing, before what comes after it."""
         nonlocal lost
         known, lost = lost, reader.bad_lines + reader.gaps
-        return harvest.lost(lost - known) if lost > known else []
+        found: list[Record] = []
+        named = _named_by_its_place(reader) if harvest.app_id is None else None
+        if named is not None:
+            hello = {"type": "hello", "app_id": named[0], "app_attempt": named[1]}
+            found += harvest.consume(hello)
+        return found + harvest.lost(lost - known) if lost > known else found
 
     said = 0
     for event in reader:
@@ -252,11 +286,14 @@ def _read(
             report(said)
         yield from missing()
         yield from harvest.consume(event)
+    cut_off = source.over and not harvest.ended and reader.lines > 0
+    if cut_off:
+        reader.missing.append("its end is missing, though Spark had closed it")
     yield from missing()
     totals.events += reader.lines
     totals.bad_lines += reader.bad_lines
     report(reader.lines)
-    yield from harvest.close()
+    yield from harvest.close(aborted=False if cut_off else None)
 
 
 def _said(

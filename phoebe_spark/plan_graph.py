@@ -187,14 +187,13 @@ class _Stages:
         return found
 
     def _template(self, ends: Mapping[int, Activity], group: int, served: Mapping[int, int]) -> str:
-        end = ends[group]
-        if end.role in ("write", "collect"):
-            return self.digests.template(self.split.nodes[end.node])
-        if end.role == "run":
-            return self.digests.template(body(self.plan))
         # Without a node of its own: named by the stage that it serves.
-        suffix = "+map" if end.role == "local" else f"+{end.role}"
-        return self._template(ends, served[group], served) + suffix
+        suffix = ""
+        while (end := ends[group]).role not in ("write", "collect", "run"):
+            suffix = ("+map" if end.role == "local" else f"+{end.role}") + suffix
+            group = served[group]
+        node = body(self.plan) if end.role == "run" else self.split.nodes[end.node]
+        return self.digests.template(node) + suffix
 
     def _boundary(self, end: Activity, template: str, broadcasts: int) -> Boundary | None:
         if end.role == "write":
@@ -243,15 +242,17 @@ def _components(parts: Activities) -> dict[int, list[Activity]]:
 def _parents_first(groups: Iterable[int], reads: Mapping[int, list[int]]) -> list[int]:
     """A topological order, the first group (the plan's root) last."""
     done: dict[int, None] = {}
+    opened: set[int] = set()
     for root in groups:
         stack = [(root, False)]
         while stack:
             group, ready = stack.pop()
-            if group in done:
-                continue
             if ready:
                 done[group] = None
                 continue
+            if group in opened:
+                continue
+            opened.add(group)
             stack.append((group, True))
             stack.extend((parent, False) for parent in reversed(reads.get(group, [])))
     return list(done)

@@ -11,14 +11,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from phoebe_spark.eventlog import Kind, LogSource, find_logs, kind_of, rolled
+from phoebe_spark.eventlog import Kind, LogSource, find_logs, kind_of
 from phoebe_spark.jar import jar_path
+from phoebe_spark.rolled_logs import FOLDER, in_order, parts_of
 
 _CLASS = "phoebe.LogFiles"
 _LARGEST = 2**63 - 1
@@ -34,16 +35,18 @@ class RemoteLogError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a log; ``directory``: of the rolling log that it is a part of, or empty."""
+    """A file of a log; ``directory``: of the rolled log that it is a part of, or empty; ``first``:
+    the URI of that log's first file, where others are in its directory."""
 
     uri: str
     directory: str
     modified_ms: int
+    first: str = ""
 
     @property
     def log(self) -> str:
         """The URI by which messages call the log."""
-        return self.directory or self.uri
+        return self.first or self.directory or self.uri
 
     @property
     def kind(self) -> Kind:
@@ -80,11 +83,7 @@ class RemoteLogs:
             rows = [list(row) for row in self._files.list(self._context._jsc, uri)]
         except Exception as error:
             raise _plain(error) from None
-        logs: dict[str, list[RemoteFile]] = {}
-        for name, directory, modified in rows:
-            file = RemoteFile(str(name), str(directory), int(modified))
-            logs.setdefault(file.log, []).append(file)
-        return [_in_order(files) for files in logs.values()]
+        return _logs_of(RemoteFile(str(name), str(of), int(at)) for name, of, at in rows)
 
     def read(
         self,
@@ -167,7 +166,9 @@ def _copied(
                     target.close()
                 file = files[body.decode()]
                 path = _place(file, folder, places)
-                names[path.parent if file.directory else path] = file.log
+                names[path] = file.log
+                if file.directory:
+                    names[path.parent] = file.log
                 times[path] = file.modified_ms / 1000
                 target = path.open("wb")
             elif kind == b"D":
@@ -185,13 +186,50 @@ def _copied(
         for source in find_logs([place]):
             origin = names.get(source.path, str(source.path))
             if failed.keys().isdisjoint({origin, *(names.get(f, origin) for f in source.files)}):
-                sources.append(LogSource(source.path, source.files, source.kind, origin))
+                sources.append(replace(source, origin=origin))
     return sources, failed
+
+
+def _logs_of(files: Iterable[RemoteFile]) -> list[tuple[RemoteFile, ...]]:
+    """The logs that a store's files are, in the files' order."""
+    logs: dict[tuple[str, str], list[RemoteFile]] = {}
+    folders: dict[str, list[RemoteFile]] = {}
+    for file in files:
+        folders.setdefault(str(PurePosixPath(file.uri).parent), []).append(file)
+    for folder, inside in folders.items():
+        names = [PurePosixPath(file.uri).name for file in inside]
+        called = {name: log for log, mine in parts_of(names).items() for name in mine}
+        for name, file in zip(names, inside, strict=True):
+            if name not in called:
+                logs.setdefault((file.log, ""), []).append(file)
+                continue
+            parent = file.directory or file.uri.rpartition("/")[0]
+            logs.setdefault((folder, called[name]), []).append(replace(file, directory=parent))
+    return [_whole(found) for found in logs.values()]
+
+
+def _whole(files: list[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """A log's events in order, then what tells whether it is whole."""
+    if not files[0].directory:
+        return tuple(files)
+    part = in_order(PurePosixPath(file.uri).name for file in files)
+    told = {name for name, _ in part.copies}
+    others = [
+        file
+        for file in files
+        if (name := PurePosixPath(file.uri).name) in told or name.startswith("appstatus_")
+    ]
+    found = dict.fromkeys((*_in_order(files), *others))
+    named = PurePosixPath(files[0].directory).name.startswith(FOLDER)
+    if named or not part.names or part.names[-1].startswith("eventlog"):
+        return tuple(found)
+    first = next(iter(found)).uri
+    return tuple(replace(file, first=first) for file in found)
 
 
 def _in_order(files: list[RemoteFile]) -> tuple[RemoteFile, ...]:
     by_name = {PurePosixPath(file.uri).name: file for file in files}
-    events = rolled(by_name) if files[0].directory else ()
+    events = in_order(by_name).names if files[0].directory else ()
     return tuple(by_name[name] for name in events) or tuple(files)
 
 

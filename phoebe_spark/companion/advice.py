@@ -20,9 +20,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 import phoebe_spark
+from phoebe_spark import nested_json
 from phoebe_spark.companion.protocol import Plugin
 from phoebe_spark.settings import Value
 
@@ -102,7 +101,7 @@ class AdviceDesk:
                 self._asking = True
                 advisor = self._load()
             try:
-                message = orjson.loads(line)
+                message = nested_json.loads(line)
                 if message["type"] == "plan":
                     self._shown(advisor, message)
                 else:

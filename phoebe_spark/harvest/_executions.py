@@ -6,8 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-import orjson
-
+from phoebe_spark import nested_json
 from phoebe_spark.harvest import _rows as rows
 from phoebe_spark.harvest._application import ApplicationEvents
 from phoebe_spark.harvest._lines import PLAN_JSON
@@ -44,6 +43,7 @@ class ExecutionEvents(ApplicationEvents):
 
     def __init__(self, source: str, clock: Callable[[], datetime]) -> None:
         super().__init__(source, clock)
+        self.unread_plans = 0  # executions that count as incomplete for it
         self._consumed = 0
         self._executions: dict[int, ExecutionState] = {}
         self._plan_bytes = 0  # of plan versions that executions keep
@@ -104,7 +104,10 @@ class ExecutionEvents(ApplicationEvents):
         if self.source == "live" and self._application is not None:
             # So that a run whose driver vanishes with its machine is known to have begun.
             ending = rows.Ending(execution.started_ms, None, aborted=False, lossy=True)
-            execution.initial = execution.first_plan()
+            try:
+                execution.initial = execution.first_plan()
+            except UNREADABLE:
+                self._unread_plan(execution)
             yield rows.execution_row(execution, self._stamp, ending, None, 0, self._slots())
             execution.initial = None
 
@@ -115,15 +118,23 @@ class ExecutionEvents(ApplicationEvents):
         return ()
 
     def _keep_plan(self, execution: ExecutionState, event: JsonObject, *, first: bool) -> None:
-        plan = event.get(PLAN_JSON) or orjson.dumps(obj(event, "sparkPlanInfo"))
+        plan = event.get(PLAN_JSON) or nested_json.dumps(obj(event, "sparkPlanInfo"))
         self._plan_bytes -= execution.plan_bytes
         try:
             known = self._plan_bytes + execution.plan_bytes
             execution.keep_plan(plan, first=first, pack=known > _PLAIN_PLAN_BYTES)
             if self._plan_bytes + execution.plan_bytes > _MOST_PLAN_BYTES:
                 execution.condense_plans()
+        except UNREADABLE:
+            self._unread_plan(execution)
         finally:
             self._plan_bytes += execution.plan_bytes
+
+    def _unread_plan(self, execution: ExecutionState) -> None:
+        """A plan of a shape that no Spark writes costs that execution, and no other."""
+        if not execution.damaged:
+            self.unread_plans += 1
+        execution.damaged = True
 
     def _execution_end(self, event: JsonObject) -> Iterable[Record]:
         execution_id = integer(event.get("executionId"))
@@ -172,9 +183,8 @@ class ExecutionEvents(ApplicationEvents):
                 facts = rows.boundary_facts(execution, initial, ties)
                 plan = derive(execution.initial, facts, inner=False)
         except UNREADABLE:
-            # A plan that no Spark writes: its stages are rows all the same, tied to nothing.
-            self.malformed += 1
-            execution.damaged = True
+            # Its stages are rows all the same, tied to nothing; its neighbours are not concerned.
+            self._unread_plan(execution)
             initial, ties, plan = (), NO_TIES, None
         lossy = execution.damaged or self.events_dropped > 0
         ending = rows.Ending(execution.started_ms, execution.ended_ms, aborted, lossy)
@@ -215,6 +225,9 @@ class ExecutionEvents(ApplicationEvents):
                 so_far = count(event.get("freed_bytes"))
                 execution.freed.append((when, text(event.get("path")), so_far))
             if fingerprint is not None:
-                boundary_id = execution.boundary_of(fingerprint)
+                try:
+                    boundary_id = execution.boundary_of(fingerprint)
+                except UNREADABLE:
+                    self._unread_plan(execution)
         if self._application is not None:
             yield rows.checkpoint_row(event, self._stamp, at or self._clock(), boundary_id)

@@ -4,7 +4,7 @@ Most of a log's bytes are never read: events that harvest does not take, plan te
 accumulators and executor metrics of each task. A line is looked at in Spark's order of fields, as
 Spark 3.5 to 4.2 write it; one that looks otherwise is decoded whole, so a cut changes what reading
 costs and never what is read. Cuts are found by text such as ``,"Accumulables":[``, which no JSON
-string can hold: a quote inside a string is escaped.
+string can hold: a quote inside a string is escaped. Plans stay JSON, whatever their depth.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+
+from phoebe_spark import nested_json
 
 _HEAD = b'{"Event":"'
 _SQL = b"org.apache.spark.sql.execution.ui.SparkListener"
@@ -31,17 +33,17 @@ def decode(line: bytes) -> Any:
     Raises ``orjson.JSONDecodeError`` for a line that is not JSON.
     """
     if not line.startswith(_HEAD):
-        return orjson.loads(line)
+        return nested_json.loads(line)
     cut = _READ.get(line[len(_HEAD) : line.find(b'"', len(_HEAD), _LONGEST_NAME)], _unread)
     # Two lines that a lost piece made one must not pass for the first of them.
     if cut is None or line.find(_HEAD, len(_HEAD)) != -1:
-        return orjson.loads(line)
+        return nested_json.loads(line)
     return cut(line)
 
 
 def _unread(line: bytes) -> None:
     if not line.endswith(b"}"):
-        orjson.loads(line)
+        nested_json.loads(line)
 
 
 _ID = re.compile(rb'\{"ID":(\d+),')
@@ -52,10 +54,10 @@ def _task_end(line: bytes) -> Any:
     last = line.find(b']},"Task Executor Metrics":{', start)  # the plugin's lines have none
     end = line.find(b'},"Task Metrics":{', last)
     if start < 0 or last < 0 or end < 0 or line.find(b'"Name":"checkpoint ', start, last) != -1:
-        return orjson.loads(line)
+        return nested_json.loads(line)
     event = _loads(line[:start] + b"}" + line[end + 1 :])
     if event is None:
-        return orjson.loads(line)
+        return nested_json.loads(line)
     event[ACCUMULABLES_JSON] = line[start:last]
     return event
 
@@ -65,14 +67,16 @@ def accumulator_ids(accumulables: bytes) -> set[int]:
     return set(map(int, _ID.findall(accumulables)))
 
 
-def _plan_update(line: bytes) -> Any:
+def _plan(line: bytes) -> Any:
     text, plan = line.find(b',"physicalPlanDescription":"'), line.find(b',"sparkPlanInfo":{')
-    if plan < 0 or not line.endswith(b"}}"):
-        return orjson.loads(line)
-    event = _loads(line[: text if 0 < text < plan else plan] + b"}")
+    # The plan is the last field, or the time follows it; no time follows an object within a plan.
+    end = line.rfind(b'},"time":', plan) + 1 or len(line) - 1
+    if plan < 0 or not line.endswith(b"}") or line[end - 1 : end] != b"}":
+        return nested_json.loads(line)
+    event = _loads(line[: text if 0 < text < plan else plan] + line[end:])
     if event is None:
-        return orjson.loads(line)
-    event[PLAN_JSON] = line[plan + len(b',"sparkPlanInfo":') : -1]
+        return nested_json.loads(line)
+    event[PLAN_JSON] = line[plan + len(b',"sparkPlanInfo":') : end]
     return event
 
 
@@ -85,7 +89,8 @@ def _loads(piece: bytes) -> Any:
 
 _READ: dict[bytes, Callable[[bytes], Any] | None] = {
     b"SparkListenerTaskEnd": _task_end,
-    _SQL + b"SQLAdaptiveExecutionUpdate": _plan_update,
+    _SQL + b"SQLExecutionStart": _plan,
+    _SQL + b"SQLAdaptiveExecutionUpdate": _plan,
     **dict.fromkeys(
         (
             b"SparkListenerLogStart",
@@ -97,7 +102,6 @@ _READ: dict[bytes, Callable[[bytes], Any] | None] = {
             b"SparkListenerJobEnd",
             b"SparkListenerStageSubmitted",
             b"SparkListenerStageCompleted",
-            _SQL + b"SQLExecutionStart",
             _SQL + b"SQLExecutionEnd",
         )
     ),

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import orjson
-
+from phoebe_spark import nested_json
 from phoebe_spark.harvest._figures import Figures
 from phoebe_spark.harvest._lines import ACCUMULABLES_JSON, accumulator_ids
 from phoebe_spark.harvest._values import JsonObject, count, integer, items, obj, text, time_ms
@@ -290,11 +289,10 @@ class ExecutionState:
 
     def condense_plans(self) -> None:
         """Look at all versions now, and keep the two that `look_at_plans` needs again."""
-        kept, self.later = self.later, []
+        kept, self.later = self.later, self.later[-1:]
         self.look_at_plans()
         for version in kept:
             self._see_exchanges(_parsed(version), set())
-        self.later = kept[-1:]
         self.initial = self.latest = None
         self.boundaries = ()
 
@@ -376,4 +374,4 @@ def remember(known: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None
 
 
 def _parsed(plan: bytes) -> PlanNode:
-    return parse_plan(orjson.loads(zlib.decompress(plan) if plan[:1] == _PACKED else plan))
+    return parse_plan(nested_json.loads(zlib.decompress(plan) if plan[:1] == _PACKED else plan))

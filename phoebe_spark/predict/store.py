@@ -3,7 +3,9 @@
 What `phoebe_spark.predict.history` says of a template rests on its last runs, a window of eight.
 This keeps the windows of every template there ever was: a run is added once, whoever brings it and
 in whatever order, a look-up is one indexed read, and a run whose application turns out to have lost
-events is taken out again. Median and spread are exact over the window (no sketch: of eight values).
+events is taken out again. What such runs had pushed out of a window comes back: older runs are kept
+in reserve, and no application takes more than one window. Median and spread are exact over the
+window (no sketch: of eight values).
 """
 
 from __future__ import annotations
@@ -47,16 +49,38 @@ CREATE TABLE IF NOT EXISTS runs (
   kind TEXT, key TEXT, at REAL, app TEXT, attempt TEXT, execution INTEGER, part INTEGER,
   value BLOB NOT NULL, PRIMARY KEY (kind, key, at, app, attempt, execution, part)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS evicted (
+  kind TEXT, key TEXT, app TEXT, attempt TEXT, count INTEGER NOT NULL,
+  PRIMARY KEY (kind, key, app, attempt)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS forgotten (
+  app TEXT, attempt TEXT, PRIMARY KEY (app, attempt)
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS runs_of_app ON runs (app, attempt);
 """
 
 _COUNT = """INSERT INTO counts VALUES (?, ?, ?)
 ON CONFLICT (kind, key) DO UPDATE SET count = count + excluded.count"""
 
-_FORGET_OLD = """DELETE FROM runs WHERE kind = ?1 AND key = ?2 AND
-(at, app, attempt, execution, part) IN (
+_RESERVE = 3 * KEEP
+"""Runs of one key that are kept in all: a window, and what may have to come back into it."""
+
+_TOO_MANY = """SELECT at, app, attempt, execution, part FROM (
+  SELECT at, app, attempt, execution, part FROM runs
+  WHERE kind = ?1 AND key = ?2 AND app = ?3 AND attempt = ?4
+  ORDER BY at DESC, execution DESC, part DESC LIMIT -1 OFFSET ?5
+) UNION SELECT at, app, attempt, execution, part FROM (
   SELECT at, app, attempt, execution, part FROM runs WHERE kind = ?1 AND key = ?2
-  ORDER BY at DESC, app DESC, attempt DESC, execution DESC, part DESC LIMIT -1 OFFSET ?3
+  ORDER BY at DESC, app DESC, attempt DESC, execution DESC, part DESC LIMIT -1 OFFSET ?6
+)"""
+
+_EVICTED = """INSERT INTO evicted VALUES (?, ?, ?, ?, 1)
+ON CONFLICT (kind, key, app, attempt) DO UPDATE SET count = count + 1"""
+
+# Of whom no run is left, none can be taken out any more.
+_GONE = """DELETE FROM evicted WHERE kind = ?1 AND key = ?2 AND NOT EXISTS (
+  SELECT 1 FROM runs WHERE runs.kind = ?1 AND runs.key = ?2
+  AND runs.app = evicted.app AND runs.attempt = evicted.attempt
 )"""
 
 
@@ -137,17 +161,40 @@ class HistoryStore:
         row = (kind, key, at, *who, part, orjson.dumps(value))
         self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         self._db.execute(_COUNT, (kind, key, 1))
-        self._db.execute(_FORGET_OLD, (kind, key, KEEP))
+        old = self._db.execute(_TOO_MANY, (kind, key, who[0], who[1], KEEP, _RESERVE)).fetchall()
+        for run in old:
+            self._db.execute(
+                "DELETE FROM runs WHERE kind = ? AND key = ? AND at = ? AND app = ? AND attempt = ?"
+                " AND execution = ? AND part = ?",
+                (kind, key, *run),
+            )
+            self._db.execute(_EVICTED, (kind, key, run[1], run[2]))
+        if old:
+            self._db.execute(_GONE, (kind, key))
 
     def forget(self, apps: Iterable[tuple[str, str]]) -> None:
-        """Take out what an application did: it lost events, and its figures may be wrong."""
+        """Take out what an application did: it lost events, and its figures may be wrong. Its runs
+        are not added again until `readmit`."""
         for app in apps:
             for kind, key, count in self._db.execute(
-                "SELECT kind, key, count(*) FROM runs WHERE app = ? AND attempt = ? GROUP BY 1, 2",
+                "SELECT kind, key, sum(n) FROM ("
+                "SELECT kind, key, 1 AS n FROM runs WHERE app = ?1 AND attempt = ?2 UNION ALL "
+                "SELECT kind, key, count FROM evicted WHERE app = ?1 AND attempt = ?2"
+                ") GROUP BY 1, 2",
                 app,
             ).fetchall():
                 self._db.execute(_COUNT, (kind, key, -count))
             self._db.execute("DELETE FROM runs WHERE app = ? AND attempt = ?", app)
+            self._db.execute("DELETE FROM evicted WHERE app = ? AND attempt = ?", app)
+            self._db.execute("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", app)
+
+    def readmit(self, apps: Iterable[tuple[str, str]]) -> None:
+        """Let runs in again of applications that were forgotten: a whole log of them was read."""
+        for app in apps:
+            if self._db.execute(
+                "DELETE FROM forgotten WHERE app = ? AND attempt = ?", app
+            ).rowcount:
+                self._db.execute("DELETE FROM seen WHERE app = ? AND attempt = ?", app)
 
     def stage(self, key: str) -> StageHistory | None:
         """The history of one key (`phoebe_spark.predict.history.keys`), oldest run first."""
@@ -162,12 +209,13 @@ class HistoryStore:
         return elsewhere, 1 if elsewhere is not None else 0
 
     def _values(self, kind: _Kind, key: str) -> list[Any]:
+        """The window of a key, oldest first."""
         rows = self._db.execute(
-            "SELECT value FROM runs WHERE kind = ? AND key = ? ORDER BY at, app, attempt, execution"
-            ", part",
-            (kind, key),
-        )
-        return [orjson.loads(value) for (value,) in rows]
+            "SELECT value FROM runs WHERE kind = ? AND key = ? ORDER BY at DESC, app DESC, "
+            "attempt DESC, execution DESC, part DESC LIMIT ?",
+            (kind, key, KEEP),
+        ).fetchall()
+        return [orjson.loads(value) for (value,) in reversed(rows)]
 
     def _count(self, kind: _Kind, key: str) -> int:
         row = self._db.execute(
@@ -180,8 +228,10 @@ class HistoryStore:
         found = History()
         with closing(self._db.cursor()) as cursor:
             rows = cursor.execute(
-                "SELECT kind, key, value FROM runs ORDER BY kind, key, at, app, attempt, execution"
-                ", part"
+                "SELECT kind, key, value FROM (SELECT *, row_number() OVER (PARTITION BY kind, key "
+                "ORDER BY at DESC, app DESC, attempt DESC, execution DESC, part DESC) AS newer "
+                "FROM runs) WHERE newer <= ? ORDER BY kind, key, newer DESC",
+                (KEEP,),
             )
             for kind, key, blob in rows:
                 value = orjson.loads(blob)

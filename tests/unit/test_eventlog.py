@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import lz4.block
 import pyarrow as pa
@@ -13,6 +15,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phoebe_spark import eventlog
 from phoebe_spark.eventlog import EventReader, LogSource, UnreadableLogError, find_logs
 
 LINES = [b'{"Event":"SparkListenerX","n":%d,"text":"%s"}' % (n, b"abc" * 50) for n in range(2000)]
@@ -105,6 +108,120 @@ def test_a_file_that_is_no_log_is_refused(tmp_path: Path, content: bytes) -> Non
     path.write_bytes(content)
     with pytest.raises(UnreadableLogError, match="first line"):
         read(path)
+
+
+def _said(path: Path) -> list[str]:
+    return [event["text"] for event in EventReader(LogSource(path, (path,), "eventlog"))]
+
+
+_TOLD = (
+    b'{"Event":"SparkListenerEnvironmentUpdate","text":"",'
+    b'"System Properties":{"file.encoding":"%s"}}'
+)
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(
+    ("charset", "text"),
+    [
+        ("latin-1", "résumé of the façade"),
+        ("windows-1252", "“totals”: 5 €"),
+        ("gbk", "夜间 总计"),
+        ("shift_jis", "表の合計ソ"),  # their second bytes are backslashes
+        ("big5", "功許蓋"),
+        ("euc-kr", "야간 합계"),
+    ],
+)
+def test_a_log_in_the_drivers_own_charset(
+    tmp_path: Path, charset: str, text: str, told: bool
+) -> None:
+    path = tmp_path / "app"
+    first = _TOLD % charset.encode() if told else b'{"text":""}'
+    lines = ['{"text":"plain"}', f'{{"text":"{text}"}}', '{"text":"ünïcode"}']
+    encoded = [line.encode(charset if n < 2 else "utf-8") for n, line in enumerate(lines)]
+    path.write_bytes(b"\n".join([first, *encoded]))
+    found = _said(path)
+    assert (found[:2], found[3], len(found)) == (["", "plain"], "ünïcode", 4)
+    if told or charset in ("latin-1", "windows-1252"):
+        assert found[2] == text
+
+
+def test_a_few_broken_characters_leave_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "app"
+    path.write_bytes('\ufeff{"text":"übergröße"}\n'.encode().replace("ß".encode(), b"\xc3"))
+    assert _said(path) == ["übergrö\ufffde"]
+
+
+def test_a_line_of_many_megabytes_is_put_together_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not timed: the bytes that are handed on are counted, in pieces a thousandth of the line."""
+    path = tmp_path / "app"
+    long = b'{"n":1,"text":"%s"}' % (b"x" * (1 << 20))
+    path.write_bytes(b'{"n":0}\n' + long + b'\n{"n":2}\n')
+    monkeypatch.setattr(eventlog, "_READ_BYTES", 1 << 10)
+    split = 0
+
+    class Counted(bytes):
+        def split(self, *args: Any) -> list[bytes]:  # type: ignore[override]
+            nonlocal split
+            split += len(self)
+            return super().split(*args)
+
+        def removeprefix(self, prefix: Any) -> Counted:
+            return Counted(super().removeprefix(prefix))
+
+        def __radd__(self, other: bytes) -> Counted:
+            return Counted(other + bytes(self))
+
+    chunks = eventlog._chunks
+    monkeypatch.setattr(eventlog, "_chunks", lambda raw: map(Counted, chunks(raw)))
+    numbers, reader = read(path)
+    assert (numbers, reader.lines) == ([0, 1, 2], 3)
+    assert split < 2 * len(long)
+
+
+def _varint(number: int) -> bytes:
+    made = b""
+    while number >= 0x80:
+        made, number = made + bytes([number & 0x7F | 0x80]), number >> 7
+    return made + bytes([number])
+
+
+def _claims() -> dict[str, bytes]:
+    window = zstandard.ZstdCompressionParameters(window_log=31, compression_level=1)
+    frame = zstandard.ZstdCompressor(compression_params=window).compressobj()
+    lie = _varint((32 << 30) - 1) + b"\x00x"
+    small_lie = _varint(1 << 20) + b"\x00x"
+    head = b"\x82SNAPPY\x00" + struct.pack(">ii", 1, 1)
+    return {
+        "snappy, 32 GiB in a block": head + struct.pack(">i", len(lie)) + lie,
+        "snappy, more than copies can make": head + struct.pack(">i", len(small_lie)) + small_lie,
+        "snappy, a block of 1 GiB": head + struct.pack(">i", 1 << 30) + b"x",
+        "lz4, 1 GiB": struct.pack("<8sBiiI", b"LZ4Block", 0x25, 10, 1 << 30, 0) + b"x" * 10,
+        "lz4, 1 GiB packed": struct.pack("<8sBiiI", b"LZ4Block", 0x25, 1 << 30, 10, 0) + b"x" * 10,
+        "zstd, a window of 2 GiB": frame.compress(PLAIN) + frame.flush(),
+        "gzip, zeros": gzip.compress(bytes(64 << 20)),
+        "gzip, one endless line": gzip.compress(b'{"a":"' + b"x" * (32 << 20)),
+    }
+
+
+@pytest.mark.parametrize("name", _claims())
+def test_memory_is_not_taken_on_a_files_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(eventlog, "_LONGEST_LINE", 8 << 20)
+    (tmp_path / "app-1").write_bytes(_claims()[name])
+    (tmp_path / "app-2").write_bytes(PLAIN)
+    bad, good = find_logs([tmp_path])
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableLogError):
+            list(EventReader(bad))
+        assert tracemalloc.get_traced_memory()[1] < 60 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(list(EventReader(good))) == 2000
 
 
 def test_rolling_directories_are_read_in_order(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 import zstandard
 
+from phoebe_spark import nested_json
 from phoebe_spark.eventlog import EventReader, find_logs
 from phoebe_spark.harvest import Harvest
 from phoebe_spark.ingest import ingest
@@ -275,6 +276,55 @@ def test_a_clock_that_jumps_back_makes_its_executions_incomplete(
     rows = Tables(tmp_path / "home").read("executions").to_pylist()
     assert [row["execution_id"] for row in rows if not row["complete"]] == [12]
     assert all(row["duration_ms"] >= 0 for row in rows)
+
+
+def deepened(line: bytes, operators: int) -> bytes:
+    """The event with that many projections below the root of its plan."""
+    event = orjson.loads(line)
+    plan = event["sparkPlanInfo"]
+    below = plan["children"]
+    for _ in range(operators):
+        text = "Project [k#1L, v#2L]"
+        below = [{"nodeName": "Project", "simpleString": text, "children": below, "metadata": {},
+                  "metrics": []}]  # fmt: skip
+    return nested_json.dumps(event | {"sparkPlanInfo": {**plan, "children": below}})
+
+
+@pytest.mark.parametrize("operators", [130, 600, 2_000])
+def test_a_plan_of_any_depth_is_a_query_like_others(
+    tmp_path: Path, lines: list[bytes], operators: int
+) -> None:
+    log, deep = tmp_path / "app", list(lines)
+    for n, line in enumerate(lines):
+        if b'"sparkPlanInfo"' in line and b'"executionId":20,' in line:
+            deep[n] = deepened(line, operators)
+    log.write_bytes(b"\n".join(deep) + b"\n")
+    summary = ingest([log], tmp_path / "home")
+    assert (summary.bad_lines, summary.incomplete, summary.warnings) == (0, 0, ())
+    ingest([TPCH], tmp_path / "plain")
+    found, plain = (
+        {row["execution_id"]: row for row in Tables(home).read("executions").to_pylist()}
+        for home in (tmp_path / "home", tmp_path / "plain")
+    )
+    assert all(row["complete"] for row in found.values())
+    told = [(row["boundary_count"], row["stage_count"]) for row in found.values()]
+    assert told == [(row["boundary_count"], row["stage_count"]) for row in plain.values()]
+
+
+def test_a_plan_that_cannot_be_read_costs_its_query_alone(
+    tmp_path: Path, lines: list[bytes]
+) -> None:
+    log, spoiled = tmp_path / "app", list(lines)
+    for n, line in enumerate(lines):
+        if b'"sparkPlanInfo"' in line and b'"executionId":20,' in line:
+            spoiled[n] = line.replace(b'"children":[{', b'"children":[7,{')
+    log.write_bytes(b"\n".join(spoiled) + b"\n")
+    summary = ingest([log], tmp_path / "home")
+    assert (summary.incomplete, len(summary.warnings)) == (0, 1)
+    assert "1 queries have plans that no Spark writes" in summary.warnings[0].reason
+    rows = Tables(tmp_path / "home").read("executions").to_pylist()
+    assert [row["execution_id"] for row in rows if not row["complete"]] == [20]
+    assert status(tmp_path / "home") == [("finished", True)]
 
 
 def test_only_recent_logs(tmp_path: Path, lines: list[bytes]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phoebe_spark.remote_logs import RemoteFile, _copied, _in_order
+from phoebe_spark.remote_logs import RemoteFile, _copied, _in_order, _logs_of
 
 ROLLING = "s3a://b/logs/eventlog_v2_app"
 
@@ -50,3 +50,39 @@ def test_rolled_files_come_in_their_order_and_nothing_else() -> None:
         "events_2_app.compact",
         "events_10_app",
     ]
+
+
+def test_parts_are_put_together_as_they_are_from_a_disk(tmp_path: Path) -> None:
+    """Databricks' files of one folder, a rolled log elsewhere than in its own directory, and what
+    tells whether it is whole."""
+    cluster, moved = "dbfs:/logs/0615-1/eventlog/7", "s3a://b/copied"
+    uris = [
+        f"{cluster}/eventlog",
+        f"{cluster}/eventlog-2021-06-15--15-00.gz",
+        f"{cluster}/eventlog-2021-06-15--16-00.gz",
+        f"{moved}/app-9",
+        f"{moved}/appstatus_app-7",
+        f"{moved}/events_1_app-7",
+        f"{moved}/events_3_app-7",
+        f"{moved}/events_1_app-8",
+        f"{moved}/events_2_app-8",
+    ]
+    logs = _logs_of(RemoteFile(uri, "", n) for n, uri in enumerate(uris))
+    assert [[f.uri.rpartition("/")[2] for f in log] for log in logs] == [
+        ["eventlog-2021-06-15--15-00.gz", "eventlog-2021-06-15--16-00.gz", "eventlog"],
+        ["app-9"],
+        ["events_1_app-7", "events_3_app-7", "appstatus_app-7"],
+        ["events_1_app-8", "events_2_app-8"],
+    ]
+    names = [cluster, f"{moved}/app-9", f"{moved}/events_1_app-7", f"{moved}/events_1_app-8"]
+    assert [log[0].log for log in logs] == names
+    assert {file.kind for log in logs for file in log} == {"eventlog"}
+    for number, log in enumerate(logs):
+        told = frames(*(("F", file.uri) for file in log))
+        sources, failed = _copied(told, {f.uri: f for f in log}, tmp_path / str(number))
+        assert (failed, [source.name for source in sources]) == ({}, [names[number]])
+        (source,) = sources
+        assert [p.name for p in source.files] == [
+            f.uri.rpartition("/")[2] for f in log if "appstatus" not in f.uri
+        ]
+        assert (bool(source.missing), source.over) == (number == 2, number == 2)

@@ -19,8 +19,10 @@ def update(home: str | Path) -> int:
     with HistoryStore(home) as store:
         frames, versions = read_new(home, store.versions)
         with store.adding():
+            lossy = _lossy(frames)
+            store.readmit(_applications(frames) - lossy)
             added = add(store, build_runs(frames))
-            store.forget(_lossy(frames))
+            store.forget(lossy)
             store.read_until(versions)
     return added
 
@@ -33,7 +35,12 @@ def add(store: HistoryStore, runs: Iterable[Run]) -> int:
     )
 
 
-def _lossy(frames: Frames) -> list[tuple[str, str]]:
+def _applications(frames: Frames) -> set[tuple[str, str]]:
+    rows = frames.applications[["app_id", "app_attempt"]]
+    return set(rows.itertuples(index=False, name=None))
+
+
+def _lossy(frames: Frames) -> set[tuple[str, str]]:
     rows = frames.applications
     lost = rows[rows["events_dropped"].fillna(0) > 0]
-    return list(lost[["app_id", "app_attempt"]].itertuples(index=False, name=None))
+    return set(lost[["app_id", "app_attempt"]].itertuples(index=False, name=None))

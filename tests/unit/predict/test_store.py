@@ -87,6 +87,38 @@ def test_an_application_that_lost_events_is_forgotten(tmp_path: Path) -> None:
         assert not _day(store, 1, app="lossy"), "and stays so"
 
 
+def test_what_a_forgotten_application_pushed_out_comes_back(tmp_path: Path) -> None:
+    """It ran one query again and again, and filled the window; its own runs are all taken out."""
+    with HistoryStore(tmp_path) as store:
+        for n in range(KEEP + 2):
+            _day(store, n)
+        before = _without_times(store.history())
+        for n in range(2 * KEEP):
+            made = query("sales", 10_000.0, random.Random(n))
+            store.add(made, "shape", 9e9, ("lossy", ""), n, DAY_ONE + timedelta(days=90, hours=n))
+        assert _without_times(store.history()) != before
+        store.forget([("lossy", "")])
+        assert _without_times(store.history()) == before
+        made = query("sales", 10.0)
+        past, _ = store.lookup(made, made.graph.stages[0])
+        assert past is not None
+        assert (past.count, len(past.runs)) == (KEEP + 2, KEEP)
+
+
+def test_a_forgotten_application_of_which_a_whole_log_comes_is_let_in_again(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        _day(store, 0, app="late")
+        before = _without_times(store.history())
+        store.forget([("late", "")])
+        store.readmit([("other", "")])
+        assert not _day(store, 0, app="late")
+        store.readmit([("late", "")])
+        assert _day(store, 0, app="late")
+        store.readmit([("late", "")])
+        assert not _day(store, 0, app="late"), "once"
+        assert _without_times(store.history()) == before
+
+
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     with HistoryStore(tmp_path) as store:
         with pytest.raises(ZeroDivisionError), store.adding():
