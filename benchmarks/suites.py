@@ -28,6 +28,7 @@ from tests.support.places import ROOT
 
 TOGETHER = 6  # suites in one JVM
 LIMIT_S = 40 * 60.0  # for these
+ALONE_S = 15 * 60.0  # for one that did not end among others
 
 # Whether Spark removes a query's shuffle files at its end, while writing and while restoring. By
 # default one of each; a checkpoint that outlives its files is read most when it was not so before.
@@ -55,14 +56,17 @@ def run(options: Options) -> Result:
         options.say(f"{number * TOGETHER} of {len(chosen)} suites done; now {names}")
         plain = _plain(group, folder / "plain")
         found.plain |= plain
+        group = tuple(suite for suite in group if suite.name in plain)
+        if not group:
+            continue
         for written_cleanup, restored_cleanup in rounds:
             store = fresh(folder / "store")
             for label, cleanup in (("written", written_cleanup), ("restored", restored_cleanup)):
                 where = folder / f"{label}-{'cleaned' if cleanup else 'kept'}"
                 ran = run_jvm(Run(label, group, where, store, cleanup, LIMIT_S))
-                _note(found, options, plain, ran, where.name)
+                note(found, options, plain, ran, where.name)
             fresh(store)
-    return _result(found)
+    return result(found)
 
 
 def _groups(chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, ...]]:
@@ -72,21 +76,26 @@ def _groups(chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, ...]]:
 
 def _plain(group: tuple[Chosen, ...], folder: Path) -> dict[str, Outcomes]:
     """What the suites say without the plugin: run once for a Spark version, and kept."""
-    kept = {suite: _kept(suite) for suite in group}
-    missing = tuple(suite for suite, place in kept.items() if not place.exists())
-    if missing:
-        ran = run_jvm(Run("plain", missing, folder, folder / "store", True, LIMIT_S))
-        for suite in missing:
-            outcomes = ran.outcomes.get(suite.name)
-            if outcomes is not None:
-                rows = {test: asdict(outcome) for test, outcome in outcomes.items()}
-                kept[suite].parent.mkdir(parents=True, exist_ok=True)
-                kept[suite].write_text(json.dumps(rows))
+    _keep(tuple(suite for suite in group if not _kept(suite).exists()), folder, LIMIT_S)
+    for suite in group:
+        if not _kept(suite).exists():  # one that hangs takes those after it along
+            _keep((suite,), folder, ALONE_S)
     return {
-        suite.name: {t: Outcome(**row) for t, row in json.loads(place.read_text()).items()}
-        for suite, place in kept.items()
-        if place.exists()
+        suite.name: {t: Outcome(**row) for t, row in json.loads(_kept(suite).read_text()).items()}
+        for suite in group
+        if _kept(suite).exists()
     }
+
+
+def _keep(suites: tuple[Chosen, ...], folder: Path, limit_s: float) -> None:
+    if not suites:
+        return
+    ran = run_jvm(Run("plain", suites, folder, folder / "store", True, limit_s))
+    for suite in suites:
+        if suite.name in ran.outcomes:
+            rows = {test: asdict(outcome) for test, outcome in ran.outcomes[suite.name].items()}
+            _kept(suite).parent.mkdir(parents=True, exist_ok=True)
+            _kept(suite).write_text(json.dumps(rows))
 
 
 def _kept(suite: Chosen) -> Path:
@@ -98,7 +107,8 @@ def _kept(suite: Chosen) -> Path:
     return classes.PLACE / "plain" / f"{suite.name}-{digest}.json"
 
 
-def _note(found: Found, options: Options, plain: dict[str, Outcomes], ran: Ran, label: str) -> None:
+def note(found: Found, options: Options, plain: dict[str, Outcomes], ran: Ran, label: str) -> None:
+    """Adds one run of the suites in ``plain``."""
     differ = [
         d
         for suite, outcomes in plain.items()
@@ -115,7 +125,8 @@ def _note(found: Found, options: Options, plain: dict[str, Outcomes], ran: Ran, 
     )
 
 
-def _result(found: Found) -> Result:
+def result(found: Found) -> Result:
+    """The figures, what was found set against the committed list."""
     ran = [suite for suite in found.plain if suite not in found.unfinished]
     judgement = judge(found.differences, read_expected(), ran)
     outcomes = [o for of_suite in found.plain.values() for o in of_suite.values()]

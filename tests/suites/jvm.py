@@ -122,7 +122,7 @@ def run(what: Run) -> Ran:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     shutil.rmtree(work, ignore_errors=True)
-    counts, threads = _counts(what.folder / "counts")
+    counts, threads = read_counts(what.folder / "counts")
     return Ran(
         outcomes=_outcomes(what.folder / "reports"),
         counts=counts,
@@ -191,7 +191,8 @@ def _outcomes(reports: Path) -> dict[str, Outcomes]:
     return found
 
 
-def _counts(lines: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+def read_counts(lines: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """What ``SuitesPlugin`` wrote: counters by name, and the names of threads that were left."""
     counts: dict[str, int] = {}
     threads: list[str] = []
     for line in lines.read_text().splitlines() if lines.exists() else []:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import suites
+from benchmarks.frame import Options
 from tests.suites.choice import NoSuchSuiteError, choose
 from tests.suites.classes import is_concrete
-from tests.suites.jvm import Chosen
+from tests.suites.jvm import Chosen, Ran, read_counts
 from tests.suites.outcomes import (
     BadListError,
     Difference,
@@ -102,7 +104,6 @@ def test_a_name_that_no_longer_differs_is_said(tmp_path: Path) -> None:
         (("It counts exchanges.", ""), "sentence"),
         (('"did not equal", "exchanges"', '" "'), "shows nothing"),
         (('shows = ["did not equal", "exchanges"]', ""), "keys"),
-        (('"counts"]', '"counts"]\n' + LIST.strip()), "named twice"),
         (('JoinSuite = ["counts"]', ""), "table of lists"),
     ],
 )
@@ -115,33 +116,31 @@ def test_a_list_that_explains_nothing_is_refused(
         read_expected(path)
 
 
-def test_the_committed_list_and_choice_are_whole() -> None:
+def test_the_committed_list_and_choice_are_whole(tmp_path: Path) -> None:
     read_expected()
-    chosen = choose("default", ["org.x.JoinSuite"], _choice_of(["JoinSuite"]))
+    chosen = choose("default", ["org.x.JoinSuite"], _choice_of(tmp_path, ["JoinSuite"]))
     assert chosen == [Chosen("org.x.JoinSuite", ("inner",))]
 
 
-def _choice_of(names: list[str]) -> Path:
-    import tempfile
-
-    path = Path(tempfile.mkdtemp()) / "choice.toml"
+def _choice_of(folder: Path, names: list[str]) -> Path:
+    path = folder / "choice.toml"
     rows = "\n".join(f'"{name}" = ["inner"]' for name in names)
     path.write_text(f'[default]\n{rows}\n[left_out]\n"org.y" = "needs a network."\n')
     return path
 
 
-def test_suites_are_chosen_by_their_end() -> None:
-    suites = ["org.x.CsvSuite", "org.x.sub.CsvSuite", "org.x.JsonSuite", "org.y.NetSuite"]
-    path = _choice_of(["JsonSuite"])
-    assert choose("org.x.CsvSuite,JsonSuite", suites, path) == [
+def test_suites_are_chosen_by_their_end(tmp_path: Path) -> None:
+    names = ["org.x.CsvSuite", "org.x.sub.CsvSuite", "org.x.JsonSuite", "org.y.NetSuite"]
+    path = _choice_of(tmp_path, ["JsonSuite"])
+    assert choose("org.x.CsvSuite,JsonSuite", names, path) == [
         Chosen("org.x.CsvSuite"),
         Chosen("org.x.JsonSuite"),
     ]
-    assert [c.name for c in choose("all", suites, path)] == suites[:3]
+    assert [c.name for c in choose("all", names, path)] == names[:3]
     with pytest.raises(NoSuchSuiteError, match=r"org\.x\.sub\.CsvSuite"):
-        choose("CsvSuite", suites, path)
+        choose("CsvSuite", names, path)
     with pytest.raises(NoSuchSuiteError, match="no such suite"):
-        choose("XmlSuite", suites, path)
+        choose("XmlSuite", names, path)
 
 
 @pytest.mark.parametrize(("flags", "concrete"), [(0x21, True), (0x421, False), (0x601, False)])
@@ -152,3 +151,36 @@ def test_abstract_suites_are_told_by_their_class_files(flags: int, concrete: boo
     pool = text + long_number + class_name + method
     head = b"\xca\xfe\xba\xbe" + struct.pack(">HHH", 0, 61, 6)
     assert is_concrete(head + pool + struct.pack(">H", flags)) is concrete
+
+
+def test_counters_are_summed_over_contexts_and_guarded_failures_are_not(tmp_path: Path) -> None:
+    lines = tmp_path / "counts"
+    lines.write_text(
+        '{"checkpoints.committed":2,"failed.plan":1}\n'
+        '{"checkpoints.committed":3,"failed.plan":1}\n'
+        '{"threads_left":["phoebe-x-0"]}\n'
+    )
+    assert read_counts(lines) == ({"checkpoints.committed": 5, "failed.plan": 1}, ("phoebe-x-0",))
+    assert read_counts(tmp_path / "none") == ({}, ())
+
+
+@pytest.mark.parametrize(
+    ("ran", "newly_failed", "broken"),
+    [
+        (Ran({"a.S": {"one": Outcome("passed")}}, {"checkpoints.committed": 4}), 0, False),
+        (Ran({"a.S": {"one": Outcome("failed", "wrong row")}}), 1, True),
+        (Ran({}, ended=False), 1, True),
+        (Ran({"a.S": {"one": Outcome("passed")}}, {"failed.commit": 1}), 0, True),
+        (Ran({"a.S": {"one": Outcome("passed")}}, threads_left=("phoebe-x-0",)), 0, True),
+    ],
+)
+def test_any_difference_a_guarded_failure_and_a_thread_left_break_the_bench(
+    tmp_path: Path, ran: Ran, newly_failed: int, broken: bool
+) -> None:
+    found = suites.Found(plain={"a.S": {"one": Outcome("passed"), "two": Outcome("failed")}})
+    suites.note(found, Options("suites", tmp_path), found.plain, ran, "written-kept")
+    result = suites.result(found)
+    assert (result.figures["suites"], result.figures["tests"]) == (1, 1)
+    assert result.figures["newly_failed"] == newly_failed
+    assert result.figures["committed"] == ran.counts.get("checkpoints.committed", 0)
+    assert result.broken is broken
