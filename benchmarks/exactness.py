@@ -43,6 +43,7 @@ def run(options: Options) -> Result:
             "wrong": report.count("wrong"),
             "failed_only_with_us": report.count("failed", "broken"),
             "internal": report.count("internal"),
+            "more_work": report.count("work"),
             "restored_share": report.restored_share,
             "mendings_found": None if why_null else found / len(known),
             "mendings": [

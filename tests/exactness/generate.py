@@ -60,7 +60,8 @@ SETTINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("spark.sql.exchange.reuse", ("false",)),
     ("spark.sql.files.maxPartitionBytes", ("64", "256", "128MB")),
     ("spark.sql.files.openCostInBytes", ("0", "128MB")),
-    ("spark.sql.files.minPartitionNum", ("1", "5")),
+    ("spark.sql.files.openCostInBytes", ("0", "128MB")),
+    ("spark.sql.files.minPartitionNum", ("1", "1", "5")),
     ("spark.sql.classic.shuffleDependency.fileCleanup.enabled", ("true",)),
     ("spark.sql.classic.shuffleDependency.fileCleanup.enabled", ("true",)),
     ("spark.sql.parquet.filterPushdown", ("false",)),
@@ -272,7 +273,7 @@ def table(pick: Pick, name: str, delta: bool) -> tuple[Table, list[Column]]:
         if form == "avro":
             columns = [c for c in columns if not c[1].startswith("decimal")]
     wild: set[str] = set()
-    if form != "text" and pick.chance(30):
+    if form != "text" and pick.chance(45):
         columns.append(["w", pick.one(["double", "bigint"])])
         wild.add("w")
     options = _options(pick, form)

@@ -19,8 +19,8 @@ class Finding:
     """What is not as it should be in one run of a case.
 
     ``kind``: ``wrong`` (other rows, or rows where plain Spark fails), ``failed`` (only with the
-    plugin), ``internal`` (something of the plugin's own failed, the query did not), ``broken`` (the
-    process hung or died).
+    plugin), ``internal`` (something of the plugin's own failed, the query did not), ``work`` (what
+    Spark does once is done twice), ``broken`` (the process hung or died).
     """
 
     kind: str
@@ -67,6 +67,9 @@ def findings(case: Case, outcomes: dict[str, dict[str, Any]]) -> list[Finding]:
             continue
         if not (run == "write" and racing) and (differs := difference(plain, mine)):
             found.append(Finding(differs[0], run, differs[1]))
+        if run == "write" and not racing and mine.get("reused", 0) < plain.get("reused", 0):
+            said = f"{plain['reused']} exchanges are reused by Spark, {mine['reused']} here"
+            found.append(Finding("work", run, said))
         failed = {k: v for k, v in mine["counts"].items() if k.startswith("failed.")}
         if failed:
             found.append(Finding("internal", run, f"guarded failures: {failed}"))

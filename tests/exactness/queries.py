@@ -68,6 +68,8 @@ class Grammar:
     def scalar(self, columns: Sequence[Column], depth: int = 2) -> tuple[Expr, str]:
         """An expression with its type, of a type that can be shown, grouped and joined by."""
         kinds = ["int", "string", "int"]
+        if self.of_type(columns, "double"):
+            kinds.append("double")
         for kind in ("double", "date", "timestamp", "decimal", "boolean"):
             if self.of_type(columns, kind):
                 kinds.append(kind)
@@ -620,7 +622,7 @@ class Grammar:
         """A whole query, most of the time with at least one shuffle."""
         pick = self.pick
         depth = pick.one([1, 1, 2, 2, 2, 3])
-        if pick.chance(12):
+        if pick.chance(16):
             rel, _ = self.branches(depth - 1)
         else:
             way = pick.one(

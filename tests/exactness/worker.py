@@ -9,6 +9,7 @@ a batch share them, each with sessions and files of its own.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -101,7 +102,7 @@ class Application:
                 advice_timeout_ms=10000,
             )
         self.spark = builder.getOrCreate()
-        self.spark.sparkContext.setLogLevel("WARN")
+        self.spark.sparkContext.setLogLevel("OFF")
 
     def counts(self) -> dict[str, int]:
         import phoebe_spark
@@ -226,8 +227,10 @@ class CaseRun:
         frame = None
         try:
             session = app.spark.newSession()
-            maker = app.spark.newSession()
-            _set(maker, run.maker)
+            maker = session
+            if any(table.made_by == "global" for table in case.tables):
+                maker = app.spark.newSession()
+                _set(maker, run.maker)
             _set(session, run.settings)
             if app.run != "restore":
                 session.conf.set("spark.phoebe.force", run.force)
@@ -241,6 +244,9 @@ class CaseRun:
             if moment == "running_write" and app.run == "write":
                 changer = self._when_running(session)
             found["rows"] = fetched(session, frame, run.action, self.folder / "out")
+            if run.action == "collect" and not run.post:
+                said = frame._jdf.queryExecution().executedPlan().toString()
+                found["reused"] = said.split("== Initial Plan ==")[0].count("ReusedExchange")
             if moment == "ran_write" and app.run == "write":
                 self.change()
         except Exception as error:
@@ -303,26 +309,27 @@ def run_batch(batch: Batch, root: Path, runs: tuple[str, ...] = RUNS) -> dict[st
         folder.mkdir(parents=True)
         tables.write(folder / "data", case)
         tables.keep(folder / "data", folder / "kept")
-    found: dict[str, Any] = {"threads": []}
+    found: dict[str, Any] = {"threads": [], "seconds": {}}
     for run in runs:
         _prepare(batch, folders, root, run)
+        clock = [time.monotonic()]
         app = Application(batch, root, run)
+        clock.append(time.monotonic())
         try:
             outcomes = []
-            found["seconds " + run] = -time.monotonic()
             for n, (case, folder) in enumerate(zip(batch.cases, folders, strict=True)):
                 if run == "restore" and case.change.moment.endswith("write"):
                     outcomes.append({"skipped": True, "counts": {}})
                 else:
                     outcomes.append(CaseRun(app, case, folder, n).outcome())
             found[run] = outcomes
-            found["seconds " + run] += time.monotonic()
-            before_stop = app.counts()
+            clock.append(time.monotonic())
         finally:
             app.stop()
-        found["counts " + run] = before_stop
-        if run in _WITH_PLUGIN:
-            found["threads"] += _left_threads()
+        clock.append(time.monotonic())
+        found["seconds"][run] = [round(b - a, 2) for a, b in itertools.pairwise(clock)]
+    if "second" in runs:
+        found["threads"] = _left_threads()
     return found
 
 

@@ -21,13 +21,13 @@ def test_a_failing_case_shrinks_to_what_makes_it_fail() -> None:
     failing = [c for c in _CASES if _fails(c)]
     assert failing
     looks = []
-    for case in failing[:3]:
+    for case in sorted(failing, key=size)[:2]:
 
         def fails(batch: Batch) -> list[bool]:
             looks.append(len(batch.cases))
             return [_fails(c) for c in batch.cases]
 
-        least = shrunk(Batch([case]), fails, seconds=20).cases[0]
+        least = shrunk(Batch([case]), fails, seconds=600).cases[0]
         assert _fails(least)
         assert size(least) < size(case)
         assert list(least.second.settings) == ["spark.sql.session.timeZone"]
