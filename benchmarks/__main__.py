@@ -27,7 +27,6 @@ NAMES: tuple[str, ...] = (
     "graph",
     "fingerprint",
     "suites",
-    "exactness",
 )
 
 

@@ -8,8 +8,9 @@ with troubles), so that each costs seconds.
 
 Resuming: the driver is SIGKILLed during the map stage, the copy, the commit, the freeing, and
 between queries, the same query is submitted again, and there again the driver is SIGKILLed,
-executors and workers are, files are harmed before or after the first reader, garbage is collected,
-the disk is full (``tests/support/resume_trials``).
+executors and workers are, files are harmed before or after the first reader, the store vanishes,
+rows are read once more when their query has ended, garbage is collected, the disk is full
+(``tests/support/resume_trials``).
 
 A failed trial with a kill of executors in it is tried again in the same way without the plugin, and
 does not count if that fails too. Where the query was over before the fault came, or there was
@@ -144,6 +145,9 @@ def _result(outcomes: list[trials.Outcome], figures: dict[str, Any], partial: in
         "wrong_results": sum(row["wrong_results"] for row in by_kind.values()),
         "failed_jobs": sum(row["failed_jobs"] for row in by_kind.values()),
         "typed_errors": typed,
+        # Of the trials in which what was restored could not be read once it was in the plan.
+        "typed_share": typed
+        / max(1, sum(o.trial.kind in resume_trials.INJECTED for o in outcomes)),
         "partial_reads": partial,
         "by_kind": dict(by_kind),
         "list": [trials.as_row(outcome) for outcome in outcomes],

@@ -81,8 +81,8 @@ def test_faults_change_no_result(
         assert any(found.lost_executors and found.committed_before for found in judged.values())
 
 
-# In every run: one kill for each half of a driver's life, and the errors that only resuming has.
-ALWAYS = ("driver_commit", "driver_restore", "restore_late")
+# In every run: one kill for each half of a driver's life, and what only resuming has to stand.
+ALWAYS = ("driver_commit", "driver_restore", "restore_late", "restore_gone")
 
 
 def _resumes(bench: ResumeBench, kinds: tuple[str, ...]) -> None:

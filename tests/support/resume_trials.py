@@ -31,15 +31,32 @@ FIRST = ("driver_map", "driver_copy", "driver_commit", "driver_free", "driver_be
 """When the first driver is killed; in all others it is when everything is committed."""
 AGAIN = ("driver_restore", "driver_resumed")
 """When the resuming driver is killed too."""
-SECOND = (*AGAIN, "restore_executor", "restore_worker", "restore_gc", "restore_late")
+SECOND = (
+    *AGAIN,
+    "restore_executor",
+    "restore_worker",
+    "restore_gc",
+    "restore_late",
+    "restore_gone",
+)
 """When something happens while the query resumes."""
-HARM = ("restore_delete", "restore_truncate", "restore_flip", "restore_late", "restore_full")
+INJECTED = ("restore_flip", "restore_late", "restore_gone")
+"""When what a query restores cannot be read, or not all of it, once it is in the plan."""
+HARM = (
+    "restore_delete",
+    "restore_truncate",
+    "restore_flip",
+    "restore_late",
+    "restore_gone",
+    "restore_full",
+)
 KINDS: tuple[str, ...] = (
     *FIRST,
     *AGAIN,
     "restore_executor",
     "restore_worker",
     "restore_gc",
+    "restore_again",
     *HARM,
 )
 WORK = 1500
@@ -59,10 +76,10 @@ class Resumed:
 
 
 def is_typed(outcome: Outcome) -> bool:
-    """Whether a trial failed only as the documentation says: damage after the first reader is a
-    typed error, once."""
+    """Whether a trial failed only as the documentation says: where a part of a result was handed
+    out that would be another one, a checkpoint that cannot be read is a typed error, once."""
     typed = "DamagedCheckpointException" in outcome.error and AGAIN_FAILED not in outcome.error
-    return outcome.trial.kind == "restore_late" and typed
+    return outcome.trial.kind in INJECTED and typed
 
 
 def sql_of(trial: Trial) -> str:
@@ -172,14 +189,15 @@ class ResumeBench:
                 attempt(lambda: self._damage(trial.kind.removeprefix("restore_"), rng))
             elif trial.kind == "restore_full":
                 attempt(self._fill)
-            number = self.served.ask(trial.name, sql_of(trial), self._conf(trial))
+            again = trial.kind == "restore_again"
+            number = self.served.ask(trial.name, sql_of(trial), self._conf(trial), again=again)
             if trial.kind in SECOND:
                 attempt(lambda: self._second(trial, rng, number))
             if trial.kind in AGAIN:
                 number = self._again(trial)
             answer = self._answer(number)
             error = answer.error or ""
-            if trial.kind == "restore_late" and "DamagedCheckpoint" in error:
+            if trial.kind in INJECTED and "DamagedCheckpoint" in error:
                 # It left word of it: the next submission computes.
                 did.append(f"{len(list(self.store.glob('catalog/*.damaged')))} tombstones")
                 answer = self._answer(self._again(trial))
@@ -289,6 +307,11 @@ class ResumeBench:
                 for pack in packs:
                     trials.harm(pack, rng.choice(("delete", "truncate", "flip")), rng)
                 return f"{len(packs)} packs harmed after {delay:.2f} s"
+            case "restore_gone":
+                self.spoilt = self._restored()
+                self.store.rename(self.store.with_name("gone"))
+                shutil.rmtree(self.store.with_name("gone"))
+                return f"the store is gone after {delay:.2f} s"
         return f"killed again after {delay:.2f} s"
 
     def _restored(self) -> set[str]:

@@ -37,11 +37,11 @@ class Served:
         self._asked = 0
         self.app = apps.submit(APP, [str(folder.resolve())], folder=folder, **how)
 
-    def ask(self, name: str, sql: str, conf: Mapping[str, str]) -> int:
-        """Begins a query, whose rows go to ``out/<name>``; returns its number."""
-        return self._command(
-            {"name": name, "sql": sql, "conf": dict(conf), "output": str(self.output(name))}
-        )
+    def ask(self, name: str, sql: str, conf: Mapping[str, str], *, again: bool = False) -> int:
+        """Begins a query, whose rows go to ``out/<name>``; returns its number. With ``again`` they
+        are read from the plan of an execution that has ended."""
+        command = {"name": name, "sql": sql, "conf": dict(conf), "again": again}
+        return self._command({**command, "output": str(self.output(name))})
 
     def answered(self, number: int) -> Answer | None:
         """The answer, if there is one by now."""

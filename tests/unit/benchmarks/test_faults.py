@@ -15,7 +15,7 @@ def _outcome(kind: str, **how: str) -> trials.Outcome:
     return trials.Outcome(trials.Trial(f"t-{kind}", kind, "one", 7), 1.0, "did", 0.5, 1, **how)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ALL_KINDS if kind != "restore_late"])
+@pytest.mark.parametrize("kind", [kind for kind in ALL_KINDS if kind not in resume_trials.INJECTED])
 def test_damage_that_fails_a_job_is_a_failed_job(kind: str) -> None:
     figures = faults._result([_outcome(kind, error=TYPED)], {}, 0).figures
     assert (figures["failed_jobs"], figures["typed_errors"]) == (1, 0)
@@ -27,6 +27,7 @@ def test_damage_after_the_first_reader_may_be_a_typed_error_once() -> None:
     outcomes = [_outcome("restore_late", error=error) for error in (TYPED, again, "OutOfMemory")]
     figures = faults._result(outcomes, {}, 0).figures
     assert (figures["failed_jobs"], figures["typed_errors"]) == (2, 1)
+    assert figures["typed_share"] == pytest.approx(1 / 3)
 
 
 def test_faults_that_did_not_come_to_pass_are_counted_and_named() -> None:

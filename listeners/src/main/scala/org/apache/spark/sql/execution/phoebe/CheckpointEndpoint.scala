@@ -41,9 +41,8 @@ private[phoebe] final class CheckpointEndpoint(
     case Join(id, executor) => shuffles.join(id, executor, from)
     case Uploaded(id, upload) =>
       java.lang.Boolean.valueOf(shuffles.get(id).exists(_.uploaded(upload)))
-    case Unreadable(id, mapIndex) =>
-      shuffles.unreadable(id, mapIndex)
-      java.lang.Boolean.TRUE
+    case Unreadable(id, mapIndex, why) =>
+      java.lang.Boolean.valueOf(shuffles.unreadable(id, mapIndex, why))
   }
 }
 

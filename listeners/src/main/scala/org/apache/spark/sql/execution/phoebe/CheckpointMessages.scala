@@ -40,8 +40,11 @@ private[phoebe] object CheckpointMessages {
   /** Executor to driver: nobody here reads local files of this shuffle any more. */
   final case class Drained(shuffleId: Int, executorId: String)
 
-  /** Executor to driver: an output that the driver located in the store cannot be read there. */
-  final case class Unreadable(shuffleId: Int, mapIndex: Int)
+  /**
+   * Executor to driver: an output that the driver located in the store cannot be read there. The
+   * answer says whether it can be computed.
+   */
+  final case class Unreadable(shuffleId: Int, mapIndex: Int, why: String)
 
   /** Driver to executor: the map stage is over, waiting for more outputs is in vain. */
   final case class Flush(shuffleId: Int)

@@ -1,7 +1,13 @@
 package org.apache.spark.sql.execution.phoebe
 
 import java.util.concurrent.atomic.{AtomicBoolean, AtomicLong}
-import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, CountDownLatch, TimeUnit}
+import java.util.concurrent.{
+  CompletableFuture,
+  ConcurrentHashMap,
+  CountDownLatch,
+  ThreadPoolExecutor,
+  TimeUnit
+}
 
 import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
 import scala.jdk.CollectionConverters._
@@ -51,6 +57,9 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   val looks: ExecutionContextExecutorService = ExecutionContext.fromExecutorService(
     ThreadUtils.newDaemonCachedThreadPool("phoebe-look", 16)
   )
+
+  /** Plans what restored boundaries are computed from after all; may run jobs, and wait for each other. */
+  val plannings: ThreadPoolExecutor = ThreadUtils.newDaemonCachedThreadPool("phoebe-plan", 64)
 
   lazy val hadoopConf: Broadcast[SerializableConfiguration] =
     SerializableConfiguration.broadcast(sc, sc.hadoopConfiguration)
@@ -177,12 +186,13 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   def restored(
       exchange: RestoredExchangeExec,
       shuffleId: Int,
-      checkpoint: CommittedCheckpoint
+      checkpoint: CommittedCheckpoint,
+      outputs: RestoredOutputs
   ): Unit = {
     val packs = checkpoint.manifest.packs.map(_.pack).toArray
     shuffles.put(
       shuffleId,
-      new RestoredShuffle(exchange.executionId, Stored(checkpoint.place, packs, 0L))
+      new RestoredShuffle(exchange.executionId, Stored(checkpoint.place, packs, 0L), outputs)
     )
     restoredPlaces.add(checkpoint.place)
     val manifest = checkpoint.manifest
@@ -324,9 +334,11 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       }
     }
     looks.shutdown()
+    plannings.shutdownNow()
     pool.shutdown()
     // A store that hangs holds nobody up for long.
     pool.awaitTermination(CloseMs, TimeUnit.MILLISECONDS)
+    RangeFetcher.stop()
   }
 }
 

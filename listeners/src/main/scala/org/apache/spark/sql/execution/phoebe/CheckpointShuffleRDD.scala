@@ -1,18 +1,29 @@
 package org.apache.spark.sql.execution.phoebe
 
+import java.io.ByteArrayInputStream
+
 import scala.util.control.NonFatal
+
+import com.google.common.io.ByteStreams
 
 import org.apache.spark.{
   InterruptibleIterator,
+  MapOutputTrackerMaster,
   Partition,
   ShuffleDependency,
+  SparkContext,
   SparkEnv,
   TaskContext,
   TaskKilledException
 }
 import org.apache.spark.internal.Logging
 import org.apache.spark.rdd.RDD
-import org.apache.spark.shuffle.{BaseShuffleHandle, BlockStoreShuffleReader, FetchFailedException}
+import org.apache.spark.shuffle.{
+  BaseShuffleHandle,
+  BlockStoreShuffleReader,
+  FetchFailedException,
+  MetadataFetchFailedException
+}
 import org.apache.spark.shuffle.sort.SortShuffleManager
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.execution.{
@@ -74,9 +85,7 @@ private[phoebe] final class CheckpointShuffleRDD(
         case PartialMapperPartitionSpec(map, start, end) => (map, map + 1, start, end)
         case CoalescedMapperPartitionSpec(start, end, reducers) => (start, end, 0, reducers)
       }
-    val blocks = SparkEnv.get.mapOutputTracker
-      .getMapSizesByExecutorId(id, startMap, endMap, startReduce, endReduce)
-      .toSeq
+    val blocks = blocksOf(startMap, endMap, startReduce, endReduce)
     val (inStore, elsewhere) = located(blocks, known).partition { case (location, _) =>
       StoreLocation.matches(location)
     }
@@ -108,12 +117,31 @@ private[phoebe] final class CheckpointShuffleRDD(
     }
   }
 
+  /** In local mode the tracker's answer for a shuffle that was removed meanwhile is no blocks at all. */
+  private def blocksOf(startMap: Int, endMap: Int, startReduce: Int, endReduce: Int): Blocks = {
+    val id = dependency.shuffleId
+    val tracker = SparkEnv.get.mapOutputTracker
+    def known: Option[AnyRef] = tracker match {
+      case master: MapOutputTrackerMaster => master.shuffleStatuses.get(id)
+      case _ => Some(tracker)
+    }
+    val before = known
+    val blocks =
+      tracker.getMapSizesByExecutorId(id, startMap, endMap, startReduce, endReduce).toSeq
+    if (before.isEmpty || !known.exists(_ eq before.get)) {
+      throw new MetadataFetchFailedException(id, startReduce, s"phoebe: shuffle $id was removed")
+    }
+    blocks
+  }
+
   /**
    * Locations that an executor had asked for just before the switch may be kept after it, and their
    * files are not: what the store is known to hold is read there.
    */
   private def located(blocks: Blocks, known: Option[Stored]): Blocks =
-    known.filter(_ => blocks.exists(b => !StoreLocation.matches(b._1))).fold(blocks) { stored =>
+    // Ids of map tasks say nothing across applications.
+    known.filter(_ => !source.restored && blocks.exists(b => !StoreLocation.matches(b._1)))
+      .fold(blocks) { stored =>
       blocks.flatMap { case (location, ids) =>
         ids.groupBy { case (id, _, mapIndex) =>
           if (stored.holds(mapIdOf(id))) StoreLocation(dependency.shuffleId, mapIndex) else location
@@ -125,6 +153,12 @@ private[phoebe] final class CheckpointShuffleRDD(
 /** Blocks of a shuffle with their sizes and map indices, by location, as the tracker gives them. */
 private[phoebe] object CheckpointShuffleRDD {
   type Blocks = Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])]
+
+  /**
+   * In local mode Spark's reader gives rows in the order of map tasks, run after run; on a cluster they
+   * come in any order. So many bytes of a task's are read at once for that; more come pack by pack.
+   */
+  private[phoebe] val OrderedBytes = 8L << 20
 
   def mapIdOf(block: BlockId): Long = block.asInstanceOf[ShuffleBlockId].mapId
 }
@@ -172,7 +206,7 @@ private[phoebe] final class StoreShuffleReader(
           fail(e, location, mapId, mapIndex, reduceId)
       }
 
-    val segments = guarded {
+    val found = guarded {
       val table = stored.getOrElse(
         throw new DamagedFileException(s"nothing is known of the checkpoint ${source.place}")
       )
@@ -180,6 +214,10 @@ private[phoebe] final class StoreShuffleReader(
       context.addTaskCompletionListener[Unit](_ => closeQuietly(reader))
       reader.read(wishes(table, blocks, startReduce, endReduce, allMaps))
     }
+    val bytes = blocks.iterator.flatMap(_._2.iterator.map(_._2)).sum
+    val segments =
+      if (SparkEnv.get.executorId != SparkContext.DRIVER_IDENTIFIER || bytes > OrderedBytes) found
+      else guarded(byMap(found, mapId => places(mapId)._2))
     val rows = new Iterator[Iterator[InternalRow]] {
       override def hasNext: Boolean = guarded(segments.hasNext)
       override def next(): Iterator[InternalRow] = guarded {
@@ -208,6 +246,14 @@ private[phoebe] final class StoreShuffleReader(
       )
     )
   }
+
+  /** Map output by map output, as Spark's reader gives what is on this machine. */
+  private def byMap(segments: Iterator[Segment], mapIndex: Long => Int): Iterator[Segment] =
+    segments.map { segment =>
+      val bytes = new Array[Byte](segment.bytes.toInt)
+      ByteStreams.readFully(segment.stream, bytes)
+      segment.copy(stream = new ByteArrayInputStream(bytes))
+    }.toSeq.sortBy(s => (mapIndex(s.mapId), s.partition)).iterator
 
   private def wishes(
       table: Stored,
@@ -247,9 +293,8 @@ private[phoebe] final class StoreShuffleReader(
     catch { case NonFatal(e) => logDebug(s"closing a checkpoint file failed: $e") }
 
   /**
-   * What cannot be read becomes a fetch failure of this one map output, and Spark recomputes it. A
-   * restored one cannot be recomputed: there only damage is final, anything else is left to Spark's
-   * ordinary task retries.
+   * What cannot be read becomes a fetch failure of this one map output, and Spark recomputes it; where
+   * another application wrote it, all of it, once the driver knows that it is to plan its input.
    */
   private def fail(
       e: Throwable,
@@ -259,12 +304,13 @@ private[phoebe] final class StoreShuffleReader(
       reduceId: Int
   ): Nothing = {
     val cause = StoreFiles.causeOf(e)
-    if (source.restored) {
-      if (!StoreFiles.isDamage(cause)) throw cause
+    if (source.restored && StoreFiles.isDamage(cause)) Guard.run("leave a tombstone") {
       StoreFiles.writeTombstone(source.place, source.conf.value.value, cause.toString)
-    } else Guard.run("report an unreadable output") {
-      ExecutorCheckpoints.get.unreadable(dependency.shuffleId, mapIndex)
     }
+    val computes = Guard("report an unreadable output", true) {
+      ExecutorCheckpoints.get.unreadable(dependency.shuffleId, mapIndex, cause.toString)
+    }
+    if (!computes) throw new DamagedCheckpointException(s"${source.place} ($cause)")
     val message =
       s"phoebe: map output $mapIndex of the checkpoint ${source.place} cannot be read: $cause"
     throw new FetchFailedException(

@@ -1,5 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
+import java.lang.ref.WeakReference
 import java.util.concurrent.ConcurrentHashMap
 
 import scala.jdk.CollectionConverters._
@@ -14,6 +15,9 @@ private[phoebe] trait CheckpointedShuffle {
 
   /** Whether nothing will be written for it any more. */
   def isOver: Boolean
+
+  /** Whether nobody can ask for the shuffle any more. */
+  def isForgotten(shuffleId: Int): Boolean = !StoreLocation.tracker.containsShuffle(shuffleId)
 
   def isStored: Boolean
 
@@ -34,15 +38,23 @@ private[phoebe] trait CheckpointedShuffle {
   def abandon(reason: Reason): Unit
 }
 
-/** A shuffle that an earlier application wrote: in the store from the beginning. */
+/**
+ * A shuffle that an earlier application wrote: in the store from the beginning. It is known for as long
+ * as a plan holds it, whatever Spark's clean-up has removed.
+ */
 private[phoebe] final class RestoredShuffle(
     override val executionId: Long,
-    stored: Stored
+    stored: Stored,
+    restored: RestoredOutputs
 ) extends CheckpointedShuffle {
+  private val held = new WeakReference(restored)
+
+  def outputs: Option[RestoredOutputs] = Option(held.get)
+  override def isForgotten(shuffleId: Int): Boolean = outputs.isEmpty
   private val joined = new ConcurrentHashMap[String, RpcEndpointRef]()
 
   override def isOver: Boolean = true
-  override def isStored: Boolean = true
+  override def isStored: Boolean = outputs.forall(_.isInStore)
   override def isUploading: Boolean = false
   override def isCommitting: Boolean = false
   override def join(executorId: String, executor: RpcEndpointRef): ShuffleState = {
@@ -71,6 +83,10 @@ private[phoebe] final class CheckpointedShuffles {
   def get(shuffleId: Int): Option[CheckpointedShuffle] = Option(shuffles.get(shuffleId))
   def all: Seq[CheckpointedShuffle] = shuffles.values.asScala.toSeq
   def of(executionId: Long): Seq[CheckpointedShuffle] = all.filter(_.executionId == executionId)
+
+  /** An execution's restored shuffles. */
+  def restored(executionId: Long): Seq[RestoredOutputs] =
+    of(executionId).collect { case restored: RestoredShuffle => restored.outputs }.flatten
 
   def greeted(executorId: String, executor: RpcEndpointRef): Unit = {
     known.put(executorId, executor)
@@ -104,22 +120,31 @@ private[phoebe] final class CheckpointedShuffles {
    * An output in the store could not be read. Spark computes it again, and all that was at the same
    * location; each location that fails costs the reading stage an attempt, of which it has four. So
    * at an execution's second one, the store counts as out of order for it: all that it has there
-   * is computed again at once.
+   * is computed at once. What another application wrote is computed as a whole, so it fails once.
+   *
+   * @return
+   *   whether it can be computed
    */
-  def unreadable(shuffleId: Int, mapIndex: Int): Unit = get(shuffleId).foreach { shuffle =>
-    val failed = unreadable.merge(
-      shuffle.executionId,
-      Set(StoreLocation(shuffleId, mapIndex)),
-      (known, more) => known ++ more
-    )
-    if (failed.size > 1) {
-      shuffles.asScala.foreach {
-        case (id, own: CheckpointAttempt) if own.executionId == shuffle.executionId =>
-          StoreLocation.all(id).foreach(StoreLocation.tracker.removeOutputsOnExecutor)
-        case _ => // what another application wrote cannot be computed here
+  def unreadable(shuffleId: Int, mapIndex: Int, why: String): Boolean =
+    get(shuffleId).forall { shuffle =>
+      val (place, computes) = shuffle match {
+        case restored: RestoredShuffle =>
+          StoreLocation(shuffleId, 0) -> restored.outputs.forall(_.unreadable(why))
+        case _ => StoreLocation(shuffleId, mapIndex) -> true
       }
+      val failed =
+        unreadable.merge(shuffle.executionId, Set(place), (known, more) => known ++ more)
+      if (failed.size > 1) {
+        shuffles.asScala.foreach {
+          case (id, own: CheckpointAttempt) if own.executionId == shuffle.executionId =>
+            StoreLocation.all(id).foreach(StoreLocation.tracker.removeOutputsOnExecutor)
+          case (_, other: RestoredShuffle) if other.executionId == shuffle.executionId =>
+            other.outputs.foreach(_.unreadable(why))
+          case _ =>
+        }
+      }
+      computes
     }
-  }
 
   /**
    * Forgets the shuffles that Spark has forgotten (its cleaner works as the garbage collector finds
@@ -130,7 +155,7 @@ private[phoebe] final class CheckpointedShuffles {
    */
   def sweep(): Seq[CheckpointedShuffle] = {
     val forgotten = shuffles.asScala.toSeq.filter { case (id, shuffle) =>
-      shuffle.isOver && !StoreLocation.tracker.containsShuffle(id)
+      shuffle.isOver && shuffle.isForgotten(id)
     }
     forgotten.foreach { case (id, shuffle) =>
       shuffles.remove(id)

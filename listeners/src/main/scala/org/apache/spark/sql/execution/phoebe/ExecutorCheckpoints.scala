@@ -16,6 +16,7 @@ import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.rpc.{IsolatedThreadSafeRpcEndpoint, RpcCallContext, RpcEnv}
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.store.RangeFetcher
 import org.apache.spark.util.{RpcUtils, SerializableConfiguration}
 
 /**
@@ -140,9 +141,14 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     }
   }
 
-  /** The driver is to know, before Spark is told, that an output in the store cannot be read. */
-  def unreadable(shuffleId: Int, mapIndex: Int): Unit =
-    ask[java.lang.Boolean](driver, Unreadable(shuffleId, mapIndex), self)
+  /**
+   * The driver is to know, before Spark is told, that an output in the store cannot be read.
+   *
+   * @return
+   *   whether it can be computed
+   */
+  def unreadable(shuffleId: Int, mapIndex: Int, why: String): Boolean =
+    ask[java.lang.Boolean](driver, Unreadable(shuffleId, mapIndex, why), self)
 
   private def readerDone(local: LocalShuffle): Unit = {
     val drained = local.synchronized {
@@ -225,6 +231,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     override def onStop(): Unit = Guard.run("stop uploads") {
       shuffles.keySet.forEach(id => forget(id))
       uploads.stop()
+      RangeFetcher.stop()
       ExecutorCheckpoints.stopped(ExecutorCheckpoints.this)
     }
   }
@@ -257,8 +264,8 @@ private[phoebe] object ExecutorCheckpoints {
 /**
  * Where a checkpoint is written and read, for tasks.
  *
- * @param restored whether another application wrote it: then nothing upstream can recompute a
- *                 damaged output, and damage leaves a tombstone so that the next run does not meet it
+ * @param restored whether another application wrote it: then damage leaves a tombstone, so that the
+ *                 next run does not meet it
  */
 private[phoebe] final case class CheckpointSource(
     place: store.CheckpointPlace,

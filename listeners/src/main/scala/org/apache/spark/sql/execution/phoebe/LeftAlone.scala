@@ -15,7 +15,9 @@ private[phoebe] object LeftAlone {
     def property(key: String) = Option(sc.getLocalProperty(key))
     if (property(PhoebeRuntime.InternalProperty).isDefined)
       Some(Reason("own_job", "a job of our own"))
-    else if (property(StreamExecution.QUERY_ID_KEY).isDefined) {
+    else if (property(OriginalInput.Recomputing).isDefined) {
+      Some(Reason("recomputing", "what a checkpoint that cannot be read stood for is computed"))
+    } else if (property(StreamExecution.QUERY_ID_KEY).isDefined) {
       Some(Reason("streaming", "streaming queries and foreachBatch are left alone"))
     } else if (property(SQLExecution.EXECUTION_ID_KEY).isEmpty) {
       Some(Reason("no_execution", "planned outside a SQL execution"))

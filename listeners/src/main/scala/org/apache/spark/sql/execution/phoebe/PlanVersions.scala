@@ -63,32 +63,28 @@ private[phoebe] object PlanVersions {
       earlier: SparkListenerSQLAdaptiveExecutionUpdate
   ): Boolean = {
     val ran = mutable.LongMap.empty[Unit]
-    shuffles(earlier.sparkPlanInfo, stagesOnly = true, ran)
+    shuffles(earlier.sparkPlanInfo, stagesOnly = true, inStage = false, ran)
     ran.isEmpty || {
       val shown = mutable.LongMap.empty[Unit]
-      shuffles(plan, stagesOnly = false, shown)
+      shuffles(plan, stagesOnly = false, inStage = false, shown)
       ran.keysIterator.forall(shown.contains)
     }
   }
 
   /** Adds the accumulators by which shuffles are known: of all, or of those in query stages. */
   private def shuffles(
-      plan: SparkPlanInfo,
+      node: SparkPlanInfo,
       stagesOnly: Boolean,
+      inStage: Boolean,
       found: mutable.LongMap[Unit]
   ): Unit = {
-    // No recursion: plans may be deeper than a thread's stack.
-    val todo = mutable.Stack((plan, false))
-    while (todo.nonEmpty) {
-      val (node, inStage) = todo.pop()
-      val inside = inStage || node.nodeName.endsWith("QueryStage")
-      if (inside || !stagesOnly) {
-        node.metrics.foreach { metric =>
-          if (metric.name == WrittenBytes) found.update(metric.accumulatorId, ())
-        }
+    val inside = inStage || node.nodeName.endsWith("QueryStage")
+    if (inside || !stagesOnly) {
+      node.metrics.foreach { metric =>
+        if (metric.name == WrittenBytes) found.update(metric.accumulatorId, ())
       }
-      node.children.foreach(child => todo.push((child, inside)))
     }
+    node.children.foreach(shuffles(_, stagesOnly, inside, found))
   }
 
   /** The metric's name as the plan shows it. */

@@ -4,20 +4,26 @@ import scala.concurrent.Future
 
 import org.apache.spark.{
   MapOutputStatistics,
-  Partition,
   PartitionIdPassthrough,
   ShuffleDependency,
-  SparkContext,
-  SparkException,
-  TaskContext
+  SparkException
 }
 import org.apache.spark.rdd.RDD
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.Attribute
 import org.apache.spark.sql.catalyst.plans.logical.Statistics
 import org.apache.spark.sql.catalyst.plans.physical.Partitioning
-import org.apache.spark.sql.execution.{LeafExecNode, SparkPlan, UnsafeRowSerializer}
-import org.apache.spark.sql.execution.exchange.ShuffleOrigin
+import org.apache.spark.sql.catalyst.expressions.UnsafeRowChecksum
+import org.apache.spark.sql.execution.{
+  CoalescedMapperPartitionSpec,
+  CoalescedPartitionSpec,
+  LeafExecNode,
+  PartialMapperPartitionSpec,
+  ShufflePartitionSpec,
+  SparkPlan,
+  UnsafeRowSerializer
+}
+import org.apache.spark.sql.execution.exchange.{ShuffleExchangeExec, ShuffleOrigin}
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
 import org.apache.spark.sql.execution.phoebe.fingerprint.CarriesOriginal
 import org.apache.spark.sql.execution.phoebe.store.{CommittedCheckpoint, Manifest}
@@ -26,9 +32,8 @@ import org.apache.spark.sql.execution.phoebe.store.{CommittedCheckpoint, Manifes
  * A shuffle that was written by an earlier application: its map outputs are in the checkpoint
  * store, nothing upstream of it is planned or run.
  *
- * Its files were verified when it was put into the plan ([[Restorer]]). Damage after that cannot
- * be recomputed here: the query fails with [[DamagedCheckpointException]], and the tombstone left
- * makes the next submission compute the boundary.
+ * Its files were looked at when it was put into the plan ([[Restorer]]), each chunk is verified when it
+ * is read. What cannot be read then is computed from the original input ([[RestoredOutputs]]).
  */
 case class RestoredExchangeExec(
     override val outputPartitioning: Partitioning,
@@ -51,23 +56,28 @@ case class RestoredExchangeExec(
   @transient override protected lazy val source: CheckpointSource =
     CheckpointSource(checkpoint.place, runtime.hadoopConf, restored = true)
 
-  /** Registered with the map output tracker before anyone can ask for it: all its outputs are there. */
+  /** Its outputs are registered with the map output tracker before anyone can ask for them. */
   @transient override lazy val shuffleDependency
       : ShuffleDependency[Int, InternalRow, InternalRow] = {
+    val outputs = new RestoredOutputs(this, checkpoint, runtime)
+    val place = checkpoint.place.toString
+    val maps = new RestoredMapOutputRDD(sparkContext, manifest.numMaps, place, outputs)
+    // As Spark's own exchange would, for outputs that are computed again and lost again.
+    val checksums = conf.shuffleOrderIndependentChecksumEnabled ||
+      conf.shuffleChecksumMismatchFullRetryEnabled
     val dependency = new ShuffleDependency[Int, InternalRow, InternalRow](
-      new RestoredMapOutputRDD(sparkContext, manifest.numMaps, checkpoint.place.toString),
+      maps,
       new PartitionIdPassthrough(manifest.numPartitions),
-      new UnsafeRowSerializer(child.output.size, longMetric("dataSize"))
+      new UnsafeRowSerializer(child.output.size, longMetric("dataSize")),
+      shuffleWriterProcessor = ShuffleExchangeExec.createShuffleWriteProcessor(writeMetrics),
+      rowBasedChecksums =
+        UnsafeRowChecksum.createUnsafeRowChecksums(if (checksums) manifest.numPartitions else 0),
+      _checksumMismatchFullRetryEnabled = conf.shuffleChecksumMismatchFullRetryEnabled,
+      checksumMismatchQueryLevelRollbackEnabled =
+        conf.shuffleChecksumMismatchQueryLevelRollbackEnabled
     )
-    val tracker = StoreLocation.tracker
-    if (!tracker.containsShuffle(dependency.shuffleId)) {
-      tracker.registerShuffle(dependency.shuffleId, manifest.numMaps, manifest.numPartitions)
-    }
-    manifest.mapStatuses.zipWithIndex.foreach { case (status, i) =>
-      status.updateLocation(StoreLocation(dependency.shuffleId, i))
-      tracker.registerMapOutput(dependency.shuffleId, i, status)
-    }
-    runtime.restored(this, dependency.shuffleId, checkpoint)
+    outputs.begin(maps, dependency.shuffleId)
+    runtime.restored(this, dependency.shuffleId, checkpoint, outputs)
     metrics("numPartitions").set(manifest.numPartitions)
     metrics("dataSize").set(manifest.dataSizeBytes)
     metrics(SQLShuffleWriteMetricsReporter.SHUFFLE_RECORDS_WRITTEN).set(manifest.rows)
@@ -79,6 +89,21 @@ case class RestoredExchangeExec(
     dependency
   }
 
+  /**
+   * An id that no shuffle has. Spark's clean-up removes the shuffles of a query when it ends, by this
+   * id; there is nothing of ours on local disks, and the query's rows may be asked for once more.
+   */
+  override def shuffleId: Int = -1 - shuffleDependency.shuffleId
+
+  override def getShuffleRDD(partitionSpecs: Array[ShufflePartitionSpec]): RDD[InternalRow] = {
+    val specs = RestoredExchangeExec.byPartition(partitionSpecs, manifest.numPartitions)
+    if (!specs.forall(_.isInstanceOf[CoalescedPartitionSpec])) outputs.splits()
+    super.getShuffleRDD(specs)
+  }
+
+  private def outputs: RestoredOutputs =
+    shuffleDependency.rdd.asInstanceOf[RDD[_]].asInstanceOf[RestoredMapOutputRDD].outputs
+
   @transient override lazy val mapOutputStatisticsFuture: Future[MapOutputStatistics] =
     Future.fromTry(scala.util.Try(StoreLocation.tracker.getStatistics(shuffleDependency)))
 
@@ -89,6 +114,29 @@ case class RestoredExchangeExec(
 
   override protected def withNewChildInternal(newChild: SparkPlan): RestoredExchangeExec =
     copy(child = newChild)(checkpoint, runtime)
+}
+
+private[phoebe] object RestoredExchangeExec {
+
+  /**
+   * A local shuffle reader takes map output by map output, in any distribution of all rows. In a store
+   * nothing is local, and packs lie by reduce partition: as many tasks take those instead. (Whole
+   * partitions are also what can be computed again beside tasks that have read theirs.)
+   */
+  def byPartition(
+      specs: Array[ShufflePartitionSpec],
+      numPartitions: Int
+  ): Array[ShufflePartitionSpec] = {
+    val local = specs.nonEmpty && specs.forall {
+      case _: PartialMapperPartitionSpec | _: CoalescedMapperPartitionSpec => true
+      case _ => false
+    }
+    if (!local) specs
+    else Array.tabulate(specs.length) { i =>
+      def at(n: Int) = (n.toLong * numPartitions / specs.length).toInt
+      CoalescedPartitionSpec(at(i), at(i + 1))
+    }
+  }
 }
 
 /**
@@ -110,28 +158,12 @@ case class RestoredInputExec(override val output: Seq[Attribute])(
     throw SparkException.internalError("the input of a restored checkpoint is never executed")
 }
 
-/** A restored checkpoint turned out to be damaged after its first reader had started. */
-class DamagedCheckpointException(directory: String)
-    extends SparkException(
-      s"phoebe: the restored checkpoint $directory is damaged (it was whole when this query began). " +
-        "It will not be used again: submit the job once more."
-    )
-
 /**
- * The map side of a restored shuffle. It is never computed as long as the checkpoint can be read;
- * Spark asks for it only after a fetch failure.
+ * A restored checkpoint cannot be read any more, and its boundary cannot be computed in its stead: a
+ * part of a result that would be another one is handed out, or the original input cannot be planned.
  */
-private[phoebe] final class RestoredMapOutputRDD(sc: SparkContext, numMaps: Int, directory: String)
-    extends RDD[Product2[Int, InternalRow]](sc, Nil) {
-
-  override protected def getPartitions: Array[Partition] =
-    Array.tabulate[Partition](numMaps)(i => RestoredMapPartition(i))
-
-  override def compute(
-      split: Partition,
-      context: TaskContext
-  ): Iterator[Product2[Int, InternalRow]] =
-    throw new DamagedCheckpointException(directory)
-}
-
-private[phoebe] final case class RestoredMapPartition(index: Int) extends Partition
+class DamagedCheckpointException(checkpoint: String)
+    extends SparkException(
+      s"phoebe: the restored checkpoint $checkpoint cannot be read, and cannot be computed again in " +
+        "this query. Submit the job once more."
+    )

@@ -32,19 +32,23 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
   /**
    * The first of a fingerprint's checkpoints, newest first, that is whole; Left says what is wrong
    * with the newest. Each is looked at once in an application.
+   *
+   * @param everyByte
+   *   whether a small one is read whole: what is found damaged later cannot be computed beside what was
+   *   read before
    */
-  def admit(entries: Seq[CatalogEntry]): Either[Reason, Admitted] = {
-    val answers = entries.to(LazyList).map(admit)
+  def admit(entries: Seq[CatalogEntry], everyByte: Boolean): Either[Reason, Admitted] = {
+    val answers = entries.to(LazyList).map(admit(_, everyByte))
     answers.collectFirst { case right @ Right(_) => right }.getOrElse(answers.head)
   }
 
   /** One query looks at a time, or one that is cancelled would take away another's pin. */
-  private def admit(entry: CatalogEntry): Either[Reason, Admitted] =
+  private def admit(entry: CatalogEntry, everyByte: Boolean): Either[Reason, Admitted] =
     Option(refused.get(entry.place)).map(Left(_)).getOrElse {
-      locks.computeIfAbsent(entry.place, _ => new Object).synchronized(look(entry))
+      locks.computeIfAbsent(entry.place, _ => new Object).synchronized(look(entry, everyByte))
     }
 
-  private def look(entry: CatalogEntry): Either[Reason, Admitted] = {
+  private def look(entry: CatalogEntry, everyByte: Boolean): Either[Reason, Admitted] = {
     val place = entry.place
     if (admitted.containsKey(place)) {
       // A query that read it may have found damage since, and is run again.
@@ -62,7 +66,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
           for {
             checkpoint <- read(entry)
             _ <- compatible(checkpoint.manifest)
-            _ <- whole(checkpoint)
+            _ <- whole(checkpoint, everyByte)
           } yield Admitted(checkpoint, (System.nanoTime() - began) / 1000000L)
         } catch {
           case e @ (NonFatal(_) | _: LinkageError) =>
@@ -113,13 +117,19 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
     } else Right(())
   }
 
-  private def whole(checkpoint: CommittedCheckpoint): Either[Reason, Unit] = {
+  private def whole(
+      checkpoint: CommittedCheckpoint,
+      everyByte: Boolean
+  ): Either[Reason, Unit] = {
     val place = checkpoint.place
+    val packs = checkpoint.manifest.packs.map(_.pack)
     // One listing has the lengths of all packs. A mount may be stale for a moment, and a tombstone
     // is for good: so what is missing is looked for twice.
     def missing = runtime.store.missing(place, checkpoint.manifest)
     val problem = missing.flatMap(_ => missing).orElse {
-      Restorer.footers(place, sc.hadoopConfiguration, checkpoint.manifest.packs.map(_.pack))
+      if (everyByte && checkpoint.manifest.bytes <= SmallBytes) {
+        Restorer.all(place, sc.hadoopConfiguration, packs)(_.verify(_))
+      } else Restorer.footers(place, sc.hadoopConfiguration, packs)
     }
     problem match {
       case None => Right(())
@@ -127,6 +137,12 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
         StoreFiles.writeTombstone(place, sc.hadoopConfiguration, why)
         Left(damaged(place, why))
     }
+  }
+
+  /** A query could not read it: no other one of this application is sent there. */
+  def refuse(place: CheckpointPlace, reason: Reason): Unit = {
+    refused.put(place, reason)
+    admitted.remove(place): Unit
   }
 
   /** Nobody waits any more for what is being looked at, and nobody will look again. */
@@ -145,9 +161,12 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
 private[phoebe] object Restorer {
   private val CheckFailed = "check_failed"
 
-  /** Beyond so many footers they are read side by side. */
-  private val FewFooters = 8
-  private val FooterThreads = 16
+  /** Beyond so many packs they are looked at side by side. */
+  private val FewPacks = 8
+  private val PackThreads = 16
+
+  /** So much is read in less time than planning a query with so many bytes takes. */
+  private val SmallBytes = 64L << 20
 
   /** A checkpoint that may be restored. @param lookMs how long it took to find that out, in wall time */
   final case class Admitted(checkpoint: CommittedCheckpoint, lookMs: Long)
@@ -155,12 +174,18 @@ private[phoebe] object Restorer {
   /** @param isMissing whether it is that a file is not there */
   final case class Damage(why: String, isMissing: Boolean)
 
-  /** Looks at the footers of all packs. @return what is damaged, if anything; throws as `verify` */
-  def footers(place: CheckpointPlace, conf: Configuration, packs: Seq[Pack]): Option[String] = {
-    def look(pack: Pack): Option[Damage] = checked(place, conf)(_.checkFooter(pack))
+  /** Looks at the footers of all packs, as `all`. */
+  def footers(place: CheckpointPlace, conf: Configuration, packs: Seq[Pack]): Option[String] =
+    all(place, conf, packs)(_.checkFooter(_))
+
+  /** Looks at all packs. @return what is damaged, if anything; throws as `verify` */
+  def all(place: CheckpointPlace, conf: Configuration, packs: Seq[Pack])(
+      look: (PackReader, Pack) => Unit
+  ): Option[String] = {
+    def one(pack: Pack): Option[Damage] = checked(place, conf)(look(_, pack))
     val found =
-      if (packs.size <= FewFooters) packs.flatMap(look(_))
-      else ThreadUtils.parmap(packs, "phoebe-footers", FooterThreads)(look).flatten
+      if (packs.size <= FewPacks) packs.flatMap(one(_))
+      else ThreadUtils.parmap(packs, "phoebe-packs", PackThreads)(one).flatten
     found.headOption.map(_.why)
   }
 

@@ -51,6 +51,10 @@ private[phoebe] object Restores {
       case (b, Right(f)) if known.contains(f.hash) && mayRestore(state, f.hash) => b -> f.hash
     }
 
+    val delicate = stored.collect {
+      case (b, hash) if !Guard("look at a boundary's rows", false)(Reproducible(b.exchange)) => hash
+    }.toSet
+
     def outermost: Seq[String] = {
       val hidden = new IdentityHashMap[SparkPlan, java.lang.Boolean](vanished)
       stored.collect {
@@ -66,7 +70,7 @@ private[phoebe] object Restores {
     val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(timeoutMs)
     var candidates = outermost
     while (candidates.nonEmpty) {
-      candidates.zip(looks(runtime, candidates, timeoutMs, deadline)(known)).foreach {
+      candidates.zip(looks(runtime, candidates, delicate, timeoutMs, deadline)(known)).foreach {
         case (hash, Right(found)) =>
           verdicts(hash) = Verdict.Restore(restoredReason(found), found.checkpoint)
         case (hash, Left(reason)) => refused(hash) = reason
@@ -89,11 +93,15 @@ private[phoebe] object Restores {
   private def looks(
       runtime: CheckpointRuntime,
       hashes: Seq[String],
+      delicate: Set[String],
       timeoutMs: Long,
       deadline: Long
   )(known: String => Seq[CatalogEntry]): Seq[Either[Reason, Restorer.Admitted]] = {
     val begun = hashes.map { hash =>
-      CompletableFuture.supplyAsync(() => runtime.restorer.admit(known(hash)), runtime.looks)
+      CompletableFuture.supplyAsync(
+        () => runtime.restorer.admit(known(hash), delicate(hash)),
+        runtime.looks
+      )
     }
     begun.zip(hashes).map { case (look, hash) =>
       try look.get(deadline - System.nanoTime(), TimeUnit.NANOSECONDS)

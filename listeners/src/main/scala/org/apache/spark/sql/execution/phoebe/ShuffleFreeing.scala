@@ -194,7 +194,10 @@ private[phoebe] object ShuffleFreeing extends Logging {
       plan match {
         case stage: ShuffleQueryStageExec if stage.shuffle eq freeing => metFreeing = true
         case stage: ShuffleQueryStageExec if stage.isMaterialized =>
-          val id = stage.shuffle.shuffleId
+          val id = stage.shuffle match {
+            case restored: RestoredExchangeExec => restored.shuffleDependency.shuffleId
+            case other => other.shuffleId
+          }
           materialized(id) = stage._canonicalized
           if (!freeing.runtime.shuffles.get(id).exists(_.isStored)) from(stage.plan)
         case stage: ShuffleQueryStageExec =>

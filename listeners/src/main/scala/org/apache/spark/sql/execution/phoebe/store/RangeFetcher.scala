@@ -2,7 +2,13 @@ package org.apache.spark.sql.execution.phoebe.store
 
 import java.io.{Closeable, InterruptedIOException, IOException}
 import java.nio.channels.ClosedByInterruptException
-import java.util.concurrent.{ExecutionException, Future, TimeoutException, TimeUnit}
+import java.util.concurrent.{
+  ExecutionException,
+  Future,
+  ThreadPoolExecutor,
+  TimeoutException,
+  TimeUnit
+}
 
 import scala.collection.mutable
 
@@ -141,7 +147,21 @@ private[phoebe] object RangeFetcher {
   private val Attempts = 3
   private val PauseMs = 200L
 
-  private lazy val pool = ThreadUtils.newDaemonCachedThreadPool("phoebe-read", 16)
+  private var threads: Option[ThreadPoolExecutor] = None
+
+  private def pool: ThreadPoolExecutor = synchronized {
+    threads.getOrElse {
+      val made = ThreadUtils.newDaemonCachedThreadPool("phoebe-read", 16)
+      threads = Some(made)
+      made
+    }
+  }
+
+  /** The application ends; another one in this process makes new ones. */
+  def stop(): Unit = synchronized {
+    threads.foreach(_.shutdownNow())
+    threads = None
+  }
 
   private def request(fs: FileSystem, range: FileRange): Array[Byte] =
     StoreFiles.readRange(fs, range.path, range.fileBytes, range.start, range.size)

@@ -1,0 +1,183 @@
+package org.apache.spark.scheduler.phoebe
+
+import java.lang.reflect.Field
+import java.util.Properties
+
+import scala.collection.mutable
+import scala.concurrent.{ExecutionContext, Promise}
+import scala.jdk.CollectionConverters._
+import scala.util.Try
+
+import org.apache.spark.SparkContext
+import org.apache.spark.scheduler._
+
+/**
+ * What a shuffle whose lineage comes late needs of Spark's scheduler: its map stage waits until the
+ * lineage is there, and is then what it would have been with that lineage from the beginning.
+ *
+ * The scheduler's state belongs to its event loop. All but `onSchedulerThread` is called there.
+ */
+private[spark] object MapStages {
+
+  /** Runs something on the scheduler's own thread, between two of its events. */
+  def onSchedulerThread(scheduler: DAGScheduler)(body: => Unit): Unit = {
+    val reached = Promise[Seq[ActiveJob]]()
+    reached.future.foreach(_ => body)(ExecutionContext.parasitic)
+    // No job has this tag; the scheduler says so by completing the promise.
+    scheduler.eventProcessLoop.post(JobTagCancelled(NoJob, None, Some(reached)))
+  }
+
+  def isSchedulerThread(scheduler: DAGScheduler): Boolean =
+    scheduler.eventProcessLoop.eventThread eq Thread.currentThread()
+
+  /**
+   * A shuffle's map stage, if there is one now, is not submitted until it is released: for the
+   * scheduler it waits for its parents. No task of it runs and no slot is held.
+   *
+   * @return
+   *   the properties of a job that needs it
+   */
+  def park(scheduler: DAGScheduler, shuffleId: Int): Option[Properties] =
+    scheduler.shuffleIdToMapStage.get(shuffleId).flatMap { stage =>
+      if (!scheduler.runningStages.contains(stage)) scheduler.waitingStages += stage
+      jobsOf(scheduler, stage).headOption.flatMap(id =>
+        Option(scheduler.jobIdToActiveJob(id).properties)
+      )
+    }
+
+  /**
+   * The RDD of a shuffle's map stage depends on others by now. The stage gets them as its parents, its
+   * jobs get these, and it is submitted.
+   *
+   * @param rolledBack
+   *   why jobs fail that have handed out a part of their result since they were rolled back
+   */
+  def release(scheduler: DAGScheduler, shuffleId: Int, rolledBack: Option[Exception]): Unit = {
+    rolledBack.foreach { cause =>
+      results(scheduler, shuffleId).foreach { result =>
+        if (handsOut(result)) scheduler.abortStage(result, cause.toString, Some(cause))
+        else result.markAsRollingBack()
+      }
+    }
+    scheduler.shuffleIdToMapStage.get(shuffleId).foreach { stage =>
+      val jobs = jobsOf(scheduler, stage)
+      jobs.headOption.foreach { first =>
+        val upstream = scheduler.getShuffleDependenciesAndResourceProfiles(stage.rdd)._1.toList
+        val parents = upstream.map { dependency =>
+          scheduler.shuffleIdToMapStage.getOrElse(
+            dependency.shuffleId,
+            scheduler.createShuffleMapStage(dependency, first)
+          )
+        }
+        // Spark wakes a stage that waits, and finds what is to be rolled back, by its parents.
+        Parents.set(stage, parents)
+        jobs.foreach(need(scheduler, _, parents))
+      }
+      scheduler.waitingStages -= stage
+      scheduler.failedStages += stage
+      scheduler.eventProcessLoop.post(ResubmitFailedStages)
+    }
+  }
+
+  /** Whether stages can be released in this JVM. */
+  def mayRelease: Boolean = Try(Parents).isSuccess
+
+  /** Fails the jobs that need a shuffle's map stage. */
+  def abort(scheduler: DAGScheduler, shuffleId: Int, cause: Exception): Unit =
+    scheduler.shuffleIdToMapStage.get(shuffleId).foreach { stage =>
+      scheduler.abortStage(stage, cause.toString, Some(cause))
+    }
+
+  /**
+   * A shuffle's outputs will be others than those that were read: what its query has made of them is
+   * made again. Jobs that have handed out a part of their result fail with `cause`; those that might
+   * yet do so are seen to when the stage is released.
+   *
+   * @param wasRead
+   *   whether earlier jobs have read it
+   * @param isRunning
+   *   whether a SQL execution has not ended: after that, jobs may hand out one result between them
+   */
+  def rollBack(
+      scheduler: DAGScheduler,
+      shuffleId: Int,
+      cause: Exception,
+      wasRead: Boolean,
+      isRunning: Long => Boolean
+  ): Unit =
+    scheduler.shuffleIdToMapStage.get(shuffleId).foreach { stage =>
+      val executions = jobsOf(scheduler, stage).map { id =>
+        Option(scheduler.jobIdToActiveJob(id).properties)
+          .flatMap(p => Option(p.getProperty(SparkContext.SQL_EXECUTION_ID_KEY))).map(_.toLong)
+      }.distinct
+      // Of the same query: as Spark does where order-independent checksums differ.
+      val ended = executions.flatten
+        .flatMap(id => Option(scheduler.activeQueryToJobs.get(id)))
+        .flatMap(_.asScala).filterNot(scheduler.activeJobs.contains).map(_.finalStage)
+      val isOut = wasRead && !executions.forall(_.exists(isRunning)) || ended.exists {
+        case result: ResultStage => dependsOn(result, shuffleId)
+        case _ => false
+      }
+      val readers = scheduler.activeJobs.toSeq.map(_.finalStage).filter(dependsOn(_, shuffleId))
+      readers.foreach {
+        case result: ResultStage if !isOut && !handsOut(result) =>
+          // What its tasks have read so far is no part of the new result.
+          if (!scheduler.runningStages.contains(result)) scheduler.taskScheduler
+            .killAllTaskAttempts(result.id, interruptThread = false, "its input is computed again")
+          else scheduler.abortStage(result, cause.toString, Some(cause))
+        case _: ShuffleMapStage if !isOut =>
+        case other => scheduler.abortStage(other, cause.toString, Some(cause))
+      }
+      if (scheduler.stageIdToStage.contains(stage.id)) {
+        val left = results(scheduler, shuffleId).map(result => result -> result.maxAttemptIdToIgnore)
+        scheduler.rollbackSucceedingStagesForQuery(stage)
+        // Spark would fail the job for each task that ends well in spite of being killed.
+        left.foreach { case (result, ignored) => result.maxAttemptIdToIgnore = ignored }
+      }
+    }
+
+  private def results(scheduler: DAGScheduler, shuffleId: Int): Seq[ResultStage] =
+    scheduler.activeJobs.toSeq.map(_.finalStage).collect {
+      case result: ResultStage if dependsOn(result, shuffleId) => result
+    }
+
+  private def handsOut(result: ResultStage): Boolean =
+    result.activeJob.isDefined && result.findMissingPartitions().length < result.numTasks
+
+  def exists(scheduler: DAGScheduler, shuffleId: Int): Boolean =
+    scheduler.shuffleIdToMapStage.contains(shuffleId)
+
+  /** How many jobs there have been. */
+  def jobsSoFar(scheduler: DAGScheduler): Int = scheduler.numTotalJobs
+
+  private def dependsOn(stage: Stage, shuffleId: Int): Boolean = {
+    val seen = mutable.Set.empty[Int]
+    def below(from: Stage): Boolean = seen.add(from.id) && from.parents.exists {
+      case map: ShuffleMapStage if map.shuffleDep.shuffleId == shuffleId => true
+      case other => below(other)
+    }
+    below(stage)
+  }
+
+  private def jobsOf(scheduler: DAGScheduler, stage: Stage): Seq[Int] =
+    stage.jobIds.toSeq.filter(scheduler.jobIdToActiveJob.contains).sorted
+
+  /** A job needs these stages and all upstream of them. */
+  private def need(scheduler: DAGScheduler, job: Int, stages: Seq[Stage]): Unit = {
+    var open = stages.toList
+    while (open.nonEmpty) {
+      val stage = open.head
+      stage.jobIds += job
+      scheduler.jobIdToStageIds.getOrElseUpdate(job, new mutable.HashSet[Int]) += stage.id
+      open = stage.parents.filterNot(_.jobIds.contains(job)) ++ open.tail
+    }
+  }
+
+  private val NoJob = "phoebe-no-job"
+
+  private lazy val Parents: Field = {
+    val field = classOf[Stage].getDeclaredField("parents")
+    field.setAccessible(true)
+    field
+  }
+}
