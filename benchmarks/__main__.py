@@ -27,6 +27,7 @@ NAMES: tuple[str, ...] = (
     "graph",
     "fingerprint",
     "suites",
+    "exactness",
 )
 
 

@@ -39,6 +39,7 @@ class JobEvents(ExecutionEvents):
         self._stage_jobs: dict[int, tuple[int, int | None]] = {}  # stage -> job, execution
         self._plain_skipped: OrderedDict[int, int] = OrderedDict()
         self._ours: OrderedDict[int, None] = OrderedDict()  # stages of our own jobs
+        self._passed: OrderedDict[int, None] = OrderedDict()  # stages of jobs that came too late
         self._events |= {
             "SparkListenerJobStart": self._job_start,
             "SparkListenerJobEnd": self._job_end,
@@ -65,6 +66,8 @@ class JobEvents(ExecutionEvents):
         execution_id = integer(properties.get(_EXECUTION_ID))
         execution = self._execution(execution_id)
         if execution_id is not None and execution is None:
+            for stage_id in stage_ids:
+                remember(self._passed, stage_id, None)
             return ()  # its execution is over: an event out of order
         without_tasks = {i for info in infos if info.get("Number of Tasks") == 0
                          and (i := integer(info.get("Stage ID"))) is not None}  # fmt: skip
@@ -152,6 +155,9 @@ class JobEvents(ExecutionEvents):
 
     def _stage_completed(self, event: JsonObject) -> Iterable[Record]:
         info = obj(event, "Stage Info")
+        if self._unheard_of(info):
+            # What it belonged to is not known: any execution may lack a stage.
+            yield from self.lost(1)
         stage = self._stage(info, {})
         if stage is None or stage.completed:
             return
@@ -166,6 +172,18 @@ class JobEvents(ExecutionEvents):
             del self._stages[stage.stage_id, stage.attempt]
             remember(self._left, (stage.stage_id, stage.attempt), None)
             yield self._plain_stage(stage, aborted=False)
+
+    def _unheard_of(self, info: JsonObject) -> bool:
+        """Whether a stage ends of which neither the job's start nor its own was told: Spark's bus
+        drops events, and a log does not say so (the plugin does)."""
+        stage_id, attempt = integer(info.get("Stage ID")), count(info.get("Stage Attempt ID"))
+        if self.source != "eventlog" or stage_id is None:
+            return False
+        known = (self._stage_jobs, self._ours, self._passed)
+        attempts = (self._stages, self._left)
+        return not any(stage_id in ids for ids in known) and not any(
+            (stage_id, attempt) in ids for ids in attempts
+        )
 
     def _task_end(self, event: JsonObject) -> Iterable[Record]:
         stage_id, attempt = integer(event.get("Stage ID")), count(event.get("Stage Attempt ID"))

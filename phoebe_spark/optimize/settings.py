@@ -32,7 +32,7 @@ class OptimizerSettings:
     failure_probability: float = 1.0
     min_duration_ms: float = 60_000.0
     min_ttl_ms: float = 1_000.0
-    min_freed_byte_ms: float = 1e9  # 1 MB for 1,000 s, or 1 GB for 1 s
+    min_freed_byte_ms: float = 1e9  # 1 MB (10^6 bytes) for 1 s
     min_restart_ms: float = 500.0
     max_write_share: float = 0.2  # of the query's predicted duration
     solver: Solver = "sweep"

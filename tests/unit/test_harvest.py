@@ -513,6 +513,37 @@ def test_boundaries_that_the_plan_has_not_are_rows_all_the_same() -> None:
     assert [b.stage_id for b in rows[7:]] == [None, None]
 
 
+def test_a_stage_of_which_only_the_end_was_told_is_a_loss() -> None:
+    """Spark drops events without a word: nothing else says of which execution the stage was."""
+    stream = one_execution(TPCH, "tpch/q18")
+    job = next(e for e in stream if e["Event"] == "SparkListenerJobStart")
+    told = [
+        e
+        for e in stream
+        if e is not job
+        and (
+            e["Event"] != "SparkListenerStageSubmitted"
+            or e["Stage Info"]["Stage ID"] not in job["Stage IDs"]
+        )
+    ]
+    assert len(told) < len(stream) - 1
+    rows = run(told)
+    assert [e.complete for e in of(rows, ExecutionRecord)] == [False]
+    assert of(rows, ApplicationRecord)[-1].events_dropped == 1
+    assert of(run(stream), ApplicationRecord)[-1].events_dropped == 0
+
+
+def test_a_query_whose_start_is_missing_costs_no_other() -> None:
+    """Before Spark had no limit to the depth of its own log's lines, the start of a query with 500
+    operators above each other was not written."""
+    stream = one_execution(TPCH, "tpch/q18")
+    missing = [e for e in stream if not e["Event"].endswith("SQLExecutionStart")]
+    rows = run(missing)
+    assert [e.complete for e in of(rows, ExecutionRecord)] == [False]
+    application = of(rows, ApplicationRecord)[-1]
+    assert (application.complete, application.events_dropped) == (True, 0)
+
+
 def test_a_loss_counts_for_all_that_ends_after_it() -> None:
     """The plugin tells of a loss while older events still wait in its queue."""
     stream = one_execution(TPCH, "tpch/q18")

@@ -5,7 +5,7 @@ import java.util.{LinkedHashMap, Map => JMap, Properties}
 
 import scala.collection.mutable
 
-import com.fasterxml.jackson.core.{JsonFactory, JsonGenerator}
+import com.fasterxml.jackson.core.JsonGenerator
 
 import org.apache.spark.executor.TaskMetrics
 import org.apache.spark.scheduler._
@@ -23,7 +23,7 @@ import org.apache.spark.util.{AccumulatorContext, Utils}
 final private[phoebe] class EventLines {
   import EventLines._
 
-  private val json = new JsonFactory()
+  private val json = PlanView.jsonFactory
   private val told =
     new LinkedHashMap[(Int, Int), mutable.LongMap[Unit]](16, 0.75f, true) {
       override def removeEldestEntry(
@@ -233,15 +233,13 @@ final private[phoebe] class EventLines {
       g.writeEndObject()
     }
 
-  private def plan(node: SparkPlanInfo)(implicit g: JsonGenerator): Unit = {
-    g.writeStartObject()
-    g.writeStringField("nodeName", node.nodeName)
-    g.writeStringField("simpleString", node.simpleString)
-    if (node.children.nonEmpty) {
-      g.writeArrayFieldStart("children")
-      node.children.foreach(plan)
-      g.writeEndArray()
-    }
+  private def plan(root: SparkPlanInfo)(implicit g: JsonGenerator): Unit =
+    PlanView.write[SparkPlanInfo](root, _.children) { node =>
+      g.writeStringField("nodeName", node.nodeName)
+      g.writeStringField("simpleString", node.simpleString)
+    }(about)
+
+  private def about(node: SparkPlanInfo)(implicit g: JsonGenerator): Unit = {
     if (node.metadata.nonEmpty) {
       g.writeObjectFieldStart("metadata")
       node.metadata.foreach { case (key, value) => g.writeStringField(key, value) }
@@ -257,7 +255,6 @@ final private[phoebe] class EventLines {
       }
       g.writeEndArray()
     }
-    g.writeEndObject()
   }
 
   private def number(name: String, value: Long)(implicit g: JsonGenerator): Unit =

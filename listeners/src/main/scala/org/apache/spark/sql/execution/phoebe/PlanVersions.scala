@@ -63,28 +63,32 @@ private[phoebe] object PlanVersions {
       earlier: SparkListenerSQLAdaptiveExecutionUpdate
   ): Boolean = {
     val ran = mutable.LongMap.empty[Unit]
-    shuffles(earlier.sparkPlanInfo, stagesOnly = true, inStage = false, ran)
+    shuffles(earlier.sparkPlanInfo, stagesOnly = true, ran)
     ran.isEmpty || {
       val shown = mutable.LongMap.empty[Unit]
-      shuffles(plan, stagesOnly = false, inStage = false, shown)
+      shuffles(plan, stagesOnly = false, shown)
       ran.keysIterator.forall(shown.contains)
     }
   }
 
   /** Adds the accumulators by which shuffles are known: of all, or of those in query stages. */
   private def shuffles(
-      node: SparkPlanInfo,
+      plan: SparkPlanInfo,
       stagesOnly: Boolean,
-      inStage: Boolean,
       found: mutable.LongMap[Unit]
   ): Unit = {
-    val inside = inStage || node.nodeName.endsWith("QueryStage")
-    if (inside || !stagesOnly) {
-      node.metrics.foreach { metric =>
-        if (metric.name == WrittenBytes) found.update(metric.accumulatorId, ())
+    // No recursion: plans may be deeper than a thread's stack.
+    val todo = mutable.Stack((plan, false))
+    while (todo.nonEmpty) {
+      val (node, inStage) = todo.pop()
+      val inside = inStage || node.nodeName.endsWith("QueryStage")
+      if (inside || !stagesOnly) {
+        node.metrics.foreach { metric =>
+          if (metric.name == WrittenBytes) found.update(metric.accumulatorId, ())
+        }
       }
+      node.children.foreach(child => todo.push((child, inside)))
     }
-    node.children.foreach(shuffles(_, stagesOnly, inside, found))
   }
 
   /** The metric's name as the plan shows it. */

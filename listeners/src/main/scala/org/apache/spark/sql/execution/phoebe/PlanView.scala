@@ -1,6 +1,18 @@
 package org.apache.spark.sql.execution.phoebe
 
-import com.fasterxml.jackson.databind.node.ObjectNode
+import java.io.StringWriter
+
+import scala.collection.mutable
+
+import com.fasterxml.jackson.core.{
+  JsonFactory,
+  JsonFactoryBuilder,
+  JsonGenerator,
+  StreamWriteConstraints
+}
+import com.fasterxml.jackson.databind.JsonNode
+import com.fasterxml.jackson.databind.node.POJONode
+import com.fasterxml.jackson.databind.util.RawValue
 
 import org.apache.spark.sql.catalyst.plans.QueryPlan
 import org.apache.spark.sql.catalyst.plans.logical.{EmptyRelation, LogicalPlan}
@@ -45,34 +57,74 @@ private[phoebe] object PlanView {
    * still change (which nodes there are, the session's settings) is read here; the texts, which are
    * most of the work, are made by whoever calls what is returned.
    */
-  def json(plan: SparkPlan): () => ObjectNode = {
+  def json(plan: SparkPlan): () => JsonNode = {
     val conf = SQLConf.get
     val shown = look(plan)
-    () => SQLConf.withExistingConf(conf)(shown.json(conf.maxToStringFields))
+    () => SQLConf.withExistingConf(conf)(text(shown, conf.maxToStringFields))
   }
 
-  private final case class Shown(
-      plan: QueryPlan[_],
-      metadata: Map[String, String],
-      below: Seq[Shown]
-  ) {
-    def json(maxFields: Int): ObjectNode = {
-      val made = Json.obj()
-      made.put("nodeName", plan.nodeName)
-      made.put("simpleString", plan.simpleString(maxFields))
-      val children = made.putArray("children")
-      below.foreach(child => children.add(child.json(maxFields)))
-      val about = made.putObject("metadata")
-      metadata.foreach { case (key, value) => about.put(key, value) }
-      made
+  /** JSON of any depth: a plan is nested twice as deep as it has operators above each other. */
+  val jsonFactory: JsonFactory = new JsonFactoryBuilder()
+    .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(Int.MaxValue).build())
+    .build()
+
+  /** Writes a tree without recursion, each node as an object: its own fields, then its children. */
+  def write[T](root: T, children: T => Iterable[T])(before: T => Unit)(after: T => Unit)(implicit
+      g: JsonGenerator
+  ): Unit = {
+    val open = mutable.Stack.empty[(T, Iterator[T])]
+    def begin(node: T): Unit = {
+      g.writeStartObject()
+      before(node)
+      val below = children(node)
+      if (below.nonEmpty) g.writeArrayFieldStart("children")
+      open.push((node, below.iterator))
     }
+    begin(root)
+    while (open.nonEmpty) {
+      val (node, below) = open.top
+      if (below.hasNext) begin(below.next())
+      else {
+        open.pop()
+        if (children(node).nonEmpty) g.writeEndArray()
+        after(node)
+        g.writeEndObject()
+      }
+    }
+  }
+
+  final private class Shown(val plan: QueryPlan[_]) {
+    val metadata: Map[String, String] = plan match {
+      case scan: FileSourceScanLike => scan.metadata
+      case _ => Map.empty
+    }
+    val below = mutable.ArrayBuffer.empty[Shown]
   }
 
   private def look(plan: QueryPlan[_]): Shown = {
-    val metadata = plan match {
-      case scan: FileSourceScanLike => scan.metadata
-      case _ => Map.empty[String, String]
+    val root = new Shown(plan)
+    val todo = mutable.Stack(root)
+    while (todo.nonEmpty) {
+      val node = todo.pop()
+      children(node.plan).foreach(child => node.below += new Shown(child))
+      todo.pushAll(node.below)
     }
-    Shown(plan, metadata, children(plan).map(look))
+    root
+  }
+
+  /** Written once: a tree of JSON nodes could not be written at any depth. */
+  private def text(shown: Shown, maxFields: Int): JsonNode = {
+    val made = new StringWriter(1 << 14)
+    implicit val g: JsonGenerator = jsonFactory.createGenerator(made)
+    write[Shown](shown, _.below) { node =>
+      g.writeStringField("nodeName", node.plan.nodeName)
+      g.writeStringField("simpleString", node.plan.simpleString(maxFields))
+    } { node =>
+      g.writeObjectFieldStart("metadata")
+      node.metadata.foreach { case (key, value) => g.writeStringField(key, value) }
+      g.writeEndObject()
+    }
+    g.close()
+    new POJONode(new RawValue(made.toString))
   }
 }

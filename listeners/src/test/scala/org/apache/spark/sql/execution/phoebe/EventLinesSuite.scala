@@ -134,4 +134,23 @@ class EventLinesSuite extends AnyFunSuite {
   test("what harvest does not read is refused") {
     assertThrows[IllegalArgumentException](new EventLines()(SparkListenerUnpersistRDD(1)))
   }
+
+  test("a plan of any depth is a line, also where the thread's stack is small") {
+    val leaf = new SparkPlanInfo("Scan parquet t", "FileScan", Nil, Map("Format" -> "x"), Nil)
+    val plan = (1 to 20000).foldLeft(leaf) { (below, n) =>
+      new SparkPlanInfo("Project", s"Project $n", Seq(below), Map.empty, Nil)
+    }
+    val start =
+      SparkListenerSQLExecutionStart(3, Some(3), "", "", "", plan, 5, Map.empty)
+    @volatile var line = ""
+    val thread = new Thread(null, () => line = new EventLines()(start), "small", 64L << 10)
+    thread.start()
+    thread.join()
+    assert("\"nodeName\":\"Project\"".r.findAllIn(line).size == 20000)
+    assert(line.endsWith("}" * 2) && line.count(_ == '{') == line.count(_ == '}'))
+    assert(
+      line.contains("""Scan parquet t","simpleString":"FileScan","metadata":{"Format":"x"}}],"""
+        .dropRight(1))
+    )
+  }
 }

@@ -75,4 +75,13 @@ class PlanVersionsSuite extends AnyFunSuite {
     assert(versions.due() == Seq(last))
     assert(versions(end(1)) == Seq(end(1)))
   }
+
+  test("plans deeper than a thread's stack are compared") {
+    def deep(bottom: SparkPlanInfo) =
+      (1 to 200000).foldLeft(bottom)((below, _) => node("Project", below)())
+    val versions = new PlanVersions
+    val told = version(1, deep(stage(10)))
+    assert(versions(told) == Nil)
+    assert(versions(version(1, deep(exchange(11)))) == Seq(told))
+  }
 }

@@ -1,0 +1,82 @@
+"""``python -m tests.exactness fuzz | replay FILE | mendings``: docs/testing.md says how."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from tests.exactness import judge, mendings
+from tests.exactness.cases import Batch
+from tests.exactness.engine import Engine
+from tests.exactness.fuzz import described, explained, fuzz, outcomes_of, store
+from tests.support.places import BUILD
+
+SEED = 20210711
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.exactness", description=__doc__)
+    ways = parser.add_subparsers(dest="way", required=True)
+    one = ways.add_parser("fuzz", help="random pairs of applications")
+    one.add_argument("--seed", type=int, default=SEED)
+    one.add_argument("--pairs", type=int, default=3000)
+    one.add_argument("--minutes", type=float, default=120)
+    one.add_argument("--shrink", type=float, default=120, help="seconds for each defect")
+    one.add_argument("--jar", type=Path)
+    one.add_argument("--out", type=Path, default=BUILD / "exactness" / "defects")
+    again = ways.add_parser("replay", help="one stored batch, run by run")
+    again.add_argument("file", type=Path)
+    again.add_argument("--jar", type=Path)
+    again.add_argument("--keep", type=Path, help="leave files and store in this folder")
+    known = ways.add_parser("mendings", help="take mendings back and find their faults again")
+    known.add_argument("names", nargs="*")
+    known.add_argument("--seed", type=int, default=SEED)
+    known.add_argument("--pairs", type=int, default=1000)
+    known.add_argument("--minutes", type=float, default=30, help="for each mending")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - began:6.1f} s] {text}", flush=True)
+
+    if arguments.way == "fuzz":
+        with Engine(arguments.jar) as engine:
+            report = fuzz(
+                engine,
+                arguments.seed,
+                arguments.pairs,
+                60 * arguments.minutes,
+                say,
+                arguments.shrink,
+            )
+        for path in store(report.defects, arguments.out):
+            say(f"python -m tests.exactness replay {path}")
+        return 1 if report.defects else 0
+    if arguments.way == "replay":
+        return _replay(arguments.file, arguments.jar, arguments.keep)
+    results = mendings.find_again(
+        arguments.names, arguments.seed, arguments.pairs, 60 * arguments.minutes, say
+    )
+    return 0 if all(r.found for r in results) else 1
+
+
+def _replay(file: Path, jar: Path | None, keep: Path | None) -> int:
+    batch = Batch.from_json(file.read_text())
+    print(explained(batch))
+    with Engine(jar) as engine:
+        found = engine.run(batch, root=keep)
+    failed = False
+    for n, case in enumerate(batch.cases):
+        outcomes = outcomes_of(found, n)
+        for run, outcome in outcomes.items():
+            print(f"{run}: {outcome.get('rows', outcome.get('error'))} {outcome['counts']}")
+        for finding in judge.findings(case, outcomes):
+            failed = True
+            print(described(finding))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

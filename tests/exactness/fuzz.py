@@ -1,0 +1,250 @@
+"""The loop: draws batches, runs them, judges each case, confirms and shrinks what is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.exactness import judge, sql
+from tests.exactness.cases import Batch, Case
+from tests.exactness.engine import BrokenWorkerError, Engine
+from tests.exactness.generate import batches
+from tests.exactness.judge import AGAINST, Finding
+from tests.exactness.shrink import shrunk
+from tests.exactness.worker import RUNS
+
+Say = Callable[[str], None]
+_BATCHES_AT_ONCE = 10
+
+
+@dataclass(slots=True)
+class Defect:
+    """A finding that came again when its case ran alone (or only beside the others of its
+    batch).
+    """
+
+    finding: Finding
+    batch: Batch
+    alone: bool = True
+
+    def text(self) -> str:
+        """The smallest form, as lines to read."""
+        return f"{described(self.finding)}\n{explained(self.batch)}"
+
+
+@dataclass(slots=True)
+class Report:
+    """What a fuzzing run saw.
+
+    ``plain_errors``: pairs whose query fails without the plugin too. ``threads``: of the plugin,
+    alive after their application. ``stopped``: by ``stop_when``.
+    """
+
+    pairs: int = 0
+    restored: int = 0
+    plain_errors: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    defects: list[Defect] = field(default_factory=list)
+    unconfirmed: list[Defect] = field(default_factory=list)
+    threads: set[str] = field(default_factory=set)
+    stopped: bool = False
+    last_batch_s: float = 0.0
+
+    def count(self, *kinds: str) -> int:
+        return sum(d.finding.kind in kinds for d in self.defects)
+
+    @property
+    def restored_share(self) -> float | None:
+        return self.restored / self.pairs if self.pairs else None
+
+
+def outcomes_of(found: dict[str, Any], n: int) -> dict[str, dict[str, Any]]:
+    return {run: found[run][n] for run in RUNS if run in found}
+
+
+def needed(finding: Finding) -> tuple[str, ...]:
+    """The runs that show a finding."""
+    runs = {"write", finding.run, AGAINST[finding.run]}
+    return tuple(r for r in RUNS if r in runs)
+
+
+def failing(engine: Engine, batch: Batch, finding: Finding) -> list[bool]:
+    """Which cases of a batch show the finding."""
+    found = engine.run(batch, needed(finding))
+    return [
+        any(f.same_as(finding) for f in judge.findings(case, outcomes_of(found, n)))
+        for n, case in enumerate(batch.cases)
+    ]
+
+
+def confirmed(engine: Engine, batch: Batch, n: int, finding: Finding) -> Defect | None:
+    """The finding in a batch of its case alone, or in the whole batch; None: not seen again.
+
+    A failure that the plugin has counted needs no second look: which thread came first may decide
+    whether it comes again.
+    """
+    alone = dataclasses.replace(batch, cases=[batch.cases[n]])
+    if finding.kind == "internal":
+        return Defect(finding, alone)
+    if failing(engine, alone, finding)[0] and failing(engine, alone, finding)[0]:
+        return Defect(finding, alone)
+    if failing(engine, batch, finding)[n]:
+        return Defect(finding, batch, alone=False)
+    return None
+
+
+def fuzz(
+    engine: Engine,
+    seed: int,
+    pairs: int,
+    seconds: float,
+    say: Say,
+    shrink_s: float = 120,
+    most_defects: int = 20,
+    kinds: Sequence[str] = ("wrong", "failed", "internal", "work"),
+    stop_when: Callable[[Defect], bool] | None = None,
+) -> Report:
+    """Runs ``pairs`` random cases, or as many as fit into the time.
+
+    ``stop_when`` ends it at the first defect of which it says so. ``shrink_s`` is for each defect.
+    """
+    report = Report()
+    began = time.monotonic()
+    chunk = 0
+    while report.pairs < pairs:
+        for batch in batches(seed + 1000 * chunk, _BATCHES_AT_ONCE):
+            report.seconds = time.monotonic() - began
+            if report.pairs >= pairs or report.seconds > seconds:
+                return report
+            keep = min(len(batch.cases), pairs - report.pairs)
+            batch = dataclasses.replace(batch, cases=batch.cases[:keep])
+            for defect in _one(engine, batch, report, kinds, say):
+                report.defects.append(defect)
+                if stop_when is not None:
+                    if stop_when(defect):
+                        report.stopped = True
+                        report.seconds = time.monotonic() - began
+                        return report
+                elif defect.alone and len(report.defects) <= most_defects:
+                    _shrink(engine, defect, shrink_s, say)
+                say(f"DEFECT {len(report.defects)}: {defect.text()}")
+            report.seconds = time.monotonic() - began
+            rate = 60 * report.pairs / max(report.seconds, 1e-9)
+            say(
+                f"{report.pairs} pairs, {report.restored} restored, {report.plain_errors} fail"
+                f" plainly, {len(report.defects)} defects, {rate:.0f} a minute"
+                f" (seconds of the last batch: {report.last_batch_s:.0f})"
+            )
+        chunk += 1
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _one(
+    engine: Engine, batch: Batch, report: Report, kinds: Sequence[str], say: Say
+) -> list[Defect]:
+    report.batches += 1
+    began = time.monotonic()
+    try:
+        found = engine.run(batch)
+        report.last_batch_s = time.monotonic() - began
+        say("start, cases, stop of each run: " + str(list(found["seconds"].values())))
+    except BrokenWorkerError as error:
+        say(f"the worker broke: {error}")
+        report.pairs += len(batch.cases)
+        return [Defect(Finding("broken", "write", str(error)), batch, alone=False)]
+    report.threads.update(found["threads"])
+    defects = []
+    for n, case in enumerate(batch.cases):
+        outcomes = outcomes_of(found, n)
+        report.pairs += 1
+        report.restored += judge.restored(outcomes)
+        report.plain_errors += "error" in outcomes["plain"]
+        mine = [f for f in judge.findings(case, outcomes) if f.kind in kinds]
+        for finding in mine[:1]:
+            try:
+                defect = confirmed(engine, batch, n, finding)
+            except BrokenWorkerError as error:
+                defect = Defect(Finding("broken", finding.run, str(error)), batch, alone=False)
+            if defect is not None:
+                defects.append(defect)
+            else:
+                report.unconfirmed.append(Defect(finding, dataclasses.replace(batch, cases=[case])))
+                say(f"not seen again: {report.unconfirmed[-1].text()}")
+    return defects
+
+
+def _shrink(engine: Engine, defect: Defect, seconds: float, say: Say) -> None:
+    say(f"found {described(defect.finding)[:300]}; making it smaller")
+    try:
+        defect.batch = shrunk(defect.batch, lambda b: failing(engine, b, defect.finding), seconds)
+        found = engine.run(defect.batch, needed(defect.finding))
+        again = judge.findings(defect.batch.cases[0], outcomes_of(found, 0))
+        defect.finding = next((f for f in again if f.same_as(defect.finding)), defect.finding)
+    except BrokenWorkerError as error:
+        say(f"the worker broke while shrinking: {error}")
+
+
+def described(finding: Finding) -> str:
+    where = {
+        "write": "in the application that writes",
+        "restore": "in the same application again, which restores",
+        "second": "in the second application, after the change",
+    }[finding.run]
+    what = {
+        "wrong": "other rows than plain Spark",
+        "failed": "a failure that plain Spark does not have",
+        "internal": "a failure of the plugin's own, which the query survived",
+        "work": "more work than plain Spark",
+        "broken": "a worker that hung or died",
+    }[finding.kind]
+    return f"{what}, {where}: {finding.message[:1200]}"
+
+
+def explained(batch: Batch) -> str:
+    """A batch as lines to read; `Batch.to_json` is the form to replay."""
+    lines = [
+        f"local[{batch.cores[0]}], then local[{batch.cores[1]}]; store {batch.store}"
+        + (f"; {batch.conf}" if batch.conf else "")
+    ]
+    for case in batch.cases:
+        lines += _case_lines(case)
+    return "\n".join("  " + line for line in lines)
+
+
+def _case_lines(case: Case) -> list[str]:
+    lines = []
+    for t in case.tables:
+        lines.append(
+            f"{t.name}: {t.format} by {t.made_by} ({t.schema or 'inferred'}) {t.options or ''}"
+        )
+        for n, f in enumerate(t.files):
+            lines.append(
+                f"  {f.part or 'file'} {n}: {f.rows} {('bad: ' + str(f.bad)) if f.bad else ''}"
+            )
+    runs = [("first", case.first), ("second", case.second)]
+    for name, run in runs[:1] if case.first == case.second else runs:
+        maker = f", relations made under {run.maker}" if run.maker else ""
+        post = f" on {run.post}" if run.post else ""
+        lines.append(f"{name}: {run.settings}{maker}, {run.action}{post}, force={run.force}")
+        lines.append(f"  {sql.query(run.query)}")
+    if case.change.kind != "none":
+        lines.append(f"change: {dataclasses.asdict(case.change)}")
+    return lines
+
+
+def store(defects: Sequence[Defect], folder: Path) -> list[Path]:
+    """Writes each defect's batch to a file that `replay` takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for n, defect in enumerate(defects, 1):
+        path = folder / f"{n:03d}-{defect.finding.kind}-{defect.finding.run}.json"
+        path.write_text(defect.batch.to_json() + "\n")
+        path.with_suffix(".txt").write_text(defect.text() + "\n")
+        paths.append(path)
+    return paths

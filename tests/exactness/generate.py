@@ -1,0 +1,461 @@
+"""Draws cases: tables, settings, queries, changes. Seeded; Hypothesis is the source of chance.
+
+Weights are the same for every run, whatever it looks for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.exactness.cases import Batch, Case, Change, File, Run, Table
+from tests.exactness.queries import Column, Grammar, Pick, mutated
+
+T = TypeVar("T")
+
+CASES_PER_BATCH = 12
+
+
+class _Drawn:
+    """``Pick`` on top of Hypothesis."""
+
+    def __init__(self, draw: Any) -> None:
+        self._draw = draw
+
+    def one(self, of: Sequence[T]) -> T:
+        return of[self.integer(0, len(of) - 1)]
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self._draw(st.integers(low, high)))
+
+    def chance(self, percent: int) -> bool:
+        # The simplest draw is 0: it stands for what is plain.
+        return self.integer(0, 99) >= 100 - percent
+
+
+ZONES = ("UTC", "America/Los_Angeles", "Asia/Tokyo", "Asia/Kolkata")
+FORMATS = (
+    *["parquet"] * 5, *["csv"] * 6, *["json"] * 4, *["orc"] * 2, *["xml"] * 2, "text",
+    *["avro"] * 2,
+)  # fmt: skip
+
+# Of a session, with what they are set to. Most cannot change a result, some can.
+SETTINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("spark.sql.session.timeZone", ZONES),
+    ("spark.sql.session.timeZone", ZONES),
+    ("spark.sql.ansi.enabled", ("false", "false", "true")),
+    ("spark.sql.caseSensitive", ("true", "false")),
+    ("spark.sql.adaptive.coalescePartitions.enabled", ("false", "true")),
+    ("spark.sql.adaptive.localShuffleReader.enabled", ("false", "true")),
+    ("spark.sql.adaptive.autoBroadcastJoinThreshold", ("-1", "10MB")),
+    ("spark.sql.adaptive.advisoryPartitionSizeInBytes", ("64b", "64MB")),
+    ("spark.sql.adaptive.forceOptimizeSkewedJoin", ("true",)),
+    ("spark.sql.autoBroadcastJoinThreshold", ("-1", "10MB")),
+    ("spark.sql.autoBroadcastJoinThreshold", ("-1",)),
+    ("spark.sql.join.preferSortMergeJoin", ("false",)),
+    ("spark.sql.exchange.reuse", ("false",)),
+    ("spark.sql.files.maxPartitionBytes", ("64", "256", "128MB")),
+    ("spark.sql.files.openCostInBytes", ("0", "128MB")),
+    ("spark.sql.files.openCostInBytes", ("0", "128MB")),
+    ("spark.sql.files.minPartitionNum", ("1", "1", "5")),
+    ("spark.sql.classic.shuffleDependency.fileCleanup.enabled", ("true",)),
+    ("spark.sql.classic.shuffleDependency.fileCleanup.enabled", ("true",)),
+    ("spark.sql.parquet.filterPushdown", ("false",)),
+    ("spark.sql.parquet.enableVectorizedReader", ("false",)),
+    ("spark.sql.parquet.mergeSchema", ("true",)),
+    ("spark.sql.parquet.inferTimestampNTZ.enabled", ("false",)),
+    ("spark.sql.orc.enableVectorizedReader", ("false",)),
+    ("spark.sql.orc.filterPushdown", ("false",)),
+    ("spark.sql.csv.filterPushdown.enabled", ("false",)),
+    ("spark.sql.csv.parser.columnPruning.enabled", ("false",)),
+    ("spark.sql.json.filterPushdown.enabled", ("false",)),
+    ("spark.sql.legacy.timeParserPolicy", ("LEGACY", "CORRECTED")),
+    ("spark.sql.mapKeyDedupPolicy", ("LAST_WIN",)),
+    ("spark.sql.decimalOperations.allowPrecisionLoss", ("false",)),
+    ("spark.sql.sources.partitionColumnTypeInference.enabled", ("false",)),
+    ("spark.sql.optimizer.dynamicPartitionPruning.reuseBroadcastOnly", ("false",)),
+    ("spark.sql.optimizer.runtime.bloomFilter.applicationSideScanSizeThreshold", ("0",)),
+    ("spark.sql.codegen.wholeStage", ("false", "true")),
+    ("spark.sql.cbo.enabled", ("true",)),
+    ("spark.sql.adaptive.enabled", ("false", "true", "true")),
+    ("spark.sql.columnNameOfCorruptRecord", ("broken", "_corrupt_record")),
+    ("spark.sql.legacy.sizeOfNull", ("true",)),
+    ("spark.sql.storeAssignmentPolicy", ("LEGACY",)),
+)
+_INTERPRETED = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+# What a relation's maker may have set: a reader takes it from there.
+MAKER: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("spark.sql.session.timeZone", ZONES),
+    ("spark.sql.session.timeZone", ZONES),
+    ("spark.sql.ansi.enabled", ("true", "false")),
+    ("spark.sql.caseSensitive", ("true",)),
+    ("spark.sql.parquet.inferTimestampNTZ.enabled", ("false",)),
+    ("spark.sql.csv.parser.columnPruning.enabled", ("false",)),
+    ("spark.sql.legacy.timeParserPolicy", ("LEGACY",)),
+    ("spark.sql.columnNameOfCorruptRecord", ("broken",)),
+    ("spark.sql.parquet.mergeSchema", ("true",)),
+)
+ACTIONS = (
+    *["collect"] * 9, *["twice"] * 3, *["rdd"] * 2, *["rdd_after"] * 2, "iterate",
+    "iterate_between", "count_then_collect", "write", "view", "joined_with_itself", "zipped",
+)  # fmt: skip
+_WORDS = ("a", "ab", "b", "A", "Ab", "c", "", "z")
+
+
+def value(pick: Pick, kind: str, wild: bool) -> Any:
+    """One value of a column; none in one of ten."""
+    if pick.chance(10):
+        return None
+    if wild and kind == "double":
+        return pick.one([1.0, 1e16, -1e16, 3.0, 0.1, 1e8, -0.0, 0.0, 0.5])
+    if wild and kind == "bigint":
+        return pick.one([2**63 - 1, -(2**63) + 1, 1, 5, -5, 2**62])
+    if kind in ("int", "bigint"):
+        return pick.integer(0, 9) if pick.chance(70) else pick.integer(-20, 40)
+    if kind in ("double", "float"):
+        return pick.one([0.0, -0.0, 1.5, -2.25, 7.0, float("nan"), 0.25, -0.0, 1024.5])
+    if kind == "string":
+        return pick.one(_WORDS)
+    if kind == "boolean":
+        return pick.chance(50)
+    if kind == "date":
+        return f"2021-03-{pick.integer(1, 28):02d}"
+    if kind.startswith("timestamp"):
+        return f"2021-03-{pick.integer(12, 16):02d} {pick.integer(0, 23):02d}:30:00"
+    if kind.startswith("decimal"):
+        return f"{pick.integer(-99, 999)}.{pick.integer(0, 99):02d}"
+    if kind == "array<int>":
+        return [pick.integer(0, 5) for _ in range(pick.integer(0, 3))]
+    if kind.startswith("map<"):
+        return {pick.one(("k", "m", "n")): pick.integer(0, 5) for _ in range(pick.integer(0, 2))}
+    if kind.startswith("struct<"):
+        return {"x": pick.integer(0, 5), "y": pick.one(_WORDS)}
+    raise ValueError(kind)
+
+
+def nudged(of: Any) -> Any:
+    """Another value that takes as many characters, where there is one."""
+    if isinstance(of, bool) or of is None or isinstance(of, list | dict):
+        return of
+    if isinstance(of, int):
+        last = abs(of) % 10
+        other = last % 9 + 1 if of < 0 or last == 9 else last + 1
+        return (abs(of) - last + other) * (-1 if of < 0 else 1)
+    if isinstance(of, float):
+        return {1.5: 2.5, 7.0: 3.0, 0.0: 1.0, 1e16: 3e16, 1.0: 3.0, 0.25: 0.75, 3.0: 1.0}.get(
+            of, of
+        )
+    return str(of).translate(str.maketrans("abzA", "bcaB")) if not str(of)[:1].isdigit() else of
+
+
+_COLUMNS = (
+    "int",
+    "string",
+    "int",
+    "double",
+    "string",
+    "timestamp",
+    "date",
+    "bigint",
+    "boolean",
+    "decimal(10,2)",
+)
+_NESTED = ("array<int>", "struct<x:int,y:string>", "map<string,int>")
+
+
+def _bad_lines(pick: Pick, table: Table, rows: int) -> list[list[Any]]:
+    if table.format not in ("csv", "json", "xml") or not pick.chance(55):
+        return []
+    lines: list[list[Any]] = []
+    for _ in range(pick.integer(1, 3)):
+        good = [_field(pick, kind) for _, kind in table.columns if _ != "p"]
+        spot = pick.integer(0, max(0, len(good) - 1))
+        if table.format == "csv":
+            sep = table.options.get("sep", ",")
+            way = pick.integer(0, 3)
+            if way <= 1 and good:
+                good[spot] = "x?"
+            elif way == 2:
+                good = good[:spot]
+            else:
+                good = [*good, "more"]
+            line = sep.join(good)
+        elif table.format == "json":
+            names = [n for n, _ in table.columns]
+            line = pick.one(
+                [
+                    f'{{"{names[spot]}": ',
+                    f'{{"{names[spot]}": "x?", "{names[0]}": 1}}',
+                    "not json",
+                    f'{{"{names[spot]}": {{"q": 1}}}}',
+                ]
+            )
+        else:
+            names = [n for n, _ in table.columns]
+            line = pick.one(
+                [
+                    f"<row><{names[spot]}>x?</{names[spot]}></row>",
+                    f"<row><{names[spot]}>1</row>",
+                    "<row/>",
+                ]
+            )
+        lines.append([pick.integer(0, rows), line])
+    return lines
+
+
+def _field(pick: Pick, kind: str) -> str:
+    if kind == "string":
+        return pick.one(_WORDS)
+    if kind == "timestamp":
+        return "2021-03-14 01:30:00"
+    if kind == "date":
+        return "2021-03-05"
+    return str(pick.integer(0, 9))
+
+
+def _options(pick: Pick, form: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    if form in ("csv", "json", "xml"):
+        options["mode"] = pick.one(
+            ["PERMISSIVE", "DROPMALFORMED", "PERMISSIVE", "DROPMALFORMED", "FAILFAST"]
+        )
+    if form == "csv":
+        if pick.chance(20):
+            options["header"] = "true"
+        if pick.chance(20):
+            options["sep"] = pick.one([";", "|"])
+        if pick.chance(15):
+            options["nullValue"] = pick.one(["a", "7"])
+        if pick.chance(10):
+            options["ignoreLeadingWhiteSpace"] = "true"
+        if pick.chance(10):
+            options["enforceSchema"] = "false"
+        if pick.chance(10):
+            options["multiLine"] = "true"
+    if form == "json":
+        if pick.chance(15):
+            options["primitivesAsString"] = "true"
+        if pick.chance(10):
+            options["multiLine"] = "true"
+        if pick.chance(10):
+            options["allowUnquotedFieldNames"] = "true"
+    if form == "xml":
+        options["rowTag"] = "row"
+    if form in ("csv", "json", "xml") and pick.chance(12):
+        options["timeZone"] = pick.one(ZONES)
+    if form == "text" and pick.chance(20):
+        options["wholetext"] = "true"
+    if form in ("parquet", "orc") and pick.chance(15):
+        options["mergeSchema"] = "true"
+    if form == "parquet" and pick.chance(10):
+        options["datetimeRebaseMode"] = pick.one(["CORRECTED", "LEGACY"])
+    return options
+
+
+def table(pick: Pick, name: str, delta: bool) -> tuple[Table, list[Column]]:
+    """A table and its columns as queries see them."""
+    form = "delta" if delta and pick.chance(60) else pick.one(FORMATS)
+    if form == "text":
+        columns = [["line", "string"]]
+    else:
+        columns = [["k", pick.one(["int", "int", "string", "bigint"])]]
+        for n in range(pick.integer(1, 4)):
+            columns.append([f"v{n}", pick.one(_COLUMNS)])
+        if form in ("parquet", "json", "orc") and pick.chance(25):
+            columns.append(["n", pick.one(_NESTED if form != "orc" else _NESTED[:2])])
+        if form == "avro":
+            columns = [c for c in columns if not c[1].startswith("decimal")]
+    wild: set[str] = set()
+    if form != "text" and pick.chance(45):
+        columns.append(["w", pick.one(["double", "bigint"])])
+        wild.add("w")
+    options = _options(pick, form)
+    made = Table(name, form, columns, [], options)
+    parted = form not in ("text", "delta") and pick.chance(20)
+    parts = (
+        pick.one([["p=1", "p=2", "p=3"], ["p=01", "p=1", "p=x"], ["p=2021-03-01", "p=2021-03-02"]])
+        if parted
+        else [""]
+    )
+    files = []
+    for n in range(pick.one([1, 2, 2, 3])):
+        rows = [
+            [value(pick, kind, c in wild) for c, kind in columns] for _ in range(pick.integer(1, 7))
+        ]
+        files.append(File(rows, parts[n % len(parts)], _bad_lines(pick, made, len(rows))))
+    schema = ", ".join(f"{c} {kind}" for c, kind in columns)
+    seen = [Column(c, kind, c in wild) for c, kind in columns]
+    if form in ("csv", "json", "xml") and options["mode"] == "PERMISSIVE" and pick.chance(50):
+        schema += ", _corrupt_record string"
+        if pick.chance(30):
+            options["columnNameOfCorruptRecord"] = "_corrupt_record"
+        seen.append(Column("_corrupt_record", "string"))
+    if form == "text":
+        schema = ""
+        seen = [Column("value", "string")]
+    elif form in ("parquet", "orc", "avro", "delta"):
+        schema = "" if form == "delta" or pick.chance(60) else schema
+    elif form == "csv" and options.get("header") == "true" and pick.chance(15):
+        schema = ""
+        options["inferSchema"] = "true"
+        seen = [c for c in seen if c.name != "_corrupt_record"]
+    if parted:
+        # The partition column's type follows from its values, and from settings.
+        kind = {"p=1": "int", "p=01": "string"}.get(parts[0], "date")
+        seen.append(Column("p", kind))
+    by = pick.one(["path", "path", "path", "global", "global", "catalog"])
+    if by == "catalog" and (parted or form in ("delta", "avro")):
+        by = "path"
+    return dataclasses.replace(made, files=files, schema=schema, made_by=by), seen
+
+
+def _settings(pick: Pick, pool: Sequence[tuple[str, tuple[str, ...]]], most: int) -> dict[str, str]:
+    found = {}
+    for _ in range(pick.integer(0, most)):
+        key, values = pick.one(pool)
+        found[key] = pick.one(values)
+    return found
+
+
+def _change(pick: Pick, tables: Sequence[Table], seen: dict[str, list[Column]]) -> Change:
+    if not pick.chance(50):
+        return Change()
+    n = pick.integer(0, len(tables) - 1)
+    it = tables[n]
+    f = pick.integer(0, len(it.files) - 1)
+    kind = pick.one(["rewrite", "rewrite", "rewrite", "touch", "append", "remove", "swap", "swap"])
+    wild = {c.name for c in seen[it.name] if c.wild}
+    if kind == "rewrite" and pick.chance(70):
+        rows = [[nudged(v) for v in row] for row in it.files[f].rows]
+        bad = it.files[f].bad
+    else:
+        rows = [
+            [value(pick, k, c in wild) for c, k in it.columns] for _ in range(pick.integer(1, 4))
+        ]
+        bad = []
+    moment = pick.one(
+        [
+            "between",
+            "between",
+            "between",
+            "listed",
+            "listed",
+            "listed_write",
+            "running_write",
+            "ran_write",
+        ]
+    )
+    return Change(
+        kind,
+        n,
+        f,
+        rows if kind in ("rewrite", "append") or it.format == "delta" else [],
+        bad if kind in ("rewrite", "append") else [],
+        keep_time=pick.chance(50),
+        in_place=not pick.chance(30),
+        moment=moment,
+        back=moment.endswith("write") and pick.chance(60),
+    )
+
+
+def case(pick: Pick, delta: bool) -> Case:
+    """One case."""
+    drawn = [table(pick, f"t{n}", delta) for n in range(pick.one([1, 1, 2, 2, 3]))]
+    tables = [t for t, _ in drawn]
+    seen = {t.name: c for t, c in drawn}
+    query = Grammar(pick, seen).root()
+    # A few partitions only: empty tasks cost more time than they find.
+    first_settings = {
+        "spark.sql.shuffle.partitions": str(pick.integer(1, 4)),
+        # Code is compiled for each query otherwise, which takes longer than such queries do.
+        **(_INTERPRETED if pick.chance(70) else {}),
+        **_settings(pick, SETTINGS, 4),
+    }
+    anyone = any(t.made_by == "global" for t in tables)
+    maker = _settings(pick, MAKER, 2) if anyone else {}
+    post = (
+        pick.one(["cached", "python_udf", "pandas_groups", "pandas_map", "explained"])
+        if pick.chance(12)
+        else ""
+    )
+    force = pick.one(["all"] * 5 + ["e0", "e0", "e1", "e0,e2"])
+    first = Run(query, first_settings, maker, pick.one(ACTIONS), post, force)
+    second_settings = dict(first_settings)
+    if pick.chance(45):
+        second_settings.update(_settings(pick, SETTINGS, 3))
+    if pick.chance(8):
+        second_settings["spark.sql.shuffle.partitions"] = str(pick.integer(1, 4))
+    second_maker = maker
+    if anyone and pick.chance(55):
+        second_maker = {**maker, **_settings(pick, MAKER, 2)}
+    second_query = mutated(pick, query, seen) if pick.chance(35) else query
+    second = Run(
+        second_query,
+        second_settings,
+        second_maker,
+        pick.one(ACTIONS),
+        post,
+        "all" if pick.chance(30) else "none",
+    )
+    return Case(tables, first, second, _change(pick, tables, seen))
+
+
+def _many(one: Callable[[Pick], T], seed_: int, count: int) -> list[T]:
+    """``count`` draws of one kind."""
+    found: list[T] = []
+
+    @st.composite
+    def drawn(draw: Any) -> T:
+        return one(_Drawn(draw))
+
+    @seed(seed_)
+    @settings(
+        max_examples=count + 1,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        derandomize=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(drawn())
+    def collect(it: T) -> None:
+        found.append(it)
+
+    while len(found) <= count:
+        collect()
+    # Hypothesis begins with the simplest of all.
+    return found[1 : count + 1]
+
+
+def _empty_batch(pick: Pick) -> Batch:
+    conf = {}
+    if pick.chance(15):
+        conf["spark.shuffle.compress"] = "false"
+    if pick.chance(15):
+        conf["spark.shuffle.sort.bypassMergeThreshold"] = "1"
+    if pick.chance(10):
+        conf["spark.io.compression.codec"] = pick.one(["zstd", "snappy"])
+    return Batch(
+        [],
+        cores=[pick.one([2, 1, 2, 4]), pick.one([2, 2, 1, 3, 4])],
+        delta=pick.chance(12),
+        conf=conf,
+        store=pick.one(["whole"] * 8 + ["half", "half", "damaged"]),
+    )
+
+
+def batches(seed_: int, count: int, cases_each: int = CASES_PER_BATCH) -> list[Batch]:
+    """``count`` batches; the same for the same arguments."""
+    empty = _many(_empty_batch, seed_, count)
+    found = []
+    for n, batch in enumerate(empty):
+        cases = _many(lambda pick, d=batch.delta: case(pick, d), seed_ * 1000 + n, cases_each)
+        found.append(dataclasses.replace(batch, cases=cases))
+    return found

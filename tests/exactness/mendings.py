@@ -1,0 +1,203 @@
+"""Proof that the fuzzer sees: each known fault is brought back, and has to be found again.
+
+A mending is a file ``mendings/<name>.toml``: ``issue``, ``says`` (what goes wrong without it) and
+``[[replace]]`` tables (``file``, ``old``, ``new``), edits that take it back. They are applied to a
+copy of ``listeners/``, the jar is built there, and the same random pairs as ever run with it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.exactness.engine import Engine
+from tests.exactness.fuzz import Defect, failing, fuzz
+from tests.support.places import BUILD, ROOT
+
+_BUILD = ["mvn", "-q", "-B", "-f", "listeners/pom.xml", "package", "-DskipTests"]
+_BUILD.append("-Dscala.recompile=incremental")
+FOLDER = Path(__file__).parent / "mendings"
+
+
+class MendingError(RuntimeError):
+    """A mending's file does not say what it must, or cannot be applied to these sources."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """``old`` occurs once in ``file`` (from the root of the sources) and becomes ``new``."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mending:
+    name: str
+    issue: str
+    says: str
+    replaces: tuple[Replace, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Whether a fault was found again, after how many pairs, and as what."""
+
+    mending: Mending
+    found: bool
+    pairs: int
+    seconds: float
+    defect: Defect | None = None
+
+
+def read(folder: Path = FOLDER) -> list[Mending]:
+    """All mendings by name. Raises ``MendingError``."""
+    return [_read(path) for path in sorted(folder.glob("*.toml"))]
+
+
+def _read(path: Path) -> Mending:
+    try:
+        value: dict[str, Any] = tomllib.loads(path.read_text())
+        return Mending(
+            path.stem, value["issue"], value["says"], tuple(Replace(**r) for r in value["replace"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise MendingError(f"{path.name}: {error}") from error
+
+
+def taken_back(mending: Mending, root: Path) -> None:
+    """Edits the sources under ``root``. Raises ``MendingError`` where a text does not occur
+    once.
+    """
+    for it in mending.replaces:
+        path = root / it.file
+        text = path.read_text() if path.exists() else ""
+        if text.count(it.old) != 1:
+            raise MendingError(
+                f"{mending.name}: its text occurs {text.count(it.old)} times in {it.file}"
+            )
+        path.write_text(text.replace(it.old, it.new))
+
+
+def _build(root: Path) -> Path:
+    """The jar of the sources under ``root``."""
+    done = subprocess.run(
+        [
+            "mvn",
+            "-q",
+            "-B",
+            "-f",
+            "listeners/pom.xml",
+            "package",
+            "-DskipTests",
+            "-Dscala.recompile=incremental",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise MendingError(f"it does not compile: {done.stdout[-2000:]}{done.stderr[-500:]}")
+    jars = (root / "listeners" / "target").glob("phoebe-spark_2.13-*.jar")
+    return next(j for j in jars if not j.stem.endswith(("-sources", "-javadoc", "-tests")))
+
+
+def _copied(source: Path, target: Path) -> None:
+    """Makes ``target`` what ``source`` is, without what was built; what is the same stays."""
+
+    def files(root: Path) -> set[Path]:
+        found = (p.relative_to(root) for p in root.rglob("*") if p.is_file())
+        return {p for p in found if p.parts[0] != "target"}
+
+    wanted = files(source)
+    for gone in files(target) - wanted:
+        (target / gone).unlink()
+    for file in wanted:
+        to = target / file
+        if not to.exists() or to.read_bytes() != (source / file).read_bytes():
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file, to)
+
+
+class Workshop:
+    """A copy of ``listeners/`` in which jars are built without one mending each."""
+
+    def __init__(self, folder: Path = BUILD / "exactness" / "workshop") -> None:
+        self.folder = folder
+
+    def jar(self, mending: Mending | None) -> Path:
+        """A jar without the mending, or the jar as it is; kept beside the copy."""
+        sources = self.folder / "listeners"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _copied(ROOT / "listeners", sources)
+        if not (sources / "target").exists() and (ROOT / "listeners" / "target").exists():
+            shutil.copytree(ROOT / "listeners" / "target", sources / "target")
+        if mending is not None:
+            taken_back(mending, self.folder)
+        built = _build(self.folder)
+        name = mending.name if mending is not None else "as-it-is"
+        return Path(shutil.copy(built, self.folder / f"{name}.jar"))
+
+
+def find_again(
+    names: Sequence[str],
+    seed: int,
+    pairs: int,
+    seconds: float,
+    say: Callable[[str], None],
+    total_s: float = float("inf"),
+) -> list[Result]:
+    """Looks for each fault in at most ``pairs`` pairs and ``seconds``; all by default.
+
+    A defect counts only if the jar with the mending does not have it. A fault that does not build
+    or apply counts as not found, and is said.
+    """
+    workshop = Workshop()
+    results: list[Result] = []
+    wanted = [m for m in read() if not names or m.name in names]
+    if not wanted:
+        return results
+    mended = workshop.jar(None)
+    for mending in wanted:
+        if sum(r.seconds for r in results) > total_s:
+            say(f"no time left for {mending.name} and what follows")
+            break
+        results.append(_find(mending, workshop, mended, seed, pairs, seconds, say))
+        it = results[-1]
+        said = f"found after {it.pairs} pairs" if it.found else f"NOT found in {it.pairs} pairs"
+        say(f"{mending.name} ({mending.issue}): {said}, {it.seconds:.0f} s")
+        if it.defect is not None:
+            say(it.defect.text())
+    return results
+
+
+def _find(
+    mending: Mending,
+    workshop: Workshop,
+    mended: Path,
+    seed: int,
+    pairs: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> Result:
+    try:
+        jar = workshop.jar(mending)
+    except MendingError as error:
+        say(str(error))
+        return Result(mending, False, 0, 0.0)
+    with Engine(jar) as engine, Engine(mended) as judge:
+
+        def its_own(defect: Defect) -> bool:
+            return defect.finding.kind != "broken" and not any(
+                failing(judge, defect.batch, defect.finding)
+            )
+
+        report = fuzz(engine, seed, pairs, seconds, lambda _: None, stop_when=its_own)
+    mine = report.defects[-1] if report.stopped else None
+    return Result(mending, report.stopped, report.pairs, report.seconds, mine)
