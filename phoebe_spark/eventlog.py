@@ -391,7 +391,7 @@ def _chunks(raw: IO[bytes]) -> Iterator[bytes]:
     if head.startswith(_ZSTD_MAGIC):
         decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
         reader = decompressor.stream_reader(raw, read_across_frames=True)
-        return _blocks(reader)
+        return _zstd_blocks(reader, raw)
     if head == _LZ4_MAGIC:
         return _lz4_blocks(raw)
     if head == _SNAPPY_MAGIC:
@@ -410,6 +410,30 @@ def _blocks(stream: _Readable) -> Iterator[bytes]:
         yield chunk
 
 
+def _zstd_blocks(reader: _Readable, raw: IO[bytes]) -> Iterator[bytes]:
+    """The decompressor takes a file's end for a frame's: a cut between two of its blocks, which may
+    also be one between two lines, is told by the blocks' headers (RFC 8878, 3.1.1)."""
+    yield from _blocks(reader)
+    raw.seek(0)
+    while head := raw.read(18):
+        if head[1:4] == b"\x2a\x4d\x18":  # a frame to be skipped, of other compressors
+            raw.seek(8 + int.from_bytes(head[4:8], "little") - len(head), os.SEEK_CUR)
+            continue
+        raw.seek(zstandard.frame_header_size(head) - len(head), os.SEEK_CUR)
+        block = 0
+        while not block & 1:
+            header = raw.read(3)
+            if len(header) < 3:
+                raise _CutOffError
+            block = int.from_bytes(header, "little")
+            run = block >> 1 & 3 == 1
+            raw.seek(1 if run else block >> 3, os.SEEK_CUR)
+        if zstandard.get_frame_parameters(head).has_checksum:
+            raw.seek(4, os.SEEK_CUR)
+        if raw.tell() > os.fstat(raw.fileno()).st_size:
+            raise _CutOffError
+
+
 _LZ4_HEADER = struct.Struct("<8sBiiI")
 
 
@@ -417,6 +441,7 @@ def _lz4_blocks(raw: IO[bytes]) -> Iterator[bytes]:
     """lz4-java's ``LZ4BlockOutputStream``: per block a header of magic, token (method and level),
     compressed and decompressed length and checksum, little-endian. A length of 0 ends a stream;
     streams may follow each other."""
+    ended = True
     while header := raw.read(_LZ4_HEADER.size):
         if len(header) < _LZ4_HEADER.size:
             raise _CutOffError
@@ -424,6 +449,7 @@ def _lz4_blocks(raw: IO[bytes]) -> Iterator[bytes]:
         if magic != _LZ4_MAGIC or size < 0 or compressed < 0:
             raise _CutOffError
         _believe(max(size, compressed), "lz4")
+        ended = size == 0
         data = raw.read(compressed)
         if len(data) < compressed:
             raise _CutOffError
@@ -431,6 +457,8 @@ def _lz4_blocks(raw: IO[bytes]) -> Iterator[bytes]:
             yield data
         elif size:
             yield lz4.block.decompress(data, uncompressed_size=size)
+    if not ended:  # in progress, or cut off between two blocks
+        raise _CutOffError
 
 
 def _snappy_blocks(raw: IO[bytes]) -> Iterator[bytes]:

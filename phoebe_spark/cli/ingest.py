@@ -44,8 +44,8 @@ def ingest(
     paths: Annotated[
         list[str],
         typer.Argument(
-            help="Spark event logs (plain, zstd, lz4, snappy; single files or rolling "
-            "directories), spool files, or directories that hold them; paths, or URIs of any "
+            help="Spark event logs (plain, zstd, lz4, snappy, gzip; single files, rolling "
+            "directories or Databricks' parts), spool files, or directories that hold them; paths, or URIs of any "
             "store that Spark reaches (s3a://, hdfs://, abfss://...).",
         ),
     ],

@@ -48,6 +48,11 @@ CODECS = {
     "zstd frames": lambda data: b"".join(
         zstandard.ZstdCompressor().compress(part) for part in (data[:1000], data[1000:])
     ),
+    "zstd with a frame to skip": lambda data: (
+        zstandard.ZstdCompressor(write_checksum=True).compress(data[:1000])
+        + b"\x51\x2a\x4d\x18\x02\0\0\0xx"
+        + zstandard.ZstdCompressor().compress(data[1000:])
+    ),
     "lz4": lz4_block,
     "lz4 stored": lambda data: lz4_block(data, stored=True),
     "lz4 streams": lambda data: lz4_block(data[:1000]) + lz4_block(data[1000:]),
@@ -83,6 +88,26 @@ def test_a_log_cut_off_gives_its_whole_lines(
     assert numbers == list(range(len(numbers)))
     assert reader.torn or len(numbers) < 2000
     assert reader.bad_lines == 0
+
+
+def _half_zstd() -> bytes:
+    """A frame that is cut off between two blocks, just where a line ends."""
+    frame = zstandard.ZstdCompressor().compressobj()
+    return frame.compress(b"\n".join(LINES[:9]) + b"\n") + frame.flush(
+        zstandard.COMPRESSOBJ_FLUSH_BLOCK
+    )
+
+
+@pytest.mark.parametrize(
+    "first", [_half_zstd(), lz4_block(b"\n".join(LINES[:9]) + b"\n")[:-21]], ids=["zstd", "lz4"]
+)
+def test_a_file_cut_off_between_two_blocks_is_not_whole(tmp_path: Path, first: bytes) -> None:
+    """Its lines are, so only the codec's own end tells that a piece is missing."""
+    (tmp_path / "a").write_bytes(first)
+    (tmp_path / "b").write_bytes(b"\n".join(LINES[12:]) + b"\n")
+    numbers, reader = read(tmp_path / "a", tmp_path / "b")
+    assert numbers == [*range(9), *range(12, 2000)]
+    assert reader.missing == ["a stops in the middle"]
 
 
 def test_the_last_line_may_lack_its_newline(tmp_path: Path) -> None:
