@@ -45,8 +45,8 @@ def ingest(
         list[str],
         typer.Argument(
             help="Spark event logs (plain, zstd, lz4, snappy, gzip; single files, rolling "
-            "directories or Databricks' parts), spool files, or directories that hold them; paths, or URIs of any "
-            "store that Spark reaches (s3a://, hdfs://, abfss://...).",
+            "directories or Databricks' parts), spool files, or directories that hold them; "
+            "paths, or URIs of any store that Spark reaches (s3a://, hdfs://, abfss://...).",
         ),
     ],
     home: Home = DEFAULT_HOME,
