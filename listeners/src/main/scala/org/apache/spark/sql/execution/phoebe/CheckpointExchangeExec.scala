@@ -57,6 +57,15 @@ private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
   /** User interfaces and profilers know shuffles by this name. */
   override def nodeName: String = "Exchange"
 
+  /**
+   * The form by which Spark reuses exchanges is that of its own exchange in this place: what the
+   * fingerprint tells apart and Spark does not (a pruning filter that nothing needed) runs once, and an
+   * exchange that nobody replaced is reused for one that was.
+   */
+  override protected def doCanonicalize(): SparkPlan =
+    ShuffleExchangeExec(outputPartitioning, child, shuffleOrigin, advisoryPartitionSize)
+      .canonicalized
+
   /** Fingerprint and execution id are ours: the plan reads as Spark's own exchange does. */
   override def stringArgs: Iterator[Any] =
     Iterator[Any](outputPartitioning, shuffleOrigin) ++ advisoryPartitionSize ++ Iterator(
