@@ -176,6 +176,8 @@ def test_neutral_settings_do_not_count(session: Probe, key: str, value: str) -> 
         ("v > k", "k < v"),
         ("v + k = 9", "k + v = 9"),
         ("v IN (1, 2, 3)", "v IN (3, 1, 2)"),
+        ("greatest(v, k) = 9", "greatest(k, v) = 9"),
+        ("x + v = 9", "v + x = 9"),
     ],
 )
 def test_order_of_commutative_operands_does_not_count(session: Probe, a: str, b: str) -> None:
@@ -387,6 +389,11 @@ TRIES = (("try_add(v, k)", "p"), ("v", "try_add(k, p)"))
             "SELECT transform(array(v, k), (a, b) -> a - b) t FROM fact DISTRIBUTE BY k",
             "SELECT transform(array(v, k), (a, b) -> b - a) t FROM fact DISTRIBUTE BY k",
             id="lambda",
+        ),
+        pytest.param(
+            "SELECT greatest(x, -x) g, count(*) FROM fact GROUP BY 1",
+            "SELECT greatest(-x, x) g, count(*) FROM fact GROUP BY 1",
+            id="operands that may be 0.0 and -0.0",
         ),
         pytest.param(
             "SELECT /*+ REPARTITION(4, k) */ k FROM fact",

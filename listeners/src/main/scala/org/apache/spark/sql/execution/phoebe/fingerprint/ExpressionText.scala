@@ -112,8 +112,10 @@ private[fingerprint] final class ExpressionText(
       )
       out.append(')')
     case _: And | _: Or => commutative(e, flatten(e, e), scope, out)
-    case _: EqualTo | _: EqualNullSafe | _: BitwiseAnd | _: BitwiseOr | _: BitwiseXor |
-        _: Greatest | _: Least =>
+    case _: EqualTo | _: EqualNullSafe | _: BitwiseAnd | _: BitwiseOr | _: BitwiseXor =>
+      commutative(e, e.children, scope, out)
+    // Of operands that compare as equal the first is given: 0.0 or -0.0.
+    case _: Greatest | _: Least if !hasFraction(e.dataType) =>
       commutative(e, e.children, scope, out)
     // Where sums wrap around, the order of a chain of them does not count; elsewhere (they round, or
     // a step of them overflows) only the two sides'.
@@ -149,7 +151,13 @@ private[fingerprint] final class ExpressionText(
   /**
    * Spark's own canonical form orders commutative operands, and exchanges are reused by it: a plan
    * may then hold one where it held the other, so their texts are the same here too. (Not those of
-   * chains that Spark orders although a step may overflow: what is above is then found no more.)
+   * chains that Spark orders although a step may overflow or round: what is above is then found no more.)
+   *
+   * No value follows from the order of what is sorted here. Sums and products of two numbers are the same
+   * bit for bit, but for the payload of a NaN, which nothing in Spark shows; so are comparisons turned
+   * around, operations on bits, and the choice among values that are equal only where they are the same.
+   * AND, OR, IN, conjuncts and join keys may look at another operand first and fail there; what is
+   * stored is of a run that did not fail, and Spark promises no order of evaluation either.
    */
   private def commutative(
       e: Expression,
@@ -189,7 +197,8 @@ private[fingerprint] final class ExpressionText(
     case null => out.append("null")
     case e: Expression => expression(e, scope, out)
     case s: String => string(s, out)
-    case s: UTF8String => string(s.toString, out)
+    // By its bytes: those that are no UTF-8 all read alike.
+    case s: UTF8String => string(Base64.getEncoder.encodeToString(s.getBytes), out)
     case t: DataType => out.append(typeText(t)).append(nestedText(t))
     case b: Boolean => out.append(b)
     case c: Char => out.append('\'').append(c.toInt)
@@ -314,8 +323,14 @@ private[fingerprint] object ExpressionText {
   ).map("aggregate." + _) ++ Seq("RowNumber", "NTile", "Lag", "Lead", "NthValue"))
     .map(expressions + _).toSet
 
+  /** Whether an expression's value follows from its arguments, whatever the order of rows. */
+  def isKnown(e: Expression): Boolean = {
+    val name = e.getClass.getName
+    !orderSensitive(name) && AllowList.expressions(name)
+  }
+
   /** A frame of so many rows cuts between rows that tie; ranks go by what rows are, not how many. */
-  private def countsRows(w: WindowExpression): Boolean = w.windowSpec.frameSpecification match {
+  def countsRows(w: WindowExpression): Boolean = w.windowSpec.frameSpecification match {
     case SpecifiedWindowFrame(RowFrame, UnboundedPreceding, UnboundedFollowing) => false
     case SpecifiedWindowFrame(RowFrame, _, _) => !w.windowFunction.isInstanceOf[RankLike]
     case _ => false
@@ -359,6 +374,12 @@ private[fingerprint] object ExpressionText {
   }
 
   def hasTime(t: DataType): Boolean = t.existsRecursively(_ == TimestampType)
+
+  /** Whether values may compare as equal and differ: 0.0 and -0.0. */
+  def hasFraction(t: DataType): Boolean = t.existsRecursively {
+    case FloatType | DoubleType => true
+    case _ => false
+  }
 
   def today(zone: String): String = LocalDate.now(DateTimeUtils.getZoneId(zone)).toString
 
