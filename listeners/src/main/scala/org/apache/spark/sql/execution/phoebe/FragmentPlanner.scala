@@ -100,7 +100,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       val prints = state.fingerprints(session, plan, exchanges)
       val restores =
         if (mode != Mode.Apply) Restores.none
-        else Restores.of(runtime, state, known, boundaries, prints)
+        else Restores.of(runtime, state, plan, id, known, boundaries, prints)
       val open = boundaries.zip(prints).collect {
         case (b, Right(f)) if !restores.isUpstream(b) && !restores.verdicts.contains(f.hash) =>
           b -> f

@@ -40,6 +40,8 @@ private[phoebe] object Restores {
   def of(
       runtime: CheckpointRuntime,
       state: ExecutionState,
+      plan: SparkPlan,
+      id: Long,
       known: Map[String, Seq[CatalogEntry]],
       boundaries: Seq[PlannedBoundary],
       prints: Prints
@@ -50,6 +52,7 @@ private[phoebe] object Restores {
     val stored = boundaries.zip(prints).collect {
       case (b, Right(f)) if known.contains(f.hash) && mayRestore(state, f.hash) => b -> f.hash
     }
+    val consumers = new Consumers(plan, id, boundaries, prints)
 
     val delicate = stored.collect {
       case (b, hash) if !Guard("look at a boundary's rows", false)(Reproducible(b.exchange)) => hash
@@ -66,19 +69,47 @@ private[phoebe] object Restores {
       }.distinct
     }
 
+    def settle(): Unit = {
+      vanished.clear()
+      stored.foreach { case (b, hash) =>
+        if (verdicts.contains(hash) && !vanished.containsKey(b.exchange)) hide(b, vanished)
+      }
+    }
+
+    /** One value that would be seen in two ways is restored for no consumer of it. */
+    def refuseContested(run: String => Option[String]): Boolean = {
+      val contested = consumers.contested(run).filterNot { case (hash, _) =>
+        refused.contains(hash)
+      }
+      contested.foreach { case (hash, reason) =>
+        verdicts -= hash
+        refused(hash) = reason
+      }
+      if (contested.nonEmpty) settle()
+      contested.nonEmpty
+    }
+
+    /** Those that may be restored together, if each turns out to be whole and of one run. */
+    def uncontested: Seq[String] = {
+      var found = outermost
+      def assumed(hash: String) =
+        if (verdicts.contains(hash) || found.contains(hash)) Some("one") else None
+      while (found.nonEmpty && refuseContested(assumed)) found = outermost
+      found
+    }
+
     val timeoutMs = runtime.lookTimeoutMs
     val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(timeoutMs)
-    var candidates = outermost
+    var candidates = uncontested
     while (candidates.nonEmpty) {
       candidates.zip(looks(runtime, candidates, delicate, timeoutMs, deadline)(known)).foreach {
         case (hash, Right(found)) =>
           verdicts(hash) = Verdict.Restore(restoredReason(found), found.checkpoint)
         case (hash, Left(reason)) => refused(hash) = reason
       }
-      stored.foreach { case (b, hash) =>
-        if (verdicts.contains(hash) && !vanished.containsKey(b.exchange)) hide(b, vanished)
-      }
-      candidates = outermost
+      settle()
+      while (refuseContested(hash => verdicts.get(hash).map(v => Consumers.run(v.checkpoint)))) {}
+      candidates = uncontested
     }
     if (refused.values.exists(_.code == StoreSlow)) runtime.lookedInVain()
     new Restores(verdicts.toMap, refused.toMap, vanished)

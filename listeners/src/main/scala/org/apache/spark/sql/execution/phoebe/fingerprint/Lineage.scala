@@ -80,7 +80,7 @@ object Lineage {
 
   /** Exchanges and sorts that requirements add on top have no logical node of their own. */
   @scala.annotation.tailrec
-  private def root(plan: SparkPlan): Option[LogicalPlan] =
+  def root(plan: SparkPlan): Option[LogicalPlan] =
     plan.getTagValue(SparkPlan.LOGICAL_PLAN_TAG) match {
       case None if plan.children.size == 1 => root(plan.children.head)
       case found => found

@@ -387,6 +387,12 @@ private[fingerprint] object Relations {
     "CoGroupExec"
   )
 
+  /** Whether an operator hands rows to code of the user's or of another language. */
+  def runsUserCode(plan: SparkPlan): Boolean = {
+    val name = plan.getClass.getName.stripPrefix(sql)
+    name.startsWith("python.") || name.startsWith("r.") || typed(name)
+  }
+
   private final case class Remembered(ids: Seq[ExprId], relation: Relation)
   private val tag = TreeNodeTag[Remembered]("phoebe.relation")
 }
