@@ -49,7 +49,10 @@ class ExecutionEvents(ApplicationEvents):
         self._plan_bytes = 0  # of plan versions that executions keep
         self._early: OrderedDict[int, ExecutionState] = OrderedDict()
         self._finished: OrderedDict[int, None] = OrderedDict()  # executions
-        self._waiting: set[int] = set()  # ended executions whose stages are not done
+        # Ended executions whose stages are not done, in the order of their ends, and those of which
+        # that may have changed: a look at all of them for each event would cost more than the rest.
+        self._waiting: dict[int, None] = {}
+        self._changed: set[int] = set()
         # What jobs and stages leave here: an execution's rows are made of it.
         self._stages: dict[tuple[int, int], StageState] = {}  # running or of a live execution
         self._jobs: dict[int, JobState] = {}
@@ -150,21 +153,25 @@ class ExecutionEvents(ApplicationEvents):
         execution.error = text(event.get("errorMessage"))
         execution.end_seen_at = self._consumed
         self._saw_time(execution.ended_ms)
-        self._waiting.add(execution_id)
+        self._waiting[execution_id] = None
+        self._changed.add(execution_id)
         return ()
 
     def _finish_waiting(self) -> Iterable[Record]:
         """Rows of ended executions whose stages are done, or are not heard of any more."""
-        for execution_id in list(self._waiting):
-            execution = self._executions.get(execution_id)
-            if execution is None:
-                self._waiting.discard(execution_id)
-            elif execution.settled or self._consumed - execution.end_seen_at > _PATIENCE:
+        for execution_id in sorted(self._changed & self._waiting.keys()):
+            if self._executions[execution_id].settled:
                 yield from self._finish(execution_id, aborted=False)
+        self._changed.clear()
+        while self._waiting:
+            oldest = next(iter(self._waiting))
+            if self._consumed - self._executions[oldest].end_seen_at <= _PATIENCE:
+                break
+            yield from self._finish(oldest, aborted=False)
 
     def _finish(self, execution_id: int, *, aborted: bool) -> list[Record]:
         """All rows of an execution; its state is dropped."""
-        self._waiting.discard(execution_id)
+        self._waiting.pop(execution_id, None)
         execution = self._executions.pop(execution_id)
         remember(self._finished, execution_id, None)
         for key in execution.stages:

@@ -98,6 +98,7 @@ class JobEvents(ExecutionEvents):
         execution = self._find(job.execution_id)
         if execution is not None:
             execution.jobs.discard(job.job_id)
+            self._changed.add(execution.execution_id)
             # A failed job alone does not fail an execution: AQE cancels what it no longer needs.
             succeeded = obj(event, "Job Result").get("Result") == "JobSucceeded"
             if succeeded and not self._all_known(job, execution):
@@ -163,6 +164,8 @@ class JobEvents(ExecutionEvents):
             return
         stage.completed = True
         execution = self._find(stage.execution_id)
+        if execution is not None:
+            self._changed.add(execution.execution_id)
         if not self._in_order(stage.submitted_ms, stage.completed_ms) and execution is not None:
             execution.damaged = True
         self._saw_time(stage.completed_ms)

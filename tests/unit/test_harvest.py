@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from phoebe_spark.eventlog import EventReader, find_logs
 from phoebe_spark.harvest import Harvest
 from phoebe_spark.harvest._rows import error_class, harmless, job_name
+from phoebe_spark.harvest._state import ExecutionState
 from phoebe_spark.plan import parse_plan
 from phoebe_spark.records import (
     ApplicationRecord,
@@ -531,6 +532,37 @@ def test_a_stage_of_which_only_the_end_was_told_is_a_loss() -> None:
     assert [e.complete for e in of(rows, ExecutionRecord)] == [False]
     assert of(rows, ApplicationRecord)[-1].events_dropped == 1
     assert of(run(stream), ApplicationRecord)[-1].events_dropped == 0
+
+
+def test_executions_that_wait_are_not_all_looked_at_for_each_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = 0
+    settled = ExecutionState.settled.fget
+    assert settled is not None
+
+    def counted(execution: ExecutionState) -> bool:
+        nonlocal looks
+        looks += 1
+        return bool(settled(execution))
+
+    monkeypatch.setattr(ExecutionState, "settled", property(counted))
+    harvest = Harvest(source="eventlog")
+    harvest.consume({"Event": "SparkListenerApplicationStart", "App ID": "a", "Timestamp": 1})
+    for n in range(300):  # each has a job that never ends
+        told = {"spark.sql.execution.id": str(n)}
+        harvest.consume({"Event": f"{SQL}SQLExecutionStart", "executionId": n, "time": 1 + n})
+        harvest.consume({"Event": "SparkListenerJobStart", "Job ID": n, "Properties": told})
+        harvest.consume({"Event": f"{SQL}SQLExecutionEnd", "executionId": n, "time": 2 + n})
+    assert harvest.running_executions == 300
+    for _ in range(1_000):
+        harvest.consume({"Event": "SparkListenerTaskEnd", "Stage ID": 1})
+    assert looks <= 300
+    harvest.consume({"Event": "SparkListenerJobEnd", "Job ID": 7})
+    assert harvest.running_executions == 299
+    for _ in range(5_000):
+        harvest.consume({"Event": "SparkListenerTaskEnd", "Stage ID": 1})
+    assert harvest.running_executions == 0, "patience has an end"
 
 
 def test_a_query_whose_start_is_missing_costs_no_other() -> None:
