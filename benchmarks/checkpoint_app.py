@@ -16,6 +16,8 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - the name that all of PySpark's users know
 
+from tests.support import store as stores
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -140,9 +142,9 @@ def main(path: Path) -> int:
 
     def clear() -> None:
         # What one variant wrote must not fill the disk's cache for the next.
-        for place in (scratch, store):
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
+        stores.clear(store)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
 
     def timed(action: Callable[[], object]) -> float:
         started = time.monotonic()

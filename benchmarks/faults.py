@@ -9,7 +9,8 @@ with troubles), so that each costs seconds.
 Resuming: the driver is SIGKILLed during the map stage, the copy, the commit, the freeing, and
 between queries, the same query is submitted again, and there again the driver is SIGKILLed,
 executors and workers are, files are harmed before or after the first reader, the store vanishes,
-rows are read once more when their query has ended, garbage is collected, the disk is full
+rows are read once more when their query has ended, garbage is collected, the disk is full; or the
+driver is stopped (SIGSTOP) for longer than its lease, and goes on beside its successor
 (``tests/support/resume_trials``).
 
 A failed trial with a kill of executors in it is tried again in the same way without the plugin, and

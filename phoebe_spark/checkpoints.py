@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -22,7 +22,6 @@ from phoebe_spark.doctor import spark_home
 from phoebe_spark.errors import CheckpointStoreError
 from phoebe_spark.jar import jar_path
 
-Action = Literal["list", "verify", "gc", "plan"]
 TOOL = "org.apache.spark.sql.execution.phoebe.CheckpointTool"
 _TIMES = ("created_at", "written_at", "last_used_at")
 
@@ -75,12 +74,32 @@ class Checkpoint:
         return (now - self.last_used_at).total_seconds()
 
 
-def look(action: Action, store: str, limits: Sequence[int | None] = ()) -> list[Checkpoint]:
-    """What ``action`` finds in ``store`` (a path or URI), newest first.
+def look(store: str, *, verify: bool = False) -> list[Checkpoint]:
+    """What is in ``store`` (a path or URI), newest first; nothing is changed.
 
-    ``limits``, for ``gc`` and ``plan``: hours of age and bytes of the store; None is the setting's
-    value. Raises `CheckpointStoreError` with what went wrong, and `MissingJarError`.
+    ``verify`` reads every byte, as a restore does. A store that is not there yet is empty. Raises
+    `CheckpointStoreError` with what went wrong, or where the directory is no store of ours, and
+    `MissingJarError`.
     """
+    return _run("verify" if verify else "list", store)
+
+
+def collect(
+    store: str,
+    *,
+    max_age_hours: int | None = None,
+    max_store_bytes: int | None = None,
+    dry_run: bool = False,
+) -> list[Checkpoint]:
+    """Removes from ``store`` what nobody needs; with ``dry_run`` only says what would go.
+
+    The answer is what was there, with ``remove`` and ``reason``. Limits are hours since the last
+    use and bytes of the whole store; None is the setting's value. Raises as `look` does.
+    """
+    return _run("plan" if dry_run else "gc", store, (max_age_hours, max_store_bytes))
+
+
+def _run(action: str, store: str, limits: Sequence[int | None] = ()) -> list[Checkpoint]:
     home = spark_home()
     if home is None:
         raise CheckpointStoreError("no Spark: pip install 'phoebe-spark[spark]' or set SPARK_HOME")

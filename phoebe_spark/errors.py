@@ -6,6 +6,7 @@ PhoebeError
 ├── NoSessionError        there is no running Spark session
 ├── PluginNotLoadedError  the session runs without the plugin
 ├── NewerTablesError      the tables are of a newer phoebe_spark
+├── ForeignTableError     a table of that name is there, and is not ours
 ├── StoreUnreachableError the ``deltalake`` package cannot write to the home's store
 ├── OtherWriterError      another kind of writer has the home's tables
 └── CheckpointStoreError  the checkpoint store cannot be looked at
@@ -36,6 +37,10 @@ class PluginNotLoadedError(PhoebeError):
 
 class NewerTablesError(PhoebeError):
     """The tables were written by a newer phoebe_spark, in a form that this one does not know."""
+
+
+class ForeignTableError(PhoebeError):
+    """There is a Delta table where one of ours would be, and it is somebody else's."""
 
 
 class StoreUnreachableError(PhoebeError):

@@ -116,8 +116,9 @@ SETTINGS: tuple[Setting, ...] = (
         "checkpoint.dir",
         "path",
         None,
-        "The checkpoint store: any Hadoop file system that the driver and all executors reach. A "
-        "path without a scheme is a local path.",
+        "The checkpoint store: a directory that is new or empty, or that a run before has made "
+        "into a store, on any Hadoop file system that the driver and all executors reach. A path "
+        "without a scheme is a local path.",
         derived="<home>/checkpoints",
     ),
     Setting(

@@ -27,7 +27,7 @@ from arro3.core import Array, DataType, Field, Schema, Table, list_array
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from phoebe_spark.errors import NewerTablesError
+from phoebe_spark.errors import ForeignTableError, NewerTablesError
 from phoebe_spark.records import (
     ApplicationRecord,
     BoundaryRecord,
@@ -61,7 +61,7 @@ RECORDS: dict[str, type[Record]] = {
 PARTITION_COLUMN = "date"
 FORMAT = 1
 """What the rows mean. Raised when it changes otherwise than by columns that may be absent."""
-_FORMAT = re.compile(r"format (\d+)")
+_DESCRIPTION = re.compile(r"phoebe_spark (\w+), format (\d+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -168,7 +168,8 @@ class Tables:
         )
 
     def _open(self, table: str) -> DeltaTable:
-        """Raises `NewerTablesError`, and ``TableNotFoundError`` for a table never written."""
+        """Raises `NewerTablesError`, `ForeignTableError`, and ``TableNotFoundError`` for a table
+        never written."""
         delta = DeltaTable(self.path(table), storage_options=self._options)
         checked_format(self.path(table), delta.metadata().description)
         return delta
@@ -244,11 +245,17 @@ class Tables:
     def vacuum(self, table: str, *, retention_hours: int, dry_run: bool = False) -> list[str]:
         """Delete the files that no version of the table younger than ``retention_hours`` refers
         to, and return them. Who still reads an older version then fails: under 168 hours (a week,
-        Delta's own default) only when nothing reads the tables."""
+        Delta's own default) only when nothing reads the tables.
+
+        What the table's log does not name stays: it may be somebody else's."""
+        delta = self._open(table)
         if not dry_run:
             self.claim()  # a vacuum commits too
-        return self._open(table).vacuum(
-            retention_hours=retention_hours, dry_run=dry_run, enforce_retention_duration=False
+        return delta.vacuum(
+            retention_hours=retention_hours,
+            dry_run=dry_run,
+            enforce_retention_duration=False,
+            full=False,
         )
 
     def read_pandas(
@@ -272,11 +279,16 @@ def description(table: str) -> str:
 
 
 def checked_format(path: str, said: str | None) -> None:
-    """Raises `NewerTablesError` where a table's description names a later format."""
-    found = _FORMAT.search(said or "")
-    if found and int(found.group(1)) > FORMAT:
+    """Raises `NewerTablesError` where a table's description names a later format, and
+    `ForeignTableError` where it is not one of ours."""
+    found = _DESCRIPTION.fullmatch(said or "")
+    if found is None:
+        raise ForeignTableError(
+            f"{path} is a table that phoebe_spark has not made: name another home"
+        )
+    if int(found.group(2)) > FORMAT:
         raise NewerTablesError(
-            f"{path} was written by a newer phoebe_spark (format {found.group(1)}, "
+            f"{path} was written by a newer phoebe_spark (format {found.group(2)}, "
             f"this one knows {FORMAT}): upgrade phoebe_spark, or name another home"
         )
 

@@ -57,7 +57,7 @@ def differences(expected: Submission, *others: Submission) -> list[str]:
 def run(scale_factor: float, work: Path) -> dict[str, Any]:
     """The whole demo; returns what ``summary.json`` holds."""
     began = time.monotonic()
-    shutil.rmtree(work, ignore_errors=True)
+    fresh(work)
     screen = show.Screen(STEPS)
     job = Job(work / "runs", work / "home", days.write_reports(work / "queries"))
 
@@ -138,6 +138,16 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def fresh(work: Path) -> None:
+    """Empties the scratch folder of a former demo, and nobody else's folder."""
+    sign = work / ".phoebe-demo"
+    if work.exists() and any(work.iterdir()) and not sign.exists():
+        raise SystemExit(f"{work} is not empty and no demo has made it: name another --work")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    sign.touch()
 
 
 def main() -> int:

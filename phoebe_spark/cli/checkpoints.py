@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from phoebe_spark.checkpoints import Checkpoint, look
+from phoebe_spark.checkpoints import Checkpoint, collect, look
 from phoebe_spark.cli.output import (
     DEFAULT_HOME,
     WRONG,
@@ -54,7 +54,7 @@ def _group() -> None:
 def list_(home: Home = DEFAULT_HOME, checkpoint_dir: Directory = None, json: Json = False) -> None:
     """List the checkpoints of a store, newest first: age, size, owner, use and seconds saved."""
     store = _store(home, checkpoint_dir)
-    _print(look("list", store), json, store, COLUMNS)
+    _print(look(store), json, store, COLUMNS)
 
 
 @app.command("show")
@@ -67,7 +67,7 @@ def show(
     """Show all that is known of the checkpoints of one fingerprint."""
     found = [
         c
-        for c in look("list", _store(home, checkpoint_dir))
+        for c in look(_store(home, checkpoint_dir))
         if c.fingerprint.startswith(fingerprint) or c.attempt.startswith(fingerprint)
     ]
     if not found:
@@ -87,7 +87,7 @@ def verify(home: Home = DEFAULT_HOME, checkpoint_dir: Directory = None, json: Js
     """Read every byte of every checkpoint (a restore looks at lengths and footers, and verifies the
     rows as it reads them). Exit code 1 if one is damaged or cannot be read."""
     store = _store(home, checkpoint_dir)
-    found = look("verify", store)
+    found = look(store, verify=True)
     _print(found, json, store, COLUMNS)
     if any(checkpoint.state in ("damaged", "unreadable") for checkpoint in found):
         raise typer.Exit(WRONG)
@@ -116,7 +116,9 @@ def gc(
     hour.
     """
     store = _store(home, checkpoint_dir)
-    found = look("plan" if dry_run else "gc", store, [max_age_hours, max_store_bytes])
+    found = collect(
+        store, max_age_hours=max_age_hours, max_store_bytes=max_store_bytes, dry_run=dry_run
+    )
     columns = {key: heading for key, heading in COLUMNS.items() if key != "problem"}
     verdict = "would be removed" if dry_run else "removed"
     _print(found, json, store, {"verdict": "verdict", "reason": "reason"} | columns, verdict)

@@ -8,12 +8,13 @@ What the files mean is `phoebe_spark.predict.predictor`'s business.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def write_bundle(
         pointer.replace(root / "current")
     except BaseException:
         pointer.unlink(missing_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
+        _remove(target, [*files, METADATA])
         raise
     _sync(root)
     return target
@@ -171,6 +172,18 @@ def long_shapes(home: str | Path, min_duration_ms: float) -> list[str]:
         raise BundleDamaged(f"{path / HISTORY} is not what was written (sha256 differs)")
     shapes: dict[str, float] = orjson.loads(content)["shapes"]
     return sorted(shape for shape, ms in shapes.items() if ms >= min_duration_ms)
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    """Files that this process has written, and the directories that are then empty."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+    folders = {above for name in names for above in (folder / name).parents}
+    inside = [f for f in folders if f == folder or folder in f.parents]
+    for each in sorted(inside, key=lambda f: len(f.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            each.rmdir()
 
 
 def _read_metadata(path: Path, digest: str) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from phoebe_spark.checkpoints import collect, look
 from phoebe_spark.cli import app as phoebe
+from phoebe_spark.errors import CheckpointStoreError
 from tests.support import apps, home, queries, store, stored_job, tpc
 from tests.support.compare import compare_results
 
@@ -84,11 +86,35 @@ def test_names_in_a_store_are_hashes_and_numbers(written: tuple[Path, Path]) -> 
     told = {str(path.relative_to(root)) for path in root.rglob("*")}
     names = re.compile(
         r"data(/[0-9a-f]{32,64}(/[0-9a-f]{32}(/m\d+-\d+\.pack)?)?)?|catalog"
-        r"|catalog/([0-9a-f]{32,64}-[0-9a-f]{32}\.(manifest|damaged|reader-[0-9a-f]{32})"
-        r"|[0-9a-f]{32}\.lease|collected)"
+        r"|catalog/([0-9a-f]{32,64}-[0-9a-f]{32}\.(manifest|damaged|reader-[0-9a-f]{16})"
+        r"|[0-9a-f]{16}\.(lease|fenced)|collected)|phoebe-store\.json"
     )
     assert {name for name in told if not names.fullmatch(name)} == set()
     assert sum(name.endswith(".pack") for name in told) >= 3
+
+
+def test_a_lake_with_a_data_directory_of_its_own_is_refused(
+    written: tuple[Path, Path], tmp_path: Path
+) -> None:
+    part = tmp_path / "lake" / "data" / "sales" / "year=2024" / "part-0.csv"
+    part.parent.mkdir(parents=True)
+    part.write_text("1,100\n")
+    for path in (part, *part.parents[:4]):
+        os.utime(path, (1, 1))
+    home_ = tmp_path / "home"
+    finished = _run(tmp_path / "app", home_, spark__phoebe__checkpoint__dir=str(tmp_path / "lake"))
+    (line,) = [line for line in finished.log.splitlines() if "no checkpoints, the job" in line]
+    assert "name a new or an empty directory" in line
+    assert _reasons(home_, tmp_path / "app") == {"store_refused"}
+    assert "phoebe: failed" not in finished.log
+    _same(written[0], tmp_path / "app")
+    for command in (look, collect):
+        with pytest.raises(CheckpointStoreError, match="not a checkpoint store"):
+            command(str(tmp_path / "lake"))
+    left = [str(path.relative_to(tmp_path / "lake")) for path in (tmp_path / "lake").rglob("*")]
+    assert sorted(left) == sorted(
+        ["data", "data/sales", "data/sales/year=2024", "data/sales/year=2024/part-0.csv"]
+    )
 
 
 def test_another_users_checkpoint_is_restored_only_where_users_share(

@@ -122,6 +122,8 @@ def test_all_boundaries_of_a_level_are_admitted_at_once(tmp_path: Path) -> None:
     # Garbage was collected just now: no application lists the store for that.
     (tmp_path / "store" / "catalog").mkdir(parents=True)
     (tmp_path / "store" / "catalog" / "collected").touch()
+    marker = {"format": 1, "store_id": "0" * 32}
+    (tmp_path / "store" / "phoebe-store.json").write_text(json.dumps(marker))
     first = submit(tmp_path, "writes", 0, "all")
     fast = submit(tmp_path, "restores-fast", 0, "none")
     slow = submit(tmp_path, "restores", LATENCY_MS, "none", HANG_MS)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from phoebe_spark.checkpoints import look
-from tests.support import apps, hdfs, home, queries, stored_job
+from phoebe_spark.checkpoints import collect, look
+from phoebe_spark.errors import CheckpointStoreError
+from tests.support import apps, hdfs, home, paused_driver, queries, stored_job
 from tests.support.compare import compare_results
 
 
@@ -45,8 +47,41 @@ def test_a_killed_job_resumes_although_a_data_node_is_lost(
     outputs = [queries.output(tmp_path / folder, "daily") for folder in ("first", "second")]
     assert not compare_results(*outputs)
     assert home.checkpoint_events(home_, apps.app_id(finished.folder))["restored"] == 1
-    found = look("verify", store)
+    found = look(store, verify=True)
     assert [checkpoint.state for checkpoint in found] == ["committed"] * 3
     assert sum(checkpoint.hits for checkpoint in found) == 1
-    assert all(checkpoint.remove for checkpoint in look("gc", store, [None, 0]))
-    assert look("list", store) == []
+    assert all(checkpoint.remove for checkpoint in collect(store, max_store_bytes=0))
+    assert look(store) == []
+
+
+def test_a_driver_that_was_paused_commits_and_removes_nothing(
+    cluster: hdfs.Hdfs, tmp_path: Path
+) -> None:
+    store = f"{cluster.uri}/paused"
+
+    def catalog() -> set[str]:
+        try:
+            listed = cluster.shell("-ls", "-C", f"{store}/catalog")
+        except subprocess.CalledProcessError:
+            return set()  # not there yet
+        return {line.rpartition("/")[2] for line in listed.splitlines()}
+
+    paused_driver.run(tmp_path, store, catalog, {"spark.hadoop.dfs.replication": "1"})
+
+
+def test_a_foreign_directory_is_refused(cluster: hdfs.Hdfs, tmp_path: Path) -> None:
+    cluster.shell("-mkdir", "-p", "/lake/data/sales/year=2024")
+    cluster.shell("-touchz", "/lake/data/sales/year=2024/part-0.csv")
+    gate = tmp_path / "gate"
+    gate.touch()
+    with stored_job.submit(
+        tmp_path / "app", tmp_path / "home", f"{cluster.uri}/lake", gate, REPLICAS
+    ) as app:
+        finished = app.wait().check()
+    assert "phoebe: no checkpoints, the job goes on without" in finished.log
+    left = cluster.shell("-ls", "-R", "-C", "/lake").splitlines()
+    assert [line.rpartition("/")[2] for line in left] == [
+        "data", "sales", "year=2024", "part-0.csv"
+    ]  # fmt: skip
+    with pytest.raises(CheckpointStoreError, match="not a checkpoint store"):
+        collect(f"{cluster.uri}/lake", max_store_bytes=0)

@@ -13,8 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.checkpoints import look
-from tests.support import apps, eventlog, halves, home, queries, stored_job, tpc, versity
+from phoebe_spark.checkpoints import collect, look
+from tests.support import (
+    apps,
+    eventlog,
+    halves,
+    home,
+    paused_driver,
+    queries,
+    stored_job,
+    tpc,
+    versity,
+)
 from tests.support.cluster import Cluster, standalone
 from tests.support.compare import compare_results
 from tests.support.store import committed, read_manifest, wait_for_commits
@@ -76,16 +86,16 @@ def test_a_killed_job_resumes_from_s3(
         app.wait_for(gate.with_name("gate.reached"))
         wait_for_commits(server.objects("resumed"), 3, timeout_s=120)
         app.kill_driver()
-    assert [c.state for c in look("list", store)] == ["committed"] * 3
+    assert [c.state for c in look(store)] == ["committed"] * 3
     assert "driver" not in _writers(tmp_path / "first"), "executors are processes of their own"
     gate.touch()
     with submit("second") as app:
         finished = app.wait().check()
     assert not compare_results(_rows(tmp_path / "first"), _rows(tmp_path / "second"))
     assert home.checkpoint_events(home_, apps.app_id(finished.folder))["restored"] == 1
-    assert {checkpoint.state for checkpoint in look("verify", store)} == {"committed"}
-    assert all(checkpoint.remove for checkpoint in look("gc", store, [None, 0]))
-    assert look("list", store) == []
+    assert {checkpoint.state for checkpoint in look(store, verify=True)} == {"committed"}
+    assert all(checkpoint.remove for checkpoint in collect(store, max_store_bytes=0))
+    assert look(store) == []
 
 
 def test_a_driver_killed_half_way_through_a_manifest(
@@ -105,7 +115,7 @@ def test_a_driver_killed_half_way_through_a_manifest(
         wait_for_commits(server.objects("halved"), 2, timeout_s=60)
         app.kill_driver()
     halved = {"committed": 2, "uncommitted": 1}
-    assert Counter(c.state for c in look("verify", store)) == halved
+    assert Counter(c.state for c in look(store, verify=True)) == halved
     gate.touch()
     with submit("second") as app:
         finished = app.wait().check()
@@ -115,7 +125,7 @@ def test_a_driver_killed_half_way_through_a_manifest(
         app.wait().check()
     assert not compare_results(_rows(tmp_path / "plain"), _rows(tmp_path / "second"))
     assert home.checkpoint_events(home_, apps.app_id(finished.folder))["restored"] >= 1
-    found = Counter(c.state for c in look("verify", store))
+    found = Counter(c.state for c in look(store, verify=True))
     assert set(found) <= {"committed", "uncommitted"}, "what was left is still its dead writer's"
     assert found["uncommitted"] == 1
 
@@ -176,7 +186,7 @@ def test_two_drivers_that_commit_the_same_boundaries_at_once(
         (apps.app_id(tmp_path / name) for name in names), 3
     )
     assert set(Counter(m["fingerprint"] for m in manifests).values()) == {2}
-    assert [checkpoint.state for checkpoint in look("verify", store)] == ["committed"] * 6
+    assert [checkpoint.state for checkpoint in look(store, verify=True)] == ["committed"] * 6
 
     for gate in ("third-go", "third-end"):
         (tmp_path / gate).touch()
@@ -189,3 +199,40 @@ def test_two_drivers_that_commit_the_same_boundaries_at_once(
         app.wait().check()
     for name in (*names, "third"):
         assert not compare_results(_rows(tmp_path / "plain"), _rows(tmp_path / name)), name
+
+
+def test_a_driver_that_was_paused_commits_and_removes_nothing(
+    server: versity.Server, jars: list[Path], tmp_path: Path
+) -> None:
+    objects = server.objects("paused")
+    paused_driver.run(
+        tmp_path,
+        f"s3a://{versity.BUCKET}/paused",
+        lambda: {path.name for path in (objects / "catalog").glob("*")},
+        server.conf(),
+        jars,
+    )
+
+
+def test_a_foreign_prefix_is_refused(
+    server: versity.Server, jars: list[Path], tmp_path: Path
+) -> None:
+    """Also the root of a bucket, which has other prefixes."""
+    part = server.objects("lake") / "data" / "sales" / "part-0.csv"
+    part.parent.mkdir(parents=True)
+    part.write_text("1,100\n")
+    gate = tmp_path / "gate"
+    gate.touch()
+    for name in ("", "/lake"):
+        store = f"s3a://{versity.BUCKET}{name}"
+        with stored_job.submit(
+            tmp_path / f"app{len(name)}", tmp_path / "home", store, gate, server.conf(), jars
+        ) as app:
+            finished = app.wait().check()
+        assert "phoebe: no checkpoints, the job goes on without" in finished.log
+    assert part.exists()
+    names = {path.name for path in (server.folder / versity.BUCKET).rglob("*")}
+    assert "phoebe-store.json" not in {p.name for p in server.objects("lake").rglob("*")}
+    assert not {"catalog", "phoebe-store.json"} & {
+        path.name for path in (server.folder / versity.BUCKET).iterdir()
+    }, names

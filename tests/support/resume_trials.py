@@ -9,22 +9,23 @@ plain run's; what was restored is what the driver's log says.
 
 from __future__ import annotations
 
+import os
 import random
 import re
-import shutil
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from phoebe_spark.checkpoints import look
+from phoebe_spark.checkpoints import collect
 from tests.support import tpc, trials
 from tests.support.cluster import Cluster
 from tests.support.compare import compare_results
 from tests.support.places import testing_jar
 from tests.support.served import Answer, Served
-from tests.support.store import committed, data_of, incomplete
+from tests.support.store import clear, committed, data_of, incomplete, read_manifest
 from tests.support.trials import SHAPES, MissedError, Outcome, Trial, await_moment, still_runs
 
 FIRST = ("driver_map", "driver_copy", "driver_commit", "driver_free", "driver_between")
@@ -50,8 +51,11 @@ HARM = (
     "restore_gone",
     "restore_full",
 )
+PAUSED = "driver_paused"
+"""The first driver is stopped for longer than its lease, and goes on when the second is done."""
 KINDS: tuple[str, ...] = (
     *FIRST,
+    PAUSED,
     *AGAIN,
     "restore_executor",
     "restore_worker",
@@ -61,6 +65,7 @@ KINDS: tuple[str, ...] = (
 )
 WORK = 1500
 _RESTORED = re.compile(r"phoebe: restores \d+ bytes that .*?/data/([0-9a-f]+/[0-9a-f]{32})\b")
+_APP_ID = re.compile(r"Connected to Spark cluster with app ID (app-\d+-\d+)")
 AGAIN_FAILED = "the next submission failed too: "
 _JOIN = "on o_orderkey = l_orderkey"
 
@@ -111,6 +116,7 @@ class ResumeBench:
         self.restored: set[str] = set()
         self.partial: set[str] = set()
         self._count = 0
+        self._more: dict[str, str] = {}
         self._served: Served | None = None
 
     def __enter__(self) -> ResumeBench:
@@ -129,6 +135,7 @@ class ResumeBench:
                 "spark.phoebe.checkpoint.dir": f"{self.scheme}://{self.store}",
                 "spark.hadoop.fs.faulty.impl": "phoebe.testing.FaultyFileSystem",
                 "spark.hadoop.fs.faulty.control": str(self.control),
+                **self._more,
             }
             self._count += 1
             made = Served(
@@ -167,6 +174,8 @@ class ResumeBench:
         """One trial; afterwards the store is empty."""
         expected = self.expected(trial.shape)
         rng = random.Random(trial.seed)
+        if trial.kind == PAUSED:
+            return self._pause(trial, rng, expected)
         started = time.monotonic()
         did: list[str] = []
         missed: list[str] = []
@@ -210,12 +219,84 @@ class ResumeBench:
         finally:
             (self.disk / "filler").unlink(missing_ok=True)
             self.control.unlink(missing_ok=True)
-        self._clear()
+        clear(self.store)
         seconds = time.monotonic() - started
         outcome = Outcome(
             trial, seconds, "; ".join(did), at_s, found, wrong, error, "; ".join(missed)
         )
         return Resumed(outcome, frozenset(self.restored), len(self.partial))
+
+    def _pause(self, trial: Trial, rng: random.Random, expected: Path) -> Resumed:
+        """As `run`. Beside its result, what counts is that the driver which was stopped adds
+        nothing to the store, and takes nothing away."""
+        started = time.monotonic()
+        self.spoilt, self.restored, self.partial, self.harmed = set(), set(), set(), set()
+        self._end()
+        lease_ms = 3000
+        # Two drivers share the cluster's two cores.
+        self._more = {"spark.phoebe.lease_ms": str(lease_ms), "spark.cores.max": "1"}
+        did, missed, wrong, error, kept = "nothing", "", "", "", set[Path]()
+        paused, self._served = self.served, None
+        try:
+            asked = paused.ask(trial.name, sql_of(trial), self._conf(trial))
+            wanted = rng.randrange(SHAPES[trial.shape][2] + 1)
+            try:
+                await_moment(
+                    paused,
+                    asked,
+                    lambda: (
+                        any(self.store.glob("data/*/*/*.pack"))
+                        and len(committed(self.store)) >= wanted
+                    ),
+                )
+                time.sleep(rng.uniform(0.0, 0.1))
+                still_runs(paused, asked)
+            except MissedError as e:
+                missed = str(e)
+            os.kill(paused.app.pid, signal.SIGSTOP)
+            stopped = time.monotonic()
+            self.harmed = set(incomplete(self.store))
+            try:
+                # Whether the successor shuts it out or not, it is to find out.
+                if rng.random() < 0.5:
+                    del self._more["spark.phoebe.lease_ms"]
+                found = self.served.run(trial.name, sql_of(trial), self._conf(trial))
+                error = found.error or ""
+                if found.error is None:
+                    wrong = compare_results(expected, self.served.output(trial.name)).message
+                self._note()
+                time.sleep(max(0.0, stopped + 1.5 * lease_ms / 1000 - time.monotonic()))
+                kept = set(self._of(paused, committed(self.store)))
+            finally:
+                os.kill(paused.app.pid, signal.SIGCONT)
+            answer = paused.answer(asked, 180)
+            if answer.error is not None:
+                error = error or f"the paused driver's query failed: {answer.error}"
+            else:
+                wrong = wrong or compare_results(expected, paused.output(trial.name)).message
+            paused.stop()  # well, so that it would remove what is its
+            after = set(self._of(paused, committed(self.store)))
+            if after != kept:
+                error = error or f"a paused driver changed the store: {len(kept)} to {len(after)}"
+            did = f"paused with {len(kept)} committed"
+        finally:
+            paused.app.close()
+            self._end()
+            self._more = {}
+            clear(self.store)
+        seconds = time.monotonic() - started
+        outcome = Outcome(trial, seconds, did, seconds, len(kept), wrong, error, missed)
+        return Resumed(outcome, frozenset(self.restored), len(self.partial))
+
+    def _of(self, served: Served, manifests: list[Path]) -> list[Path]:
+        """Those that a driver has committed."""
+        app = _APP_ID.findall(served.log)[-1]
+        found = []
+        for manifest in manifests:
+            with suppress(FileNotFoundError):
+                if read_manifest(manifest)["app_id"] == app:
+                    found.append(manifest)
+        return found
 
     def _again(self, trial: Trial) -> int:
         """Kills the driver and submits the query again; what is half written or harmed by now is
@@ -296,7 +377,7 @@ class ResumeBench:
                 self.cluster.restart_worker(worker, down_s=rng.uniform(0, 2))
                 return f"worker {worker} killed after {delay:.2f} s"
             case "restore_gc":
-                gone = [c for c in look("gc", str(self.store), [None, 0]) if c.remove]
+                gone = [c for c in collect(str(self.store), max_store_bytes=0) if c.remove]
                 return f"{len(gone)} checkpoints collected"
             case "restore_late":
                 late = min(self._restored())
@@ -337,10 +418,3 @@ class ResumeBench:
             while True:
                 out.write(b"\0" * 4096)
         return "the store's disk is full"
-
-    def _clear(self) -> None:
-        """Empties the store; what the running driver says of itself stays."""
-        shutil.rmtree(self.store / "data", ignore_errors=True)
-        for file in (self.store / "catalog").glob("*"):
-            if file.suffix != ".lease":
-                file.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ def wait_for_commits(store: Path, count: int, timeout_s: float = 60) -> list[Pat
             raise AssertionError(f"{len(found)} of {count} checkpoints committed in {timeout_s} s")
         time.sleep(0.05)
     return found
+
+
+def clear(store: Path) -> None:
+    """Empties a store that a running application uses: its marker stays, and who lives."""
+    shutil.rmtree(store / "data", ignore_errors=True)
+    for file in (store / "catalog").glob("*"):
+        if file.suffix != ".lease":
+            file.unlink(missing_ok=True)
 
 
 def read_manifest(manifest: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tests.support.cluster import Cluster
 from tests.support.compare import compare_results
 from tests.support.places import testing_jar
 from tests.support.served import Answer, Served
-from tests.support.store import committed, data_of
+from tests.support.store import clear, committed, data_of
 
 # Higher-order functions cost time in one stage only, without a UDF: seconds for each reader.
 _SLOW = "aggregate(sequence(1, {work}), total * 0, (a, i) -> a + (i % 7))"
@@ -261,8 +261,7 @@ class Bench:
         if answer.error is None:
             wrong = compare_results(expected, self.served.output(trial.name)).message
             shutil.rmtree(self.served.output(trial.name), ignore_errors=True)
-        for part in ("catalog", "data"):
-            shutil.rmtree(self.store / part, ignore_errors=True)
+        clear(self.store)
         seconds = answer.ended - answer.started
         return Outcome(trial, seconds, did, at_s, found, wrong, answer.error or "")
 

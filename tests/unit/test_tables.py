@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from phoebe_spark.errors import NewerTablesError
+from phoebe_spark.errors import ForeignTableError, NewerTablesError
 from phoebe_spark.records import ApplicationRecord, BoundaryRecord, StageRecord
 from phoebe_spark.tables import FORMAT, RECORDS, Tables, arrow_schema, to_arrow
 
@@ -142,7 +143,9 @@ def test_a_table_of_the_version_before_gets_the_new_columns(tmp_path: Path) -> N
     tables = Tables(tmp_path)
     new = {"spill_disk_bytes", "task_ms_p90", "operators"}
     rows = pa.table(to_arrow(StageRecord, [stage(1)]))
-    write_deltalake(tables.path("stages"), rows.drop_columns(sorted(new)), partition_by=["date"])
+    before = rows.drop_columns(sorted(new))
+    said = "phoebe_spark stages, format 1"
+    write_deltalake(tables.path("stages"), before, partition_by=["date"], description=said)
     (old,) = tables.read("stages").to_pylist()
     assert (old["spill_disk_bytes"], old["task_ms_p90"], old["operators"]) == (0, None, None)
     assert tables.read("stages", columns=["stage_id", "spill_disk_bytes"]).to_pylist() == [
@@ -159,7 +162,8 @@ def test_a_column_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     tables = Tables(tmp_path)
     rows = pa.table(to_arrow(StageRecord, [stage(1)]))
     more = rows.append_column("from_the_future", pa.array(["x"]))
-    write_deltalake(tables.path("stages"), more, partition_by=["date"])
+    said = "phoebe_spark stages, format 1"
+    write_deltalake(tables.path("stages"), more, partition_by=["date"], description=said)
     tables.append([stage(2)])
     assert sorted(tables.read("stages")["stage_id"].to_pylist()) == [1, 2]
     assert "from_the_future" not in tables.read("stages").column_names
@@ -178,6 +182,43 @@ def test_a_newer_format_is_named_and_not_written_to(tmp_path: Path) -> None:
         with pytest.raises(NewerTablesError, match=r"stages was written by a newer .* upgrade"):
             use()
     assert DeltaTable(tables.path("stages")).version() == 0
+
+
+def test_another_ones_table_is_neither_written_nor_cleaned(tmp_path: Path) -> None:
+    """A home in the middle of somebody's lake, with tables of the same names."""
+    tables = Tables(tmp_path)
+    for said in (None, "stages of our rockets", "phoebe_spark executors, format 1x"):
+        path = tables.path("stages")
+        rows = pa.table({"date": [date(2026, 1, 1)], "whatever": [1]})
+        write_deltalake(path, rows, description=said, mode="overwrite")
+        before = sorted(Path(path).rglob("*"))
+        for use in (
+            lambda: Tables(tmp_path).append([stage(1)]),
+            lambda: tables.read("stages"),
+            lambda: tables.optimize("stages"),
+            lambda: tables.vacuum("stages", retention_hours=0),
+        ):
+            with pytest.raises(ForeignTableError, match="name another home"):
+                use()
+        assert sorted(Path(path).rglob("*")) == before
+        shutil.rmtree(path)
+
+
+def test_a_vacuum_leaves_what_others_put_into_a_table(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    for number in range(3):
+        tables.append([stage(number)])
+    tables.optimize("stages")
+    path = Path(tables.path("stages"))
+    partition = next(path.glob("date=*"))
+    foreign = [path / "report.parquet", partition / "part-0.parquet", path / "sub" / "notes.txt"]
+    for file in foreign:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("somebody's")
+    assert len(tables.vacuum("stages", retention_hours=0, dry_run=True)) == 3
+    assert len(tables.vacuum("stages", retention_hours=0)) == 3
+    assert all(file.exists() for file in foreign)
+    assert tables.read("stages").num_rows == 3
 
 
 def test_import_is_light() -> None:

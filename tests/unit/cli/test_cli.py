@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -184,11 +185,15 @@ def store(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
         key: whole[key] for key in ("path", "stored_bytes", "last_used_at_ms", "hits", "in_use")
     } | {"fingerprint": "f2", "attempt": "u2", "state": "damaged", "written_at_ms": 5}
 
-    def look(*question: object) -> list[checkpoints.Checkpoint]:
-        asked.append(question)
-        return [checkpoints.from_json(row) for row in (half, whole)]
+    def answer(action: str) -> Callable[..., list[checkpoints.Checkpoint]]:
+        def answered(store: str, **how: object) -> list[checkpoints.Checkpoint]:
+            asked.append((action, store, how))
+            return [checkpoints.from_json(row) for row in (half, whole)]
 
-    monkeypatch.setattr("phoebe_spark.cli.checkpoints.look", look)
+        return answered
+
+    for action in ("look", "collect"):
+        monkeypatch.setattr(f"phoebe_spark.cli.checkpoints.{action}", answer(action))
     return asked
 
 
@@ -202,15 +207,15 @@ def test_checkpoints_list_and_show(store: list[tuple[object, ...]], tmp_path: Pa
     (row,) = run_json("checkpoints", "show", "f1", "--home", str(tmp_path))
     assert row["work_ms"] == 90_000
     assert run("checkpoints", "show", "zz", "--home", str(tmp_path))[0] == 1
-    assert store[0] == ("list", str(tmp_path / "checkpoints"))
-    assert store[1] == ("list", "s3a://bucket/x")
+    assert store[0] == ("look", str(tmp_path / "checkpoints"), {})
+    assert store[1] == ("look", "s3a://bucket/x", {})
 
 
 def test_checkpoints_verify_says_whether_one_is_damaged(
     store: list[tuple[object, ...]], tmp_path: Path
 ) -> None:
     assert run("checkpoints", "verify", "--home", str(tmp_path))[0] == 1
-    assert [question[0] for question in store] == ["verify"]
+    assert [(q[0], q[2]) for q in store] == [("look", {"verify": True})]
 
 
 def test_checkpoints_gc_says_what_went_and_why(
@@ -222,7 +227,10 @@ def test_checkpoints_gc_says_what_went_and_why(
     assert "not used for long" in output
     assert "1 of 2 would be removed, 1.5 KiB" in output
     run("checkpoints", "gc", *home, "--max-store-bytes", "7")
-    assert [(q[0], q[2]) for q in store] == [("plan", [5, None]), ("gc", [None, 7])]
+    assert [(q[0], q[2]) for q in store] == [
+        ("collect", {"max_age_hours": 5, "max_store_bytes": None, "dry_run": True}),
+        ("collect", {"max_age_hours": None, "max_store_bytes": 7, "dry_run": False}),
+    ]
 
 
 def test_doctor_exit_code_says_whether_something_is_in_error(

@@ -151,6 +151,15 @@ def test_what_fails_before_promotion_leaves_the_old_bundle(home: Path) -> None:
     assert read_bundle(home).version == "v1"
     assert sorted(p.name for p in bundle_root(home).iterdir()) == ["current", "v1"]
 
+    def put_and_fail() -> None:
+        (bundle_root(home) / "v2" / "notes.txt").write_text("mine")
+        fail()
+
+    with pytest.raises(ConnectionError):
+        write_bundle(home, "v2", FILES, {}, put_and_fail)
+    left = [str(p.relative_to(bundle_root(home))) for p in (bundle_root(home) / "v2").rglob("*")]
+    assert left == ["v2/notes.txt"], "what another one put there stays"
+
 
 def test_long_shapes_reads_the_history_alone(home: Path) -> None:
     (bundle_root(home) / "v1" / "task_time" / "general.txt").unlink()

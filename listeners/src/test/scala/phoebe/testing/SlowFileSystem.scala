@@ -12,6 +12,7 @@ package phoebe.testing
 
 import java.io.FilterOutputStream
 import java.net.URI
+import java.nio.file.{FileAlreadyExistsException, Files}
 import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, CountDownLatch}
 import java.util.concurrent.atomic.{AtomicInteger, LongAdder}
 
@@ -117,6 +118,16 @@ object SlowFileSystem {
   private[testing] final class Local(scheme: String) extends RawLocalFileSystem {
     override def getUri: URI = URI.create(s"$scheme:///")
     override def getScheme: String = scheme
+
+    /** As on HDFS: a file is not put over another one. */
+    override def rename(from: Path, to: Path): Boolean =
+      if (!pathToFile(from).isFile) super.rename(from, to)
+      else
+        try {
+          Files.createLink(pathToFile(to).toPath, pathToFile(from).toPath)
+          Files.delete(pathToFile(from).toPath)
+          true
+        } catch { case _: FileAlreadyExistsException => false }
   }
 
   private[testing] final class Output(out: FSDataOutputStream, request: String => Unit)

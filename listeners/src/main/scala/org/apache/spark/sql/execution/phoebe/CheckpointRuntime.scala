@@ -78,37 +78,77 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   @volatile private var failures = 0
   private val heardEnd = new CountDownLatch(1)
 
+  /** Whether to look at others' leases: not at once, where the index has just shown them. */
+  @volatile private var watches = false
+
+  /** Why the store's directory is not used, once that is known. */
+  @volatile private var notAStore: Option[Reason] = None
+
   /** What the store held when the application started, read once in the background. */
   private val index = CompletableFuture.supplyAsync[Map[String, Seq[CatalogEntry]]](
     () =>
       Guard("read the store's index", Map.empty[String, Seq[CatalogEntry]]) {
-        store.prepare()
-        val catalog = store.catalogue()
-        if (System.currentTimeMillis() - catalog.collectedAtMs > CollectionPauseMs) {
-          clock.schedule((() => collect()): Runnable, CollectionDelayMs, TimeUnit.MILLISECONDS)
-        }
-        catalog.index
+        if (opens()) readIndex() else Map.empty
       },
     pool
   )
 
+  private def opens(): Boolean =
+    try {
+      phoebe.settings.misplacedStore.foreach(why => throw new StoreRefusedException(why))
+      store.prepare()
+      true
+    } catch {
+      case e: StoreRefusedException =>
+        logWarning(s"phoebe: no checkpoints, the job goes on without: ${e.getMessage}")
+        notAStore = Some(Reason("store_refused", e.getMessage))
+        false
+    }
+
+  private def readIndex(): Map[String, Seq[CatalogEntry]] = {
+    val catalog = store.catalogue()
+    val nowMs = System.currentTimeMillis()
+    // Somebody may be away: what it left can be restored, and it is to be shut out.
+    if (catalog.leases.values.exists(nowMs - _.getModificationTime > phoebe.settings.leaseMs / 2)) {
+      watches = true
+      needsStore()
+    }
+    if (nowMs - catalog.collectedAtMs > CollectionPauseMs) {
+      clock.schedule((() => collect()): Runnable, CollectionDelayMs, TimeUnit.MILLISECONDS)
+    }
+    catalog.index
+  }
+
+  /** Why nothing is written to the store and nothing restored from it. */
+  def noStore: Option[Reason] = notAStore.orElse(if (store.isLost) Some(LeaseLost) else None)
+
   /** What nobody needs goes, at most once in a while over all applications; nothing waits for it. */
   private def collect(): Unit = if (phoebe.settings.mode == Mode.Apply) pool.execute { () =>
-    Guard.run("collect garbage in the store") {
+    needsStore()
+    Guard.run("collect garbage in the store")(store.unlessLost {
       val found = GarbageCollection.run(store, phoebe.settings.limits, dryRun = false)
       found.filter(_.remove).foreach { gone =>
         logInfo(s"phoebe: removed ${gone.stocked.place}: ${gone.reason}")
       }
-    }
+    })
   }
 
   /** From the first need of the store on this application says that it lives, until it ends. */
   private lazy val renewals = lease.scheduleAtFixedRate(
-    (() => Guard.run("renew the lease")(store.stay())): Runnable,
+    (() => Guard.run("renew the lease")(renew())): Runnable,
     0,
     math.max(1, phoebe.settings.leaseMs / 3),
     TimeUnit.MILLISECONDS
   )
+
+  /** And looks whether others still do. That may take its time, and no renewal waits for it. */
+  private def renew(): Unit = {
+    store.stay()
+    if (watches && !store.isLost) {
+      pool.execute(() => Guard.run("look for applications that are away")(store.watch()))
+    }
+    watches = true
+  }
 
   def needsStore(): Unit = Guard.run("begin to renew the lease")(renewals)
 
@@ -118,7 +158,8 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
    * that was in vain nobody waits again.
    */
   def known(): Map[String, Seq[CatalogEntry]] =
-    if (index.isDone || mayWait.compareAndSet(true, false)) {
+    if (noStore.isDefined) Map.empty
+    else if (index.isDone || mayWait.compareAndSet(true, false)) {
       Guard("wait for the store's index", Map.empty[String, Seq[CatalogEntry]]) {
         index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
       }
@@ -329,8 +370,8 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     shuffles.all.foreach(_.abandon(ApplicationOver))
     pool.execute { () =>
       Guard.run("leave the store") {
-        if (remove) store.release(written.all ++ restoredPlaces.asScala)
-        store.dropLease()
+        try if (remove) store.release(written.all ++ restoredPlaces.asScala): Unit
+        finally store.dropLease()
       }
     }
     looks.shutdown()
@@ -356,6 +397,10 @@ private[phoebe] object CheckpointRuntime {
 
   /** How long what Spark has said last may take to arrive. */
   private val HearMs = 5000L
+  private val LeaseLost = Reason(
+    "lease_lost",
+    "the application was away for longer than its lease in the store"
+  )
   private val LateUpload = Reason(
     "upload_late",
     s"not uploaded within ${UploadGraceMs / 1000} s after the query's end"

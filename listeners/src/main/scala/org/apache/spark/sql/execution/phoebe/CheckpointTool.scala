@@ -28,7 +28,10 @@ object CheckpointTool {
     val output = Paths.get(arguments(0))
     val answer =
       try run(arguments.drop(1).toSeq)
-      catch { case e: Exception => Map("error" -> e.toString.linesIterator.next()) }
+      catch {
+        case e: StoreRefusedException => Map("error" -> e.getMessage)
+        case e: Exception => Map("error" -> e.toString.linesIterator.next())
+      }
     Files.writeString(output, Json.write(answer)): Unit
   }
 
@@ -43,9 +46,12 @@ object CheckpointTool {
       PhoebeSettings.absolute(place),
       SparkHadoopUtil.get.newConfiguration(conf),
       settings.leaseMs,
-      settings.sharesCheckpoints
+      // Nothing is restored here; who may read and write the store is the file system's to say.
+      shared = true
     )
-    action match {
+    // A directory that is not there, or empty, holds nothing; any other without a marker is refused.
+    if (!store.open()) Nil
+    else action match {
       case "list" => look(store).map(row(_))
       case "verify" => verified(store)
       case "gc" | "plan" =>
@@ -68,17 +74,15 @@ object CheckpointTool {
       limits: Limits,
       dryRun: Boolean
   ): Seq[Map[String, Any]] =
-    if (!store.fs.exists(store.root)) Nil
-    else
-      try {
-        GarbageCollection.run(store, limits, dryRun).map { one =>
-          row(one.stocked) ++ Map(
-            "remove" -> one.remove,
-            "reason_code" -> one.reason.code,
-            "reason" -> one.reason.message
-          )
-        }
-      } finally store.dropLease()
+    try {
+      GarbageCollection.run(store, limits, dryRun).map { one =>
+        row(one.stocked) ++ Map(
+          "remove" -> one.remove,
+          "reason_code" -> one.reason.code,
+          "reason" -> one.reason.message
+        )
+      }
+    } finally store.dropLease()
 
   /** Reads every byte; a restore does so only as its readers go on. */
   private def verified(store: CheckpointStore): Seq[Map[String, Any]] = {

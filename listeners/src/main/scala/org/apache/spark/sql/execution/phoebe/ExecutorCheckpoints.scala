@@ -112,13 +112,22 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   def reading(shuffleId: Int, context: TaskContext): Option[Stored] = {
     val local = shuffle(shuffleId)
     local.synchronized {
-      joined(local) match {
-        case stored: Stored => Some(stored)
-        case Ordinary => None
-        case _: Uploading =>
-          local.readers += 1
-          context.addTaskCompletionListener[Unit](_ => readerDone(local))
-          None
+      // Counted first: the driver may have heard of this executor although its answer did not come. If
+      // it has not either, files can go under the reader; Spark then computes their outputs again.
+      var reads = true
+      local.readers += 1
+      try joined(local) match {
+          case stored: Stored =>
+            reads = false
+            Some(stored)
+          case Ordinary =>
+            reads = false
+            None
+          case _: Uploading => None
+        }
+      finally {
+        if (reads) context.addTaskCompletionListener[Unit](_ => readerDone(local))
+        else local.readers -= 1
       }
     }
   }

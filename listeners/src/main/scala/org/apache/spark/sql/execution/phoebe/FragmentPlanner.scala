@@ -90,9 +90,10 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
     val runtime = CheckpointRuntime.start(phoebe)
     val state = runtime.execution(id)
     val known = runtime.known()
+    val noStore = if (mode == Mode.Apply) runtime.noStore else None
     val forced = settings.force != Force.None
     val long = !forced && advising.isLong(plan, settings)
-    if (forced || long || (mode == Mode.Apply && known.nonEmpty)) {
+    if (noStore.isEmpty && (forced || long || (mode == Mode.Apply && known.nonEmpty))) {
       val shown =
         if (long) advising.show(plan, id, settings, boundaries)
         else Left(Advising.shortQuery(settings))
@@ -114,7 +115,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       result
     } else {
       // Nothing can follow from a fingerprint.
-      val reason = Advising.shortQuery(settings)
+      val reason = noStore.getOrElse(Advising.shortQuery(settings))
       state.passOver(plan, boundaries.map(_.exchange), reason)
       reports.skipped(id, boundaries, reason)
       plan

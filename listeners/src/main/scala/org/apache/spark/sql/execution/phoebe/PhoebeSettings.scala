@@ -2,6 +2,7 @@ package org.apache.spark.sql.execution.phoebe
 
 import java.io.File
 import java.net.URI
+import java.nio.file.{Files, Path => LocalPath, Paths}
 
 import scala.jdk.CollectionConverters._
 import scala.util.Try
@@ -25,6 +26,27 @@ final class PhoebeSettings private (val values: Map[String, String]) {
 
   def checkpointDir: Path =
     values.get("checkpoint.dir").fold(new Path(home, "checkpoints"))(PhoebeSettings.absolute)
+
+  /**
+   * Why the checkpoint store cannot be where it is to be: beside files of the home, or among them, it
+   * would be taken for theirs and they for its.
+   */
+  def misplacedStore: Option[String] = {
+
+    /** Links resolved, as far as the path is there. */
+    def real(path: LocalPath): LocalPath =
+      if (Files.exists(path)) path.toRealPath()
+      else Option(path.getParent).fold(path)(above => real(above).resolve(path.getFileName))
+    def whole(path: Path): String =
+      if (path.toUri.getScheme == "file") real(Paths.get(path.toUri.getPath).normalize).toString
+      else path.toUri.normalize.toString.stripSuffix("/")
+    val store = whole(checkpointDir)
+    val own = Seq("tables", "bundle", "spool").map(new Path(home, _)).map(whole)
+    if (store == whole(home) || own.exists(dir => store == dir || store.startsWith(s"$dir/"))) {
+      Some(s"${PhoebeSettings.plain(checkpointDir)} is where the home keeps its own files: name " +
+        s"another directory, such as ${PhoebeSettings.plain(new Path(home, "checkpoints"))}")
+    } else None
+  }
 
   /** Whether checkpoints are removed once the application has ended well. */
   def removeWhenDone: Boolean = values("checkpoint.retain") == "failure"

@@ -97,6 +97,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
     } catch {
       case _: FileNotFoundException =>
         Left(Reason("checkpoint_gone", s"the checkpoint ${entry.place} was removed"))
+      case e: NotOwnException => Left(Reason("other_user", e.getMessage))
       case e: DamagedFileException =>
         StoreFiles.writeTombstone(entry.place, sc.hadoopConfiguration, e.getMessage)
         Left(damaged(entry.place, e.getMessage))

@@ -11,7 +11,13 @@ import org.apache.hadoop.fs.{FileSystem, Path}
 import org.apache.spark.SparkEnv
 import org.apache.spark.internal.Logging
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages.Upload
-import org.apache.spark.sql.execution.phoebe.store.{DamagedFileException, PackWriter, StoreFiles}
+import org.apache.spark.sql.execution.phoebe.store.{
+  DamagedFileException,
+  PackWriter,
+  StoreFiles,
+  StoreMarker,
+  StoreRefusedException
+}
 import org.apache.spark.util.ThreadUtils
 
 /**
@@ -146,7 +152,7 @@ private[phoebe] final class UploadQueue(
   private lazy val directory = source.place.directory
 
   /** Made by a thread that uploads, and never under this queue's lock, which map tasks take. */
-  private val opened = new Opened(directory, source)
+  private val opened = new Opened(source)
   private def fs: FileSystem = opened.fs
 
   /** Where too much waits already, the checkpoint is abandoned: no task and no query waits for it. */
@@ -327,7 +333,8 @@ private[phoebe] final class UploadQueue(
   private def withRetries[T](file: String, attempt: Int = 1)(body: => T): T =
     try body
     catch {
-      case e @ (_: java.io.FileNotFoundException | _: DamagedFileException) => throw e
+      case e @ (_: java.io.FileNotFoundException | _: DamagedFileException |
+          _: StoreRefusedException) => throw e
       case _: java.io.IOException if attempt < Attempts && !synchronized(closed) =>
         discard(file)
         Thread.sleep(PauseMs * attempt)
@@ -349,8 +356,24 @@ private[phoebe] final class UploadQueue(
 }
 
 private[phoebe] object UploadQueue {
-  private final class Opened(directory: => Path, source: CheckpointSource) {
-    lazy val fs: FileSystem = StoreFiles.fileSystem(directory, source.conf.value.value)
+  private val StoreNs = 10L * 1000 * 1000 * 1000
+  private val StorePauseMs = 100L
+
+  private final class Opened(source: CheckpointSource) {
+
+    /** The driver may still be making the store; where it refuses to, there will be none. */
+    lazy val fs: FileSystem = {
+      val root = source.place.root
+      val found = StoreFiles.fileSystem(root, source.conf.value.value)
+      val deadline = System.nanoTime() + StoreNs
+      while (StoreMarker.read(found, root).isEmpty) {
+        if (System.nanoTime() > deadline) throw new StoreRefusedException(
+          s"$root is no checkpoint store: it has no ${StoreMarker.Name}"
+        )
+        Thread.sleep(StorePauseMs)
+      }
+      found
+    }
   }
 
   private val LocalBytes = 4L << 20

@@ -1,6 +1,7 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.nio.file.Files
+import java.nio.file.{Files, Paths}
+import java.nio.file.attribute.PosixFilePermissions
 
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.{FileSystem, Path}
@@ -14,6 +15,8 @@ import phoebe.testing.{FaultyFileSystem, SlowFileSystem}
 class LifetimeSuite extends AnyFunSuite {
   private val conf = new Configuration
   private val LeaseMs = 60000L
+  private val Fingerprint = "a" * 64
+  private val Other = "b" * 64
   private val NoLimits = Limits(Long.MaxValue, Long.MaxValue)
 
   private def root(): Path =
@@ -25,11 +28,13 @@ class LifetimeSuite extends AnyFunSuite {
     made
   }
 
+  private def local(path: Path) = Paths.get(path.toUri.getPath)
+
   private def fs(root: Path): FileSystem = StoreFiles.fileSystem(root, conf)
 
   /** Committed by `writer`, with one pack of `bytes`. */
   private def commit(writer: CheckpointStore, bytes: Int = 10): CheckpointPlace = {
-    val place = writer.newAttempt("a")
+    val place = writer.newAttempt(Fingerprint)
     StoreFiles.writeWhole(
       writer.fs,
       new Path(place.directory, "m0-1.pack"),
@@ -41,7 +46,7 @@ class LifetimeSuite extends AnyFunSuite {
 
   private def manifest(owner: String, bytes: Int): Manifest = Manifest(
     Manifest.Format,
-    "a",
+    Fingerprint,
     "app-1",
     "",
     "daily",
@@ -72,6 +77,9 @@ class LifetimeSuite extends AnyFunSuite {
 
   private def exists(place: CheckpointPlace): Boolean =
     fs(place.root).exists(place.manifest) && fs(place.root).exists(place.directory)
+
+  private def retire(by: CheckpointStore, place: CheckpointPlace, before: Catalog): Boolean =
+    by.retire(place, before, by.living(before, System.currentTimeMillis()))
 
   private def collect(root: Path, limits: Limits = NoLimits): Map[CheckpointPlace, String] =
     GarbageCollection.run(application(root), limits, dryRun = false)
@@ -123,7 +131,7 @@ class LifetimeSuite extends AnyFunSuite {
     assert(fs(here).exists(lease))
     writer.dropLease()
     writer.stay() // the renewal that was due just then
-    intercept[java.io.IOException](writer.release(Set(writer.newAttempt("a"))))
+    intercept[java.io.IOException](writer.release(Set(writer.newAttempt(Fingerprint))))
     assert(!fs(here).exists(lease))
   }
 
@@ -166,7 +174,7 @@ class LifetimeSuite extends AnyFunSuite {
     }
     StoreFiles.writeTombstone(places(4), conf, "flipped")
     fs(here).delete(new Path(places(3).directory, "m0-1.pack"), false)
-    val half = dead.newAttempt("b")
+    val half = dead.newAttempt(Other)
     StoreFiles.writeWhole(fs(here), new Path(half.directory, "m0-1.pack"), new Array[Byte](7))
     val found = collect(here, Limits(4 * 3600000L + 1800000L, 150))
     assert(found(places(0)) == "expired")
@@ -196,27 +204,40 @@ class LifetimeSuite extends AnyFunSuite {
     val control = Files.createTempFile("faulty", "")
     val faulty = FaultyFileSystem.configured(control)
     val here = new Path("faulty://" + Files.createTempDirectory("phoebe-store"))
-    val writer = new CheckpointStore(here, faulty, LeaseMs)
+    def application() = {
+      val made = new CheckpointStore(here, faulty, LeaseMs)
+      made.prepare()
+      made
+    }
+    val writer = application()
     val place = commit(writer)
     writer.dropLease()
-    def collect() = GarbageCollection.run(
-      new CheckpointStore(here, faulty, LeaseMs),
-      Limits(-1, 0),
-      dryRun = false
-    ).map(_.reason.code)
     Seq("fail", "eof", "gone").foreach { trouble =>
+      val collector = application()
       Files.writeString(control, s"read $trouble")
-      assert(collect() == Seq("unreadable"), trouble)
+      // Nor does anything go where the store's own marker cannot be read.
+      intercept[java.io.IOException](GarbageCollection.run(collector, Limits(-1, 0), false))
+      intercept[java.io.IOException](application())
+      val found = collector.catalogue()
+      val nowMs = System.currentTimeMillis()
+      val stock = Stock.of(collector, found, collector.living(found, nowMs))
+      assert(
+        GarbageCollection.decide(stock, Limits(-1, 0), nowMs).map(_.reason.code) ==
+          Seq("unreadable"),
+        trouble
+      )
+      Files.writeString(control, "")
     }
-    Files.writeString(control, "")
-    assert(collect() == Seq("expired"))
+    val removed = GarbageCollection.run(application(), Limits(-1, 0), dryRun = false)
+    assert(removed.map(one => one.remove -> one.reason.code) == Seq(true -> "expired"))
+    assert(!StoreFiles.fileSystem(here, faulty).exists(place.directory))
   }
 
   test("a collection honours the leases of those who read and of those who write") {
     val here = root()
     val writer = application(here)
     val written = commit(writer)
-    val begun = writer.newAttempt("b")
+    val begun = writer.newAttempt(Other)
     val pack = new Path(begun.directory, "m0-1.pack")
     StoreFiles.writeWhole(fs(here), pack, new Array[Byte](7))
     fs(here).setTimes(pack, System.currentTimeMillis() - 10 * LeaseMs, -1)
@@ -234,7 +255,7 @@ class LifetimeSuite extends AnyFunSuite {
 
   test("a commit of what is not in the store fails") {
     val writer = application(root())
-    val place = writer.newAttempt("a")
+    val place = writer.newAttempt(Fingerprint)
     def failure = intercept[java.io.IOException](writer.commit(place, manifest(writer.owner, 10)))
     fs(place.root).mkdirs(place.directory)
     assert(failure.getMessage.contains("m0-1.pack is missing"))
@@ -249,33 +270,32 @@ class LifetimeSuite extends AnyFunSuite {
     val writer = application(here)
     val place = commit(writer)
     writer.dropLease()
-    val entry = application(here).readIndex()("a").head
+    val entry = application(here).readIndex()(Fingerprint).head
     val collector = application(here)
     val before = collector.catalogue()
     val reader = application(here)
     reader.pin(place)
     reader.readManifest(entry)
-    assert(!collector.retire(place, before))
-    assert(fs(here).exists(place.directory))
+    assert(!retire(collector, place, before))
+    assert(exists(place))
+    reader.readManifest(entry)
+    reader.dropLease()
+    assert(retire(collector, place, collector.catalogue()))
     val late = application(here)
     late.pin(place)
     intercept[java.io.FileNotFoundException](late.readManifest(entry))
     late.unpin(place)
-    assert(collect(here)(place) == "in_use")
-    reader.dropLease()
-    fs(here).setTimes(new Path(place.directory, "m0-1.pack"), 1, -1)
-    assert(collect(here)(place) == "left_behind")
     assert(!fs(here).exists(place.directory))
   }
 
   test("what is committed while a collection looks stays") {
     val here = root()
     val writer = application(here)
-    val begun = writer.newAttempt("a")
+    val begun = writer.newAttempt(Fingerprint)
     val before = application(here).catalogue()
     StoreFiles.writeWhole(fs(here), new Path(begun.directory, "m0-1.pack"), new Array[Byte](10))
     writer.commit(begun, manifest(writer.owner, 10))
-    assert(!application(here).retire(begun, before))
+    assert(!retire(application(here), begun, before))
     assert(exists(begun))
   }
 
@@ -304,8 +324,9 @@ class LifetimeSuite extends AnyFunSuite {
     new CheckpointStore(ours, conf, LeaseMs, shared = true).prepare()
     assert(rights(ours).forall(_ != "700"))
     val made = root()
-    fs(made).mkdirs(made)
+    Files.createDirectory(local(made))
+    Files.setPosixFilePermissions(local(made), PosixFilePermissions.fromString("rwxr-xr-x"))
     application(made)
-    assert(rights(made).tail == Seq("700", "700"), "in a directory that was there")
+    assert(rights(made) == Seq("755", "700", "700"), "in a directory that was there")
   }
 }

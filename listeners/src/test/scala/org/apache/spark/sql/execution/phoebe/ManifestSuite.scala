@@ -25,7 +25,7 @@ class ManifestSuite extends AnyFunSuite {
       sparkVersion = "4.2.0",
       pluginVersion = "0.1.0",
       createdAtMs = createdAtMs,
-      owner = "0" * 32,
+      owner = "0" * 16,
       workMs = 1000,
       codec = "lz4",
       numMaps = 2,
@@ -40,6 +40,8 @@ class ManifestSuite extends AnyFunSuite {
         MapStatus(StoreLocation(1, 1), Array(20L, 0L, 0L), 12L)
       ))
     )
+
+  private def of(letter: String): String = letter * 64
 
   private def store(): CheckpointStore = {
     val root = Files.createTempDirectory("phoebe-store").resolve("checkpoints")
@@ -60,7 +62,7 @@ class ManifestSuite extends AnyFunSuite {
       val file = new Path(place.directory, pack.file)
       StoreFiles.writeWhole(to.fs, file, new Array[Byte](pack.bytes.toInt))
     }
-    to.commit(place, manifest)
+    to.commit(place, manifest.copy(owner = to.owner))
     place
   }
 
@@ -108,20 +110,26 @@ class ManifestSuite extends AnyFunSuite {
   test("the index holds every fingerprint's checkpoints, newest first") {
     val here = store()
     val fs = StoreFiles.fileSystem(here.root, conf)
-    val both = Seq(commit(here, manifest("a")), commit(here, manifest("a")))
-    val other = commit(here, manifest("b"))
+    val both = Seq(commit(here, manifest(of("a"))), commit(here, manifest(of("a"))))
+    val other = commit(here, manifest(of("b")))
     both.zip(Seq(1000L, 2000L)).foreach { case (p, t) => fs.setTimes(p.manifest, t, -1) }
     val index = here.readIndex()
-    assert(index("a").map(_.place) == both.reverse)
-    assert(index("b").map(_.place) == Seq(other))
-    assert(here.readManifest(index("b").head).manifest == manifest("b"))
+    assert(index(of("a")).map(_.place) == both.reverse)
+    assert(index(of("b")).map(_.place) == Seq(other))
+    assert(here.readManifest(index(of("b")).head).manifest == manifest(of("b")).copy(owner =
+      here.owner
+    ))
   }
 
   test("an attempt without a manifest and a tombstone count for nothing") {
     val here = store()
     val fs = StoreFiles.fileSystem(here.root, conf)
-    StoreFiles.writeWhole(fs, new Path(here.newAttempt("a").directory, "m0-1.pack"), Array[Byte](1))
-    StoreFiles.writeTombstone(commit(here, manifest("c")), conf, "damaged")
+    StoreFiles.writeWhole(
+      fs,
+      new Path(here.newAttempt(of("a")).directory, "m0-1.pack"),
+      Array[Byte](1)
+    )
+    StoreFiles.writeTombstone(commit(here, manifest(of("c"))), conf, "damaged")
     assert(here.readIndex().isEmpty)
   }
 
@@ -129,24 +137,24 @@ class ManifestSuite extends AnyFunSuite {
     val here = store()
     StoreFiles.writeWhole(
       StoreFiles.fileSystem(here.root, conf),
-      here.newAttempt("b").manifest,
+      here.newAttempt(of("b")).manifest,
       Array[Byte](1)
     )
-    commit(here, manifest("e"), here.newAttempt("d"))
+    commit(here, manifest(of("e")), here.newAttempt(of("d")))
     val index = here.readIndex()
     Seq("b", "d").foreach { f =>
-      intercept[DamagedFileException](here.readManifest(index(f).head))
+      intercept[DamagedFileException](here.readManifest(index(of(f)).head))
     }
   }
 
   test("two attempts at one fingerprint are both whole") {
     val here = store()
-    val both = Seq(commit(here, manifest("a")), commit(here, manifest("a")))
+    val both = Seq(commit(here, manifest(of("a"))), commit(here, manifest(of("a"))))
     assert(both.distinct.size == 2)
     both.foreach(here.remove)
     here.dropLease()
     assert(here.readIndex().isEmpty)
     val files = StoreFiles.fileSystem(here.root, conf).listFiles(here.root, true)
-    assert(!files.hasNext)
+    assert(files.next().getPath.getName == StoreMarker.Name && !files.hasNext)
   }
 }

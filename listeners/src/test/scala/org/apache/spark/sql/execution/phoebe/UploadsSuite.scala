@@ -12,7 +12,7 @@ import org.scalatest.funsuite.AnyFunSuite
 import org.apache.spark.{MapOutputTrackerMaster, SparkContext, SparkEnv}
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages._
-import org.apache.spark.sql.execution.phoebe.store.CheckpointPlace
+import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, StoreFiles, StoreMarker}
 import org.apache.spark.util.SerializableConfiguration
 
 import phoebe.testing.{LocalContext, SlowFileSystem, SlowRequests}
@@ -44,6 +44,7 @@ class UploadsSuite extends AnyFunSuite {
     val conf = SlowFileSystem.configured
     val root = "slow://" + Files.createTempDirectory("slow-store")
     val place = CheckpointPlace(root, "f", "0" * 32)
+    StoreMarker.make(StoreFiles.fileSystem(place.root, conf), place.root, isPrivate = false)
     CheckpointSource(place, SerializableConfiguration.broadcast(sc, conf), restored = false)
   }
 

@@ -104,19 +104,25 @@ private[phoebe] object Lease {
  *   by owner; None where a lease could not be read, so that only its age says something
  * @param renewedMs
  *   when each lease was written last, by the store's clock
+ * @param fenced
+ *   who was counted for dead before, and stays so
  */
 private[phoebe] final case class Living(
     leases: Map[String, Option[Lease]],
     renewedMs: Map[String, Long],
+    fenced: Set[String],
     nowMs: Long,
     defaultLeaseMs: Long
 ) {
 
   /** An application whose lease is gone has ended: it wrote one before it first needed anything. */
-  def apply(owner: String): Boolean = leases.get(owner).exists { lease =>
+  def apply(owner: String): Boolean = !fenced(owner) && leases.get(owner).exists { lease =>
     val validMs = lease.fold(defaultLeaseMs)(_.leaseMs)
     nowMs - renewedMs(owner) <= validMs && !lease.exists(_.isDead)
   }
+
+  /** Whether an application's process is known to be gone, so that it cannot go on some day. */
+  def isGone(owner: String): Boolean = leases.get(owner).flatten.exists(_.isDead)
 
   lazy val longestLeaseMs: Long =
     (leases.valuesIterator.flatten.map(_.leaseMs) ++ Iterator(defaultLeaseMs)).max

@@ -53,13 +53,14 @@ private[phoebe] object Stock {
   def of(store: CheckpointStore, catalog: Catalog, alive: Living): Seq[Stocked] = {
     val fs = store.fs
     val committed = catalog.entries.map(entry => entry.place -> entry).toMap
-    val onDisk = attempts(fs, store.root)
-    (committed.keySet ++ onDisk).toSeq.sortBy(_.stem).map { place =>
-      val files = list(fs, place.directory)
+    val onDisk = attempts(store).toMap
+    (committed.keySet ++ onDisk.keySet).toSeq.sortBy(_.stem).map { place =>
+      store.keepAlive()
+      val files = onDisk.getOrElse(place, Nil)
       val readers = catalog.readers.getOrElse(place.stem, Map.empty)
       val entry = committed.get(place)
       val read = entry.map { found =>
-        try Right(store.readManifest(found).manifest)
+        try Right(store.readManifest(found, catalog).manifest)
         catch { case e: IOException => Left(e) }
       }
       val manifest = read.flatMap(_.toOption)
@@ -72,6 +73,7 @@ private[phoebe] object Stock {
         manifest,
         catalog.tombstones.get(place.stem).map(why(fs, _))
           .orElse(failure.filter(StoreFiles.isDamage).map(_.getMessage))
+          .orElse(catalog.leaving.get(place.stem).map(_ => "its removal was begun"))
           .orElse(manifest.flatMap(missing(_, files))),
         failure.filterNot(StoreFiles.isDamage).map(_.toString),
         files.map(_.getLen).sum,
@@ -87,11 +89,26 @@ private[phoebe] object Stock {
     }
   }
 
-  private def attempts(fs: FileSystem, root: Path): Seq[CheckpointPlace] =
-    for {
-      fingerprint <- list(fs, CheckpointPlace.data(root))
-      attempt <- list(fs, fingerprint.getPath)
-    } yield CheckpointPlace(root.toString, fingerprint.getPath.getName, attempt.getPath.getName)
+  /**
+   * Directories that have an attempt's full name, and something of ours in them, or nothing. What else
+   * is under `data` is not looked into.
+   */
+  private def attempts(store: CheckpointStore): Seq[(CheckpointPlace, Seq[FileStatus])] = {
+    val fs = store.fs
+    def directories(path: Path, name: String) = list(fs, path).filter { found =>
+      found.isDirectory && found.getPath.getName.matches(name) &&
+      !StoreFiles.isLink(fs, found.getPath)
+    }.map(_.getPath)
+    val data = CheckpointPlace.data(store.root)
+    if (StoreFiles.isLink(fs, data)) Nil
+    else for {
+      fingerprint <- directories(data, CheckpointPlace.Fingerprint)
+      attempt <- directories(fingerprint, CheckpointPlace.Attempt)
+      listed = list(fs, attempt)
+      files = listed.filter(CheckpointPlace.isFile)
+      if files.nonEmpty || listed.isEmpty
+    } yield CheckpointPlace(store.root.toString, fingerprint.getName, attempt.getName) -> files
+  }
 
   private def modified(fs: FileSystem, path: Path): Long =
     try fs.getFileStatus(path).getModificationTime
@@ -174,12 +191,13 @@ private[phoebe] object GarbageCollection {
     val nowMs = store.renew()
     val catalog = store.catalogue()
     val alive = store.living(catalog, nowMs)
+    if (!dryRun) store.shutOutExpired(catalog, alive)
     val decided = decide(Stock.of(store, catalog, alive), limits, nowMs)
     if (dryRun) decided
     else {
       store.noteCollection()
       val done = decided.map {
-        case one if one.remove && !store.retire(one.stocked.place, catalog) =>
+        case one if one.remove && !store.retire(one.stocked.place, catalog, alive) =>
           Collected(
             one.stocked,
             remove = false,

@@ -3,7 +3,17 @@ package org.apache.spark.sql.execution.phoebe.store
 import java.io.{EOFException, FileNotFoundException, IOException}
 import java.net.URI
 import java.nio.charset.StandardCharsets.UTF_8
-import java.nio.file.{DirectoryNotEmptyException, Files, Paths}
+import java.nio.file.{
+  DirectoryNotEmptyException,
+  FileAlreadyExistsException => LocalFileExists,
+  FileSystemException,
+  Files,
+  Path => LocalPath,
+  Paths,
+  StandardOpenOption
+}
+import java.nio.file.attribute.{FileAttribute, PosixFilePermissions}
+import java.util.UUID
 import java.util.concurrent.ExecutionException
 
 import scala.util.control.NonFatal
@@ -17,8 +27,10 @@ import org.apache.hadoop.fs.{
   FSDataOutputStream,
   FSError,
   LocalFileSystem,
+  Options,
   Path
 }
+import org.apache.hadoop.fs.permission.FsPermission
 
 import org.apache.spark.internal.Logging
 import org.apache.spark.sql.execution.phoebe.Json
@@ -47,6 +59,8 @@ private[phoebe] object StoreFiles extends Logging {
   /** By its name alone: to make a file system may take long. */
   def isLocal(uri: URI): Boolean = uri.getScheme == "file"
 
+  def randomHex(digits: Int): String = UUID.randomUUID().toString.replace("-", "").take(digits)
+
   /** What is in a directory; nothing where it is not there: others remove things meanwhile. */
   def list(fs: FileSystem, directory: Path): Seq[FileStatus] =
     try fs.listStatus(directory).toSeq
@@ -67,9 +81,118 @@ private[phoebe] object StoreFiles extends Logging {
    */
   def removeIfEmpty(fs: FileSystem, directory: Path): Unit =
     if (isLocal(fs)) {
-      try Files.deleteIfExists(Paths.get(directory.toUri.getPath)): Unit
+      try Files.deleteIfExists(local(directory)): Unit
       catch { case _: DirectoryNotEmptyException => }
     } else if (list(fs, directory).isEmpty) fs.delete(directory, false): Unit
+
+  /** Whether it is a symbolic link; elsewhere than on a local file system there are none. */
+  def isLink(fs: FileSystem, path: Path): Boolean = isLocal(fs) && Files.isSymbolicLink(local(path))
+
+  private def local(path: Path): LocalPath = Paths.get(path.toUri.getPath)
+
+  private def attributes(isPrivate: Boolean, mode: String): Seq[FileAttribute[_]] =
+    if (isPrivate && !isWindows) {
+      Seq(PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString(mode)))
+    } else Nil
+
+  private val isWindows = System.getProperty("os.name", "").startsWith("Windows")
+  private val PrivateFile = new FsPermission("600")
+  private val PrivateDirectory = new FsPermission("700")
+
+  /**
+   * Makes a directory if it is not there. A private one (0700) is so from the first moment on; the
+   * directories above it are made as others are.
+   */
+  def makeDirectory(fs: FileSystem, directory: Path, isPrivate: Boolean): Unit =
+    if (!isPrivate) mkdirs(fs.mkdirs(directory), directory)
+    else if (isLocal(fs)) {
+      val made = local(directory)
+      if (!Files.isDirectory(made)) {
+        Option(made.getParent).foreach(Files.createDirectories(_))
+        try Files.createDirectory(made, attributes(isPrivate, "rwx------"): _*): Unit
+        catch { case _: LocalFileExists if Files.isDirectory(made) => }
+      }
+    } else if (!fs.exists(directory)) mkdirs(fs.mkdirs(directory, PrivateDirectory), directory)
+
+  private def mkdirs(made: Boolean, directory: Path): Unit =
+    if (!made) throw new IOException(s"cannot create $directory")
+
+  /** Names of files that become others by a rename or a link: what is left of one means nothing. */
+  def isTemporary(name: String): Boolean = Temporary.pattern.matcher(name).matches
+  private val Temporary = ".+\\.[0-9a-f]{16}\\.tmp".r
+
+  /**
+   * Creates a file with all its bytes, if none is there: of several that do so at once, only one does.
+   * Nobody sees half of it, but where a local file system knows no hard links.
+   *
+   * @return
+   *   whether it was this call; then it holds these bytes, which are to be nobody else's
+   */
+  def createWhole(fs: FileSystem, path: Path, bytes: Array[Byte], isPrivate: Boolean): Boolean =
+    if (isLocal(fs)) createLocal(local(path), bytes, isPrivate)
+    else if (appearsAtClose(fs)) createAtOnce(fs, path, bytes)
+    else {
+      val temporary = temporaryOf(path)
+      writeWhole(fs, temporary, bytes, isPrivate)
+      var renamed = false
+      try renamed = !fs.exists(path) && fs.rename(temporary, path)
+      catch { case _: FileAlreadyExistsException => }
+      finally if (!renamed) fs.delete(temporary, false): Unit
+      // A rename that was done may be reported as failed, when it is asked for again.
+      renamed || holds(fs, path, bytes)
+    }
+
+  private def temporaryOf(path: Path) = path.suffix(s".${randomHex(16)}.tmp")
+
+  private def createLocal(path: LocalPath, bytes: Array[Byte], isPrivate: Boolean): Boolean = {
+    val temporary = path.resolveSibling(s"${path.getFileName}.${randomHex(16)}.tmp")
+    try {
+      writeLocal(temporary, bytes, isPrivate)
+      try {
+        Files.createLink(path, temporary)
+        true
+      } catch {
+        case _: LocalFileExists => false
+        case _: UnsupportedOperationException | _: FileSystemException =>
+          writeLocal(path, bytes, isPrivate)
+          true
+      }
+    } catch { case _: LocalFileExists => false }
+    finally Files.deleteIfExists(temporary): Unit
+  }
+
+  private def writeLocal(path: LocalPath, bytes: Array[Byte], isPrivate: Boolean): Unit = {
+    import java.nio.file.StandardOpenOption.{CREATE_NEW, WRITE}
+    val options = java.util.Set.of[StandardOpenOption](CREATE_NEW, WRITE)
+    val out = Files.newByteChannel(path, options, attributes(isPrivate, "rw-------"): _*)
+    try {
+      val buffer = java.nio.ByteBuffer.wrap(bytes)
+      while (buffer.hasRemaining) out.write(buffer)
+    } finally out.close()
+  }
+
+  /** By a put that the store refuses where there is an object, as far as its connector can ask so. */
+  private def createAtOnce(fs: FileSystem, path: Path, bytes: Array[Byte]): Boolean = {
+    val option = Options.CreateFileOptionKeys.FS_OPTION_CREATE_CONDITIONAL_OVERWRITE
+    val asks = fs.hasPathCapability(path, option)
+    try {
+      val builder = fs.createFile(path).overwrite(asks)
+      if (asks) builder.must(option, true): Unit
+      val out = builder.build()
+      out.write(bytes)
+      out.close()
+      true
+    } catch {
+      // Refused, or done and asked for again; each connector has an exception of its own.
+      case e: IOException =>
+        if (!fs.exists(path)) throw e
+        holds(fs, path, bytes)
+    }
+  }
+
+  private def holds(fs: FileSystem, path: Path, bytes: Array[Byte]): Boolean =
+    try java.util.Arrays.equals(readWhole(fs, path), bytes)
+    catch { case _: FileNotFoundException => false }
 
   /** Creates a file that must not exist yet. */
   def create(fs: FileSystem, path: Path): FSDataOutputStream = create(fs, path, overwrite = false)
@@ -88,8 +211,25 @@ private[phoebe] object StoreFiles extends Logging {
       null
     )
 
-  def writeWhole(fs: FileSystem, path: Path, bytes: Array[Byte]): Unit = {
-    val out = create(fs, path)
+  /** As `create`, for its owner's eyes only from the first moment on. */
+  def createPrivate(fs: FileSystem, path: Path): FSDataOutputStream =
+    if (isLocal(fs)) {
+      Option(local(path).getParent).foreach(Files.createDirectories(_))
+      try writeLocal(local(path), Array.emptyByteArray, isPrivate = true)
+      catch {
+        case _: LocalFileExists => throw new FileAlreadyExistsException(s"$path exists already")
+      }
+      fs.append(path) // its mode stays
+    } else fs.createFile(path).overwrite(false).recursive().permission(PrivateFile).build()
+
+  /** @param isPrivate whether it is for its owner's eyes only */
+  def writeWhole(
+      fs: FileSystem,
+      path: Path,
+      bytes: Array[Byte],
+      isPrivate: Boolean = false
+  ): Unit = {
+    val out = if (isPrivate) createPrivate(fs, path) else create(fs, path)
     try out.write(bytes)
     catch {
       case e: Throwable =>
@@ -225,19 +365,25 @@ private[phoebe] object StoreFiles extends Logging {
  * Where one checkpoint lives in the store at `root`:
  *
  * {{{
+ * <root>/phoebe-store.json                              this is a store ([[StoreMarker]])
  * <root>/data/<fingerprint>/<attempt>/m<map>-<id>.pack   map outputs (Pack)
  * <root>/catalog/<fingerprint>-<attempt>.manifest       written last: the commit
  *                <fingerprint>-<attempt>.damaged        a tombstone: never restored again
+ *                <fingerprint>-<attempt>.leaving        it is being removed: restored no more
  *                <fingerprint>-<attempt>.reader-<owner> that application restored it
  *                <owner>.lease                          that application lives ([[Lease]])
+ *                <owner>.fenced                         it was away for too long ([[Fence]])
  *                collected                              when garbage was last collected
  * }}}
  *
  * Every attempt to write has a name of its own, so drivers that write the same fingerprint at once
- * cannot meet. One listing of the catalogue, a flat directory, says all that a store holds.
+ * cannot meet. One listing of the catalogue, a flat directory, says all that a store holds. What is
+ * not named like this to the last character is not ours, wherever it is: it is not read, and stays.
  *
+ * @param fingerprint
+ *   64 hexadecimal digits
  * @param attempt
- *   32 hexadecimal digits
+ *   32 hexadecimal digits: those of its owner, and as many more
  */
 private[phoebe] final case class CheckpointPlace(
     rootUri: String,
@@ -249,7 +395,11 @@ private[phoebe] final case class CheckpointPlace(
     new Path(root, s"${CheckpointPlace.DataDirectory}/$fingerprint/$attempt")
   def manifest: Path = inCatalog(CheckpointPlace.ManifestSuffix)
   def tombstone: Path = inCatalog(CheckpointPlace.TombstoneSuffix)
+  def leaving: Path = inCatalog(CheckpointPlace.LeavingSuffix)
   def reader(owner: String): Path = inCatalog(CheckpointPlace.ReaderSuffix + owner)
+
+  /** The application that writes it. */
+  def owner: String = attempt.take(CheckpointPlace.OwnerDigits)
 
   /** What its files in the catalogue begin with. */
   def stem: String = s"$fingerprint-$attempt"
@@ -264,11 +414,23 @@ private[phoebe] object CheckpointPlace {
   val DataDirectory = "data"
   val ManifestSuffix = ".manifest"
   val TombstoneSuffix = ".damaged"
+  val LeavingSuffix = ".leaving"
   val ReaderSuffix = ".reader-"
   val LeaseSuffix = ".lease"
+  val FencedSuffix = ".fenced"
   val CollectedName = "collected"
+  val TemporaryManifest = "manifest.tmp"
+  val OwnerDigits = 16
+
+  val Fingerprint = "[0-9a-f]{64}"
+  val Attempt = "[0-9a-f]{32}"
+  private val File = s"m[0-9]+-[0-9]+\\.pack|${java.util.regex.Pattern.quote(TemporaryManifest)}"
+
+  /** Whether it is one that a checkpoint's directory holds. */
+  def isFile(file: FileStatus): Boolean = file.isFile && file.getPath.getName.matches(File)
 
   def catalog(root: Path): Path = new Path(root, "catalog")
   def data(root: Path): Path = new Path(root, DataDirectory)
   def lease(root: Path, owner: String): Path = new Path(catalog(root), owner + LeaseSuffix)
+  def fence(root: Path, owner: String): Path = new Path(catalog(root), owner + FencedSuffix)
 }
