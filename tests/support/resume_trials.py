@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -219,6 +220,8 @@ class ResumeBench:
         finally:
             (self.disk / "filler").unlink(missing_ok=True)
             self.control.unlink(missing_ok=True)
+        if trial.kind == "restore_gone":
+            self._end()  # it writes into no other store than the one that it opened
         clear(self.store)
         seconds = time.monotonic() - started
         outcome = Outcome(
