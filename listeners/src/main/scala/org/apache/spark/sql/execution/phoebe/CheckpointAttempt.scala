@@ -5,7 +5,7 @@ import java.util.concurrent.RejectedExecutionException
 import scala.collection.mutable
 import scala.util.control.NonFatal
 
-import org.apache.spark.SPARK_VERSION
+import org.apache.spark.{ShuffleDependency, SPARK_VERSION}
 import org.apache.spark.internal.Logging
 import org.apache.spark.io.CompressionCodec
 import org.apache.spark.rpc.RpcEndpointRef
@@ -71,11 +71,15 @@ private[phoebe] final class CheckpointAttempt(
   private val undrained = mutable.Set.empty[String]
   private var located: Map[BlockManagerId, Array[Long]] = Map.empty
 
+  /** What the map stage computes, by its id. */
+  private var rddId = -1
+
   /** The shuffle has its id: its tasks may report. */
-  def begin(shuffleId: Int, numMaps: Int, numPartitions: Int): Unit = synchronized {
-    this.shuffleId = shuffleId
-    this.numMaps = numMaps
-    this.numPartitions = numPartitions
+  def begin(dependency: ShuffleDependency[_, _, _]): Unit = synchronized {
+    shuffleId = dependency.shuffleId
+    numMaps = dependency.rdd.getNumPartitions
+    numPartitions = dependency.partitioner.numPartitions
+    rddId = dependency.rdd.id
   }
 
   override def isOver: Boolean = synchronized(state == Freed || state == Abandoned)
@@ -245,7 +249,7 @@ private[phoebe] final class CheckpointAttempt(
           manifest
         }
       catch {
-        case NonFatal(e) =>
+        case e @ (NonFatal(_) | _: LinkageError) =>
           Left(Reason(
             "commit_failed",
             s"the checkpoint could not be committed: $e",
@@ -320,15 +324,18 @@ private[phoebe] final class CheckpointAttempt(
     }
   }
 
-  private def freeUpstream(): Unit = {
-    synchronized(node).foreach { exchange =>
-      if (awaitDuplicates(exchange)) {
-        val freed = ShuffleFreeing.upstream(exchange)
-        if (freed > 0) tellFreed(freed)
+  /** Whatever goes wrong here, the checkpoint stands: what is upstream stays until the query ends. */
+  private def freeUpstream(): Unit =
+    try
+      Guard.run("free upstream") {
+        synchronized(node).foreach { exchange =>
+          if (duplicatesEnd()) {
+            val freed = ShuffleFreeing.upstream(exchange)
+            if (freed > 0) tellFreed(freed)
+          }
+        }
       }
-    }
-    synchronized { node = None }
-  }
+    finally synchronized { node = None }
 
   /**
    * Tasks of the boundary's stage that still run although all its outputs are committed
@@ -338,8 +345,8 @@ private[phoebe] final class CheckpointAttempt(
    * @return
    *   whether there are none any more
    */
-  private def awaitDuplicates(exchange: CheckpointExchangeExec): Boolean = {
-    val rdd = exchange.shuffleDependency.rdd.id
+  private def duplicatesEnd(): Boolean = {
+    val rdd = synchronized(rddId)
     def running: Boolean =
       sc.statusStore.stageList(null).exists(s => s.rddIds.contains(rdd) && s.numActiveTasks > 0)
     val deadline = System.nanoTime() + DuplicatesNs

@@ -185,11 +185,7 @@ case class CheckpointExchangeExec(
         plain.checksumMismatchFullRetryEnabled,
         plain.checksumMismatchQueryLevelRollbackEnabled
       )
-    attempt.begin(
-      dependency.shuffleId,
-      plain.rdd.getNumPartitions,
-      plain.partitioner.numPartitions
-    )
+    attempt.begin(dependency)
     runtime.begun(dependency.shuffleId, attempt, fingerprint)
     dependency
   }

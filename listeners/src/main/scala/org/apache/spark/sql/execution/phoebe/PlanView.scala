@@ -16,6 +16,7 @@ import com.fasterxml.jackson.databind.util.RawValue
 
 import org.apache.spark.sql.catalyst.plans.QueryPlan
 import org.apache.spark.sql.catalyst.plans.logical.{EmptyRelation, LogicalPlan}
+import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{
   EmptyRelationExec,
   FileSourceScanLike,
@@ -59,8 +60,11 @@ private[phoebe] object PlanView {
    */
   def json(plan: SparkPlan): () => JsonNode = {
     val conf = SQLConf.get
+    val session = SparkSession.getActiveSession
     val shown = look(plan)
-    () => SQLConf.withExistingConf(conf)(text(shown, conf.maxToStringFields))
+    // A source may ask for the session as it says what it is.
+    def tree = SQLConf.withExistingConf(conf)(text(shown, conf.maxToStringFields))
+    () => session.fold(tree)(_.withActive(tree))
   }
 
   /** JSON of any depth: a plan is nested twice as deep as it has operators above each other. */

@@ -7,11 +7,12 @@ import scala.concurrent.Await
 import scala.concurrent.duration._
 import scala.util.control.NonFatal
 
-import org.apache.spark.{SparkContext, SparkEnv}
+import org.apache.spark.{ShuffleStatus, SparkContext, SparkEnv}
 import org.apache.spark.internal.Logging
 import org.apache.spark.network.shuffle.ExternalBlockStoreClient
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.scheduler.MapStatus
+import org.apache.spark.sql.catalyst.plans.physical.Partitioning
 import org.apache.spark.sql.execution.{
   CommandResultExec,
   ReusedSubqueryExec,
@@ -61,21 +62,27 @@ private[phoebe] object ShuffleFreeing extends Logging {
           current(i).updateLocation(StoreLocation(shuffleId, i))
         } else registered.addMapOutput(i, statuses(i)) // the tracker itself may have forgotten it
       }
-      // Many outputs travel as a broadcast. Executors that have just been told of it still fetch it,
-      // and one that is destroyed under them fails their stage: it goes later.
-      val told = registered.withMapStatuses { _ =>
-        val broadcast = registered.cachedSerializedBroadcast
-        registered.cachedSerializedBroadcast = null
-        broadcast
-      }
-      registered.invalidateSerializedMapOutputStatusCache()
-      if (told != null) later(() => told.destroy())
+      forgetSerialized(registered, later)
       current.indices.collect {
         case i if current(i) != null && current(i).mapId != statuses(i).mapId => current(i)
       }
     }
     tracker.incrementEpoch()
     (tracker.getEpoch, others)
+  }
+
+  /**
+   * Many outputs travel as a broadcast. Executors that have just been told of it still fetch it, and one
+   * that is destroyed under them fails their stage: it goes later.
+   */
+  private def forgetSerialized(registered: ShuffleStatus, later: (() => Unit) => Unit): Unit = {
+    val told = registered.withMapStatuses { _ =>
+      val broadcast = registered.cachedSerializedBroadcast
+      registered.cachedSerializedBroadcast = null
+      broadcast
+    }
+    registered.invalidateSerializedMapOutputStatusCache()
+    if (told != null) later(() => told.destroy())
   }
 
   /** Map ids by where their files are. */
@@ -141,37 +148,42 @@ private[phoebe] object ShuffleFreeing extends Logging {
    * Removes the shuffles below a committed boundary that nothing live can still ask for: every
    * reader that the running query (all its fragments, subqueries too) has or will have outside the
    * boundary's own subtree keeps them. Spark recomputes what is asked for after all.
+   *
+   * The plans are looked at on a thread of ours. To compare exchanges Spark makes nodes anew, and a
+   * node takes its session from the thread that makes it: so it is active here.
    */
   def upstream(exchange: CheckpointExchangeExec): Long =
     Option(SQLExecution.getQueryExecution(exchange.executionId)).fold(0L) { query =>
-      val outside = new Walk(exchange)
-      outside.from(query.executedPlan)
-      if (!outside.metFreeing) {
-        // The boundary is not (or no longer) part of the running plan: then nothing is known.
-        logDebug(
-          s"phoebe: ${exchange.fingerprint} is not in the running plan, nothing upstream is freed"
-        )
-        0L
-      } else {
-        val inside = new Walk(exchange)
-        exchange.children.foreach(inside.from)
-        val freeable = inside.materialized.filterNot { case (id, canonical) =>
-          exchange.runtime.shuffles.get(id).exists(_.isStored) || outside.materialized.contains(
-            id
-          ) ||
-          outside.pending(canonical)
-        }
-        val runtime = exchange.runtime
-        freeable.keys.toSeq.map { id =>
-          val outputs = whole(id)
-          // The shuffle stays registered: a job that was submitted before may still ask, finds the
-          // outputs missing and recomputes them. An unknown shuffle would fail it, and an output
-          // that is announced for one (by a task that is late) ends Spark's scheduler.
-          if (outputs.nonEmpty) tracker.unregisterAllMapAndMergeOutput(id)
-          own(runtime.phoebe.sparkContext, id, byLocation(outputs), runtime.shuffles.executors)
-        }.sum
-      }
+      query.sparkSession.withActive(upstream(exchange, query.executedPlan))
     }
+
+  private def upstream(exchange: CheckpointExchangeExec, plan: SparkPlan): Long = {
+    val outside = new Walk(exchange)
+    outside.from(plan)
+    if (!outside.metFreeing) {
+      // The boundary is not (or no longer) part of the running plan: then nothing is known.
+      logDebug(
+        s"phoebe: ${exchange.fingerprint} is not in the running plan, nothing upstream is freed"
+      )
+      0L
+    } else {
+      val inside = new Walk(exchange)
+      exchange.children.foreach(inside.from)
+      val freeable = inside.materialized.filterNot { case (id, canonical) =>
+        exchange.runtime.shuffles.get(id).exists(_.isStored) ||
+        outside.materialized.contains(id) || outside.mayReuse(canonical)
+      }
+      val runtime = exchange.runtime
+      freeable.keys.toSeq.map { id =>
+        val outputs = whole(id)
+        // The shuffle stays registered: a job that was submitted before may still ask, finds the
+        // outputs missing and recomputes them. An unknown shuffle would fail it, and an output
+        // that is announced for one (by a task that is late) ends Spark's scheduler.
+        if (outputs.nonEmpty) tracker.unregisterAllMapAndMergeOutput(id)
+        own(runtime.phoebe.sparkContext, id, byLocation(outputs), runtime.shuffles.executors)
+      }.sum
+    }
+  }
 
   /** A shuffle's outputs; none where some are missing: then Spark is computing them again. */
   private def whole(shuffleId: Int): Seq[(BlockManagerId, Long)] =
@@ -186,9 +198,20 @@ private[phoebe] object ShuffleFreeing extends Logging {
    */
   private final class Walk(freeing: CheckpointExchangeExec) {
     val materialized = mutable.Map.empty[Int, SparkPlan]
-    val pending = mutable.Set.empty[SparkPlan]
+    private val pending = mutable.Set.empty[SparkPlan]
+    private val unmade = mutable.ArrayBuffer.empty[ShuffleExchangeLike]
     var metFreeing = false
     private val seen = Collections.newSetFromMap(new IdentityHashMap[SparkPlan, java.lang.Boolean])
+
+    /** Whether an exchange that is yet to run, or runs, may read a shuffle instead. */
+    def mayReuse(canonical: SparkPlan): Boolean = pending(canonical) || unmade.exists { exchange =>
+      alike(exchange.outputPartitioning, canonical.outputPartitioning) &&
+      exchange.canonicalized == canonical
+    }
+
+    /** What a look at the exchange alone can tell: to compare two subtrees costs nodes anew. */
+    private def alike(one: Partitioning, other: Partitioning): Boolean =
+      one.getClass == other.getClass && one.numPartitions == other.numPartitions
 
     def from(plan: SparkPlan): Unit = if (seen.add(plan)) {
       plan match {
@@ -205,7 +228,7 @@ private[phoebe] object ShuffleFreeing extends Logging {
           from(stage.plan)
         case exchange if exchange eq freeing => metFreeing = true
         case exchange: ShuffleExchangeLike =>
-          pending += exchange.canonicalized
+          unmade += exchange
           below(exchange)
         case other => below(other)
       }
