@@ -56,6 +56,7 @@ private[phoebe] final class RestoredMapOutputRDD(
   override protected def getPartitions: Array[Partition] =
     Array.tabulate[Partition](numMaps)(new RestoredMapPartition(_))
 
+  /** On the driver: they travel with tasks. */
   override protected def getDependencies: Seq[Dependency[_]] = input.toSeq.map { rows =>
     val below = rows.getNumPartitions
     new NarrowDependency[Product2[Int, InternalRow]](rows) {

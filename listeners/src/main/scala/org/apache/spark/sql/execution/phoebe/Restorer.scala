@@ -141,10 +141,7 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
   }
 
   /** A query could not read it: no other one of this application is sent there. */
-  def refuse(place: CheckpointPlace, reason: Reason): Unit = {
-    refused.put(place, reason)
-    admitted.remove(place): Unit
-  }
+  def refuse(place: CheckpointPlace, reason: Reason): Unit = refused.put(place, reason): Unit
 
   /** Nobody waits any more for what is being looked at, and nobody will look again. */
   def giveUp(entries: Seq[CatalogEntry], reason: Reason): Unit =
