@@ -33,20 +33,28 @@ private[phoebe] final class Consumers(
    *   who had written the checkpoint of a fingerprint that is to be restored
    */
   def contested(run: String => Option[String]): Map[String, Reason] = {
-    val computations = RowOrder.computations(
-      plan,
-      {
-        case restored: RestoredExchangeExec =>
-          Some(Stored(restored.fingerprint, Consumers.run(restored.checkpoint)))
-        case exchange =>
-          Option(hashes.get(exchange)).flatMap(hash => run(hash).map(Stored(hash, _)))
-      }
-    )
+    val computations = all(run)
     if (!computations.exists(_.usesStore)) Map.empty
     else RowOrder.contested(computations, elsewhere(computations)).map { case (hash, value) =>
       hash -> reasonOf(value)
     }
   }
+
+  /**
+   * Those of them that are restored together or not at all, also when one of them cannot be read any more:
+   * it is not computed in its stead.
+   */
+  def linked(run: String => Option[String]): Set[String] = RowOrder.linked(all(run))
+
+  private def all(run: String => Option[String]): Seq[Computation] = RowOrder.computations(
+    plan,
+    {
+      case restored: RestoredExchangeExec =>
+        Some(Stored(restored.fingerprint, Consumers.run(restored.checkpoint)))
+      case exchange =>
+        Option(hashes.get(exchange)).flatMap(hash => run(hash).map(Stored(hash, _)))
+    }
+  )
 
   /** Subqueries are planned first, when the rest of the query is known by its logical plan only. */
   private def elsewhere(computations: Seq[Computation]): Set[Value] =

@@ -92,6 +92,13 @@ private[phoebe] final class ExecutionState {
   def isSkipped(fingerprint: String): Boolean =
     Option(verdicts.get(fingerprint)).exists(!_.replaces)
 
+  private val together = ConcurrentHashMap.newKeySet[String]()
+
+  /** These are restored together or not at all ([[Consumers]]). */
+  def link(fingerprints: Set[String]): Unit = fingerprints.foreach(together.add)
+
+  def isLinked(fingerprint: String): Boolean = together.contains(fingerprint)
+
   /** Exchanges that nothing replaces, though [[mayReplace]] cannot tell. */
   val staying = new Staying
 

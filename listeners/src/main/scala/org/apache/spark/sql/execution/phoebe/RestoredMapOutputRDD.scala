@@ -126,6 +126,9 @@ private[phoebe] final class RestoredOutputs(
   private val captured: SQLExecutionThreadLocalCaptured =
     SQLExecution.captureThreadLocals(exchange.session)
 
+  private val isLinked =
+    runtime.running(exchange.executionId).exists(_.isLinked(exchange.fingerprint))
+
   private var rdd: RestoredMapOutputRDD = _
   private var shuffleId = -1
   private var state: State = InStore
@@ -173,7 +176,8 @@ private[phoebe] final class RestoredOutputs(
    */
   def unreadable(reason: String): Boolean = synchronized {
     if (state == InStore) {
-      if (MapStages.mayRelease) {
+      // Rows that come out otherwise must not stand beside those of a boundary that is still restored.
+      if (MapStages.mayRelease && (!isLinked || isReproducible)) {
         state = Unreadable
         why = reason
         runtime.tell(

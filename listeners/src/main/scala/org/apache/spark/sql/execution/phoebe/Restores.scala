@@ -98,6 +98,8 @@ private[phoebe] object Restores {
       found
     }
 
+    def run(hash: String) = verdicts.get(hash).map(v => Consumers.run(v.checkpoint))
+
     val timeoutMs = runtime.lookTimeoutMs
     val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(timeoutMs)
     var candidates = uncontested
@@ -108,9 +110,10 @@ private[phoebe] object Restores {
         case (hash, Left(reason)) => refused(hash) = reason
       }
       settle()
-      while (refuseContested(hash => verdicts.get(hash).map(v => Consumers.run(v.checkpoint)))) {}
+      while (refuseContested(run)) {}
       candidates = uncontested
     }
+    if (verdicts.size > 1) state.link(consumers.linked(run))
     if (refused.values.exists(_.code == StoreSlow)) runtime.lookedInVain()
     new Restores(verdicts.toMap, refused.toMap, vanished)
   }

@@ -54,6 +54,14 @@ private[phoebe] object RowOrder {
       within: Option[Stored],
       rows: Map[String, Set[Option[Stored]]]
   ) {
+    def boundaries: Set[Stored] = within.toSet ++ rows.values.flatten.flatten
+
+    /** As it is once a stored boundary is computed by this query after all. */
+    def without(fingerprint: String): Computation = {
+      def left(s: Option[Stored]) = s.filter(_.fingerprint != fingerprint)
+      copy(within = left(within), rows = rows.map { case (i, all) => i -> all.map(left) })
+    }
+
     def usesStore: Boolean = within.isDefined || rows.values.exists(_.exists(_.isDefined))
 
     private[RowOrder] def way(input: String) =
@@ -102,6 +110,15 @@ private[phoebe] object RowOrder {
       }
     }.toMap
   }
+
+  /**
+   * The fingerprints of stored boundaries of which none can be computed by this query after all while
+   * the others are restored: a value would be seen in two ways.
+   */
+  def linked(all: Seq[Computation]): Set[String] =
+    all.flatMap(_.boundaries.map(_.fingerprint)).toSet.filter(f =>
+      contested(all.map(_.without(f)), Set.empty).nonEmpty
+    )
 
   /** By paths, one a line; of many (a table's partitions after pruning) by what they lie in. */
   private def inputOf(paths: Seq[String]): String =

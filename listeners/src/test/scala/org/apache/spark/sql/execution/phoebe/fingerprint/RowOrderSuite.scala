@@ -71,6 +71,14 @@ class RowOrderSuite extends AnyFunSuite {
     assert(contested(Seq(now), Set(v)).isEmpty)
   }
 
+  test("a stored boundary is computed after all where no other one shows its values") {
+    val two = Stored("f2", "run 1")
+    assert(linked(Seq(stored(one), stored(two))) == Set("f1", "f2"))
+    assert(linked(Seq(stored(one), stored(one))).isEmpty)
+    assert(linked(Seq(above, stored(one))).isEmpty)
+    assert(linked(Seq(stored(one), stored(two).copy(of = Set(v.copy(column = "w"))))).isEmpty)
+  }
+
   test("inputs that may have files in common are one") {
     def of(input: String) = Computation(Set(v.copy(input = input)), None, Map(input -> Set(None)))
     def restored(input: String) =
