@@ -224,9 +224,7 @@ def test_of_a_damaged_checkpoint_neither_consumer_is_given_anything_and_of_a_who
     shutil.copytree(store, other)
     (manifest,) = (m for m in committed(other) if m.name.startswith(prints["small"]))
     pack = next(data_of(manifest).glob("*.pack"))
-    flipped = bytearray(pack.read_bytes())
-    flipped[len(flipped) // 2] ^= 0xFF
-    pack.write_bytes(flipped)
+    pack.write_bytes(pack.read_bytes()[:-1])
     ran = job.run("damaged", other)
     assert ran.said["rows"] == job.rows
     assert ran.decided(prints["small"]) == [("skip", "checkpoint_damaged")] * 2
