@@ -64,6 +64,11 @@ class SlowFileSystem(scheme: String) extends FilterFileSystem(new SlowFileSystem
     new FSDataOutputStream(new SlowFileSystem.Output(out, request), null)
   }
 
+  /** As an object store it knows neither owners nor modes. */
+  override def hasPathCapability(path: Path, capability: String): Boolean =
+    capability != CommonPathCapabilities.FS_PERMISSIONS &&
+      super.hasPathCapability(path, capability)
+
   override def getFileStatus(path: Path): FileStatus = {
     request("status")
     super.getFileStatus(path)
