@@ -47,8 +47,8 @@ class Change:
     ``rows`` are the new ones. ``moment``: ``between`` the applications; ``listed`` (the second
     application has listed its inputs, the query has not begun); ``listed_write`` (the same in the
     application that writes); ``running_write`` (its query runs) or ``ran_write`` (its query has
-    ended, a commit may be under way). ``back``: before the second application the files are again
-    as they were.
+    ended, a commit may be under way), ``delay_ms`` after that. ``back``: before the second
+    application the files are again as they were.
     """
 
     kind: str = "none"
@@ -59,6 +59,7 @@ class Change:
     keep_time: bool = False
     in_place: bool = True
     moment: str = "between"
+    delay_ms: int = 0
     back: bool = False
 
 

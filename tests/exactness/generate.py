@@ -6,12 +6,14 @@ Weights are the same for every run, whatever it looks for.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from tests.exactness import sql
 from tests.exactness.cases import Batch, Case, Change, File, Run, Table
 from tests.exactness.queries import Column, Grammar, Pick, mutated
 
@@ -58,7 +60,7 @@ SETTINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("spark.sql.autoBroadcastJoinThreshold", ("-1",)),
     ("spark.sql.join.preferSortMergeJoin", ("false",)),
     ("spark.sql.exchange.reuse", ("false",)),
-    ("spark.sql.files.maxPartitionBytes", ("64", "256", "128MB")),
+    ("spark.sql.files.maxPartitionBytes", ("16", "48", "128MB")),
     ("spark.sql.files.openCostInBytes", ("0", "128MB")),
     ("spark.sql.files.openCostInBytes", ("0", "128MB")),
     ("spark.sql.files.minPartitionNum", ("1", "1", "5")),
@@ -86,6 +88,7 @@ SETTINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("spark.sql.legacy.sizeOfNull", ("true",)),
     ("spark.sql.storeAssignmentPolicy", ("LEGACY",)),
 )
+_WHILE_WRITING = ("listed_write", "running_write", "running_write", "ran_write")
 _INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
@@ -131,6 +134,8 @@ def value(pick: Pick, kind: str, wild: bool) -> Any:
         return f"2021-03-{pick.integer(12, 16):02d} {pick.integer(0, 23):02d}:30:00"
     if kind.startswith("decimal"):
         return f"{pick.integer(-99, 999)}.{pick.integer(0, 99):02d}"
+    if kind == "variant":
+        return pick.one(["1", "x", "2", "2.5", "true", "2021-03-01"])
     if kind == "array<int>":
         return [pick.integer(0, 5) for _ in range(pick.integer(0, 3))]
     if kind.startswith("map<"):
@@ -261,7 +266,7 @@ def _options(pick: Pick, form: str) -> dict[str, str]:
 
 def table(pick: Pick, name: str, delta: bool) -> tuple[Table, list[Column]]:
     """A table and its columns as queries see them."""
-    form = "delta" if delta and pick.chance(60) else pick.one(FORMATS)
+    form = "delta" if delta and pick.chance(30) else pick.one(FORMATS)
     if form == "text":
         columns = [["line", "string"]]
     else:
@@ -270,10 +275,12 @@ def table(pick: Pick, name: str, delta: bool) -> tuple[Table, list[Column]]:
             columns.append([f"v{n}", pick.one(_COLUMNS)])
         if form in ("parquet", "json", "orc") and pick.chance(25):
             columns.append(["n", pick.one(_NESTED if form != "orc" else _NESTED[:2])])
+        if form in ("csv", "json") and pick.chance(15):
+            columns.append(["u", "variant"])
         if form == "avro":
             columns = [c for c in columns if not c[1].startswith("decimal")]
     wild: set[str] = set()
-    if form != "text" and pick.chance(45):
+    if form != "text" and pick.chance(60):
         columns.append(["w", pick.one(["double", "bigint"])])
         wild.add("w")
     options = _options(pick, form)
@@ -325,14 +332,12 @@ def _settings(pick: Pick, pool: Sequence[tuple[str, tuple[str, ...]]], most: int
 
 
 def _change(pick: Pick, tables: Sequence[Table], seen: dict[str, list[Column]]) -> Change:
-    if not pick.chance(50):
-        return Change()
     n = pick.integer(0, len(tables) - 1)
     it = tables[n]
     f = pick.integer(0, len(it.files) - 1)
     kind = pick.one(["rewrite", "rewrite", "rewrite", "touch", "append", "remove", "swap", "swap"])
     wild = {c.name for c in seen[it.name] if c.wild}
-    if kind == "rewrite" and pick.chance(70):
+    if kind == "rewrite" and pick.chance(85):
         rows = [[nudged(v) for v in row] for row in it.files[f].rows]
         bad = it.files[f].bad
     else:
@@ -340,71 +345,66 @@ def _change(pick: Pick, tables: Sequence[Table], seen: dict[str, list[Column]]) 
             [value(pick, k, c in wild) for c, k in it.columns] for _ in range(pick.integer(1, 4))
         ]
         bad = []
-    moment = pick.one(
-        [
-            "between",
-            "between",
-            "between",
-            "listed",
-            "listed",
-            "listed_write",
-            "running_write",
-            "ran_write",
-        ]
-    )
+    moment = pick.one([*["between"] * 4, *["listed"] * 3, *_WHILE_WRITING])
     return Change(
         kind,
         n,
         f,
         rows if kind in ("rewrite", "append") or it.format == "delta" else [],
         bad if kind in ("rewrite", "append") else [],
-        keep_time=pick.chance(50),
+        keep_time=pick.chance(60),
         in_place=not pick.chance(30),
         moment=moment,
+        delay_ms=pick.one([0, 0, 5, 20, 60]) if moment == "running_write" else 0,
         back=moment.endswith("write") and pick.chance(60),
     )
 
 
+_SPLITS = tuple(entry for entry in SETTINGS if entry[0].startswith("spark.sql.files."))
+
+
 def case(pick: Pick, delta: bool) -> Case:
-    """One case."""
+    """One case. Most differ in one thing between the applications: two hide each other."""
     drawn = [table(pick, f"t{n}", delta) for n in range(pick.one([1, 1, 2, 2, 3]))]
-    tables = [t for t, _ in drawn]
-    seen = {t.name: c for t, c in drawn}
-    query = Grammar(pick, seen).root()
+    query, branches = Grammar(pick, {t.name: c for t, c in drawn}).root()
+    asked = set(re.findall(r"\bt\d\b", sql.query(query)))
+    tables = [t for t, _ in drawn if t.name in asked]
+    seen = {t.name: c for t, c in drawn if t.name in asked}
     # A few partitions only: empty tasks cost more time than they find.
-    first_settings = {
+    settings_ = {
         "spark.sql.shuffle.partitions": str(pick.integer(1, 4)),
         # Code is compiled for each query otherwise, which takes longer than such queries do.
         **(_INTERPRETED if pick.chance(70) else {}),
-        **_settings(pick, SETTINGS, 4),
+        # Tables are small: their joins would all be broadcast.
+        **({"spark.sql.autoBroadcastJoinThreshold": "-1"} if pick.chance(60) else {}),
+        **_settings(pick, SETTINGS, 3),
     }
     anyone = any(t.made_by == "global" for t in tables)
     maker = _settings(pick, MAKER, 2) if anyone else {}
-    post = (
-        pick.one(["cached", "python_udf", "pandas_groups", "pandas_map", "explained"])
-        if pick.chance(12)
-        else ""
+    posts = ("cached", "python_udf", "pandas_groups", "pandas_map", "explained")
+    post = pick.one(posts) if pick.chance(8) else ""
+    some = ("e0", "e0", "e1", "e0,e2")
+    force = pick.one(some) if pick.chance(70 if branches else 20) else "all"
+    first = Run(query, settings_, maker, pick.one(ACTIONS), post, force)
+    second = dataclasses.replace(
+        first, action=pick.one(ACTIONS), force="all" if pick.chance(30) else "none"
     )
-    force = pick.one(["all"] * 5 + ["e0", "e0", "e1", "e0,e2"])
-    first = Run(query, first_settings, maker, pick.one(ACTIONS), post, force)
-    second_settings = dict(first_settings)
-    if pick.chance(45):
-        second_settings.update(_settings(pick, SETTINGS, 3))
-    if pick.chance(8):
-        second_settings["spark.sql.shuffle.partitions"] = str(pick.integer(1, 4))
-    second_maker = maker
-    if anyone and pick.chance(55):
-        second_maker = {**maker, **_settings(pick, MAKER, 2)}
-    second_query = mutated(pick, query, seen) if pick.chance(35) else query
-    second = Run(
-        second_query,
-        second_settings,
-        second_maker,
-        pick.one(ACTIONS),
-        post,
-        "all" if pick.chance(30) else "none",
-    )
-    return Case(tables, first, second, _change(pick, tables, seen))
+    change = Change()
+    ways = [*["files"] * 9, *["query"] * 6, *["settings"] * 3, *["splits"] * 3, "none", "none"]
+    ways += ["maker"] * 12 if anyone else []
+    ways += ["splits"] * 12 if branches else []
+    for way in [pick.one(ways)] + ([pick.one(ways)] if pick.chance(20) else []):
+        if way == "files" and tables:
+            change = _change(pick, tables, seen)
+        elif way == "query":
+            second = dataclasses.replace(second, query=mutated(pick, query, seen))
+        elif way in ("settings", "splits"):
+            pool = SETTINGS if way == "settings" else _SPLITS
+            changed = {**second.settings, **_settings(pick, pool, 3)}
+            second = dataclasses.replace(second, settings=changed)
+        elif way == "maker":
+            second = dataclasses.replace(second, maker={**maker, **_settings(pick, MAKER, 2)})
+    return Case(tables, first, second, change)
 
 
 def _many(one: Callable[[Pick], T], seed_: int, count: int) -> list[T]:
@@ -445,7 +445,7 @@ def _empty_batch(pick: Pick) -> Batch:
     return Batch(
         [],
         cores=[pick.one([2, 1, 2, 4]), pick.one([2, 2, 1, 3, 4])],
-        delta=pick.chance(12),
+        delta=pick.chance(8),
         conf=conf,
         store=pick.one(["whole"] * 8 + ["half", "half", "damaged"]),
     )

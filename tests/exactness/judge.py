@@ -20,7 +20,8 @@ class Finding:
 
     ``kind``: ``wrong`` (other rows, or rows where plain Spark fails), ``failed`` (only with the
     plugin), ``internal`` (something of the plugin's own failed, the query did not), ``work`` (what
-    Spark does once is done twice), ``broken`` (the process hung or died).
+    Spark does once is done twice), ``order`` (the same rows in another order, which nobody promised
+    but which one machine keeps), ``broken`` (the process hung or died).
     """
 
     kind: str
@@ -67,6 +68,16 @@ def findings(case: Case, outcomes: dict[str, dict[str, Any]]) -> list[Finding]:
             continue
         if not (run == "write" and racing) and (differs := difference(plain, mine)):
             found.append(Finding(differs[0], run, differs[1]))
+        elif (
+            run != "second"
+            and not racing
+            and case.first.action in ("collect", "twice")
+            and "rows" in mine
+            and "rows" in plain
+            and [_comparable(r) for r in mine["rows"]] != [_comparable(r) for r in plain["rows"]]
+        ):
+            said = f"Spark: {plain['rows'][0][:6]}, here: {mine['rows'][0][:6]}"
+            found.append(Finding("order", run, said))
         if run == "write" and not racing and mine.get("reused", 0) < plain.get("reused", 0):
             said = f"{plain['reused']} exchanges are reused by Spark, {mine['reused']} here"
             found.append(Finding("work", run, said))

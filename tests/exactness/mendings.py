@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.exactness.engine import Engine
-from tests.exactness.fuzz import Defect, failing, fuzz
+from tests.exactness.fuzz import DEFECTS, Defect, failing, fuzz
 from tests.support.places import BUILD, ROOT
 
 _BUILD = ["mvn", "-q", "-B", "-f", "listeners/pom.xml", "package", "-DskipTests"]
@@ -198,6 +198,14 @@ def _find(
                 failing(judge, defect.batch, defect.finding)
             )
 
-        report = fuzz(engine, seed, pairs, seconds, lambda _: None, stop_when=its_own)
+        report = fuzz(
+            engine,
+            seed,
+            pairs,
+            seconds,
+            lambda _: None,
+            kinds=(*DEFECTS, "order"),
+            stop_when=its_own,
+        )
     mine = report.defects[-1] if report.stopped else None
     return Result(mending, report.stopped, report.pairs, report.seconds, mine)

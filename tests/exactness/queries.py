@@ -70,6 +70,8 @@ class Grammar:
         kinds = ["int", "string", "int"]
         if self.of_type(columns, "double"):
             kinds.append("double")
+        if self.of_type(columns, "variant"):
+            kinds += ["string", "string"]
         for kind in ("double", "date", "timestamp", "decimal", "boolean"):
             if self.of_type(columns, kind):
                 kinds.append(kind)
@@ -162,7 +164,7 @@ class Grammar:
         if depth <= 0 or pick.chance(30):
             return self._leaf("string", columns, pick.one(["'a'", "''", "'Ab'"]))
         sub = depth - 1
-        way = pick.integer(0, 7)
+        way = pick.integer(0, 8)
         if way == 0:
             return ["concat", self._string(columns, sub), self._string(columns, sub)]
         if way == 1:
@@ -175,6 +177,8 @@ class Grammar:
             return pick.one(mine).name + ".y"
         if way == 5:
             return ["cast string", self._int(columns, sub)]
+        if way == 8 and (mine := self.of_type(columns, "variant")):
+            return [pick.one(["schema_of_variant", "cast string"]), pick.one(mine).name]
         if way == 6:
             return ["coalesce", self._string(columns, sub), self._string(columns, sub)]
         return ["substring", self._string(columns, sub), "1", str(pick.integer(1, 3))]
@@ -211,7 +215,7 @@ class Grammar:
             return [pick.one(["is null", "is not null"]), pick.one(columns).name]
         if way == 3 and (mine := self.of_type(columns, "string")):
             return ["like", pick.one(mine).name, pick.one(["'a%'", "'%b'", "'_'"])]
-        if way == 4 and (mine := self.of_type(columns, "string")):
+        if way == 4 and pick.chance(30) and (mine := self.of_type(columns, "string")):
             left = ["collate " + pick.one(["UTF8_LCASE", "UNICODE_CI"]), pick.one(mine).name]
             return ["=", left, pick.one(["'A'", "'ab'", "'b'"])]
         if way == 5:
@@ -270,7 +274,7 @@ class Grammar:
             )
         elif way == 9:
             made, kind = ["count_if", self._boolean(columns, 1)], "bigint"
-        elif way == 10 and numbers:
+        elif way == 10 and numbers and pick.chance(25):
             made, kind = ["sort_array", ["collect_set", pick.one(numbers).name]], "array<bigint>"
         else:
             made, kind = ["count", pick.one(["1", pick.one(columns).name])], "bigint"
@@ -337,7 +341,12 @@ class Grammar:
             return f"REPARTITION({n})"
         key = self.pick.one(keys).name
         return self.pick.one(
-            [f"REPARTITION({n}, {key})", f"REPARTITION({n}, {key})", f"REBALANCE({key})"]
+            [
+                *[f"REPARTITION({n}, {key})"] * 4,
+                f"REBALANCE({key})",
+                f"REPARTITION_BY_RANGE({n}, {key})",
+                f"REPARTITION({n})",
+            ]
         )
 
     def grouped(self, depth: int) -> tuple[Rel, list[Column]]:
@@ -570,7 +579,11 @@ class Grammar:
         The value may depend on how rows are spread over tasks; within a query all must see one.
         """
         pick = self.pick
-        source, columns = self.relation(depth if pick.chance(30) else 0)
+        source, columns = self.relation(depth if pick.chance(25) else 0)
+        wilder = [name for name, those in self.tables.items() if any(c.wild for c in those)]
+        if source["k"] == "scan" and wilder:
+            name = pick.one(sorted(wilder))
+            source, columns = {"k": "scan", "name": name}, self.tables[name]
         wild = [c for c in columns if c.wild] or self.of_type(columns, "double", "int")
         keys = [c for c in columns if c.type in KEYS and not c.wild]
         if not wild or not keys:
@@ -618,30 +631,18 @@ class Grammar:
         rel["where"] += [["coalesce", e, "true"] for e in used]
         return rel, made
 
-    def root(self) -> Rel:
-        """A whole query, most of the time with at least one shuffle."""
+    def root(self) -> tuple[Rel, bool]:
+        """A whole query, most of the time with a shuffle, and whether it is of `branches`."""
         pick = self.pick
         depth = pick.one([1, 1, 2, 2, 2, 3])
-        if pick.chance(16):
-            rel, _ = self.branches(depth - 1)
-        else:
-            way = pick.one(
-                [
-                    "grouped",
-                    "grouped",
-                    "joined",
-                    "distinct",
-                    "repartitioned",
-                    "set",
-                    "windowed",
-                    "read_twice",
-                    "filtered_by",
-                    "rollup",
-                    "grouped",
-                ]
-            )
-            rel, _ = getattr(self, way)(depth)
-        return rel
+        if pick.chance(18):
+            return self.branches(depth - 1)[0], True
+        ways = (
+            *["grouped"] * 3, "joined", "joined", "distinct", "repartitioned", "repartitioned",
+            "set", "windowed", "read_twice", "filtered_by", "rollup",
+        )  # fmt: skip
+        rel: Rel = getattr(self, pick.one(ways))(depth)[0]
+        return rel, False
 
 
 # Changes of a query between two applications

@@ -272,6 +272,7 @@ class CaseRun:
             deadline = time.monotonic() + 1.0
             while time.monotonic() < deadline and not tracker.getActiveStageIds():
                 time.sleep(0.002)
+            time.sleep(self.case.change.delay_ms / 1000)
             with contextlib.suppress(OSError):
                 self.change()
 
@@ -369,9 +370,7 @@ def launch(jar: str, packages: str) -> None:
     arguments += ["--conf", "spark.ui.enabled=false"]
     if packages:
         arguments += ["--packages", packages]
-    options = (
-        "-Dlog4j2.level=WARN -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dderby.system.home=/tmp"
-    )
+    options = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
     os.environ["PYSPARK_SUBMIT_ARGS"] = " ".join(
         [*arguments, "--driver-java-options", f"'{options}'", "pyspark-shell"]
     )
