@@ -116,12 +116,22 @@ def cuts(query: sql.Rel) -> Iterator[tuple[sql.Path, Any]]:
                 for n in range(len(node.get(key) or [])):
                     yield path, {**node, key: node[key][:n] + node[key][n + 1 :]}
     for path, node in sql.walk(query):
-        if isinstance(node, list) and len(node) > 1 and isinstance(node[0], str) and path:
-            if node[0] == "over":
-                continue
+        if _is_call(path, node):
             for argument in node[1:]:
                 if isinstance(argument, str | list):
                     yield path, argument
+
+
+def _is_call(path: sql.Path, node: Any) -> bool:
+    """Whether a list is an expression: not a list of expressions, nor one with its name."""
+    return (
+        isinstance(node, list)
+        and len(node) > 1
+        and isinstance(node[0], str)
+        and node[0] != "over"
+        and isinstance(path[-1], int)
+        and path[-2] not in ("items", "defs")
+    )
 
 
 def _inlined(node: sql.Rel) -> sql.Rel:
