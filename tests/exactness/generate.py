@@ -145,6 +145,13 @@ def value(pick: Pick, kind: str, wild: bool) -> Any:
     raise ValueError(kind)
 
 
+def _few(pick: Pick, kind: str) -> Any:
+    """A value of a key: rows of several files meet in one group."""
+    if pick.chance(15):
+        return value(pick, kind, False)
+    return pick.one(["a", "b", "A"]) if kind == "string" else pick.integer(1, 3)
+
+
 def nudged(of: Any) -> Any:
     """Another value that takes as many characters, where there is one."""
     if isinstance(of, bool) or of is None or isinstance(of, list | dict):
@@ -294,7 +301,8 @@ def table(pick: Pick, name: str, delta: bool) -> tuple[Table, list[Column]]:
     files = []
     for n in range(pick.one([1, 2, 2, 3])):
         rows = [
-            [value(pick, kind, c in wild) for c, kind in columns] for _ in range(pick.integer(1, 7))
+            [_few(pick, kind) if c == "k" else value(pick, kind, c in wild) for c, kind in columns]
+            for _ in range(pick.integer(1, 9))
         ]
         files.append(File(rows, parts[n % len(parts)], _bad_lines(pick, made, len(rows))))
     schema = ", ".join(f"{c} {kind}" for c, kind in columns)

@@ -588,7 +588,7 @@ class Grammar:
         keys = [c for c in columns if c.type in KEYS and not c.wild]
         if not wild or not keys:
             return self.grouped(depth)
-        column, key = pick.one(wild), pick.one(keys)
+        column, key = pick.one(wild), keys[0] if pick.chance(70) else pick.one(keys)
         if column.type == "bigint":
             value: Expr = [pick.one(["try_sum", "try_sum", "try_avg"]), column.name]
         else:
