@@ -11,7 +11,7 @@ from tests.exactness import sql
 from tests.exactness.cases import Batch
 from tests.exactness.generate import batches, nudged
 
-_DRAWN = batches(7, 8)
+_DRAWN = batches(7, 20)
 _CASES = [case for batch in _DRAWN for case in batch.cases]
 
 
