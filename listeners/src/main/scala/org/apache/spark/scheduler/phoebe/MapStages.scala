@@ -129,7 +129,8 @@ private[spark] object MapStages {
         case other => scheduler.abortStage(other, cause.toString, Some(cause))
       }
       if (scheduler.stageIdToStage.contains(stage.id)) {
-        val left = results(scheduler, shuffleId).map(result => result -> result.maxAttemptIdToIgnore)
+        val left =
+          results(scheduler, shuffleId).map(result => result -> result.maxAttemptIdToIgnore)
         scheduler.rollbackSucceedingStagesForQuery(stage)
         // Spark would fail the job for each task that ends well in spite of being killed.
         left.foreach { case (result, ignored) => result.maxAttemptIdToIgnore = ignored }

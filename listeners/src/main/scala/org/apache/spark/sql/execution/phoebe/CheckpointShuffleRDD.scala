@@ -142,12 +142,13 @@ private[phoebe] final class CheckpointShuffleRDD(
     // Ids of map tasks say nothing across applications.
     known.filter(_ => !source.restored && blocks.exists(b => !StoreLocation.matches(b._1)))
       .fold(blocks) { stored =>
-      blocks.flatMap { case (location, ids) =>
-        ids.groupBy { case (id, _, mapIndex) =>
-          if (stored.holds(mapIdOf(id))) StoreLocation(dependency.shuffleId, mapIndex) else location
+        blocks.flatMap { case (location, ids) =>
+          ids.groupBy { case (id, _, mapIndex) =>
+            if (stored.holds(mapIdOf(id))) StoreLocation(dependency.shuffleId, mapIndex)
+            else location
+          }
         }
       }
-    }
 }
 
 /** Blocks of a shuffle with their sizes and map indices, by location, as the tracker gives them. */

@@ -63,7 +63,14 @@ private[phoebe] object OriginalInput {
   private def plan(original: SparkPlan, captured: SQLExecutionThreadLocalCaptured): SparkPlan = {
     // Planned for a join that adaptive execution would broadcast: they only spare work.
     val unpruned = original.transformAllExpressions {
-      case DynamicPruningExpression(InSubqueryExec(_, _: SubqueryAdaptiveBroadcastExec, _, _, _, _)) =>
+      case DynamicPruningExpression(InSubqueryExec(
+            _,
+            _: SubqueryAdaptiveBroadcastExec,
+            _,
+            _,
+            _,
+            _
+          )) =>
         DynamicPruningExpression(Literal.TrueLiteral)
     }
     val rules = Seq(
