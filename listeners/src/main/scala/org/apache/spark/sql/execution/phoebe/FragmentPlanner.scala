@@ -49,7 +49,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
   private def replan(plan: SparkPlan, id: Long, mode: Mode): SparkPlan =
     if (mode != Mode.Apply) plan
     else checkpoints.flatMap(runtime => runtime.running(id).map(runtime -> _)) match {
-      case Some((runtime, state)) if state.replaces =>
+      case Some((runtime, state)) if state.replaces && LeftAlone.operators(plan).isEmpty =>
         val (stay, exchanges) = plan.collect {
           case exchange: ShuffleExchangeExec if state.mayReplace(exchange) => exchange
         }.partition(state.staying(_))
@@ -71,13 +71,18 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
   ): SparkPlan = {
     val boundaries = PlannedBoundary.of(plan)
     phoebe.planning.boundaries(id, boundaries.size)
-    val unknownGround = phoebe.unknownGround
     if (boundaries.isEmpty) plan
-    else if (mode == Mode.Observe || unknownGround.isDefined) {
-      val reason = unknownGround.getOrElse(phoebe.limitReason.getOrElse(Observing))
-      reports.skipped(id, boundaries, reason)
-      plan
-    } else decide(plan, id, mode, settings, boundaries)
+    else {
+      val unknownGround = phoebe.unknownGround
+        .orElse(LeftAlone.session(session))
+        .orElse(LeftAlone.operators(plan))
+      if (mode == Mode.Observe || unknownGround.isDefined) {
+        val reason = unknownGround.getOrElse(phoebe.limitReason.getOrElse(Observing))
+        if (mode != Mode.Observe) phoebe.observesOnly(reason)
+        reports.skipped(id, boundaries, reason)
+        plan
+      } else decide(plan, id, mode, settings, boundaries)
+    }
   }
 
   private def decide(

@@ -2,7 +2,7 @@ package org.apache.spark.sql.execution.phoebe
 
 import java.util.{Collections, Map => JMap}
 
-import org.apache.spark.{SPARK_VERSION, SparkContext}
+import org.apache.spark.SparkContext
 import org.apache.spark.api.plugin.{DriverPlugin, PluginContext}
 import org.apache.spark.internal.Logging
 import org.apache.spark.sql.internal.StaticSQLConf.SPARK_SESSION_EXTENSIONS
@@ -37,7 +37,7 @@ final class PhoebeDriverPlugin extends DriverPlugin with Logging {
     PhoebeSettings.unknownKeys(sc.conf).foreach { key =>
       logWarning(s"phoebe: $key is not a setting and has no effect, see docs/settings.md")
     }
-    val reason = unknownBuild(SPARK_VERSION, sys.env)
+    val reason = SparkBuild.here.unknown(sys.env)
     reason.foreach(r => logWarning(s"phoebe: observes only: ${r.message}"))
     val limit = if (reason.isEmpty) Mode.Apply else Mode.Observe
     val made = new PhoebeRuntime(sc, settings, limit, reason)
@@ -62,18 +62,4 @@ final class PhoebeDriverPlugin extends DriverPlugin with Logging {
 object PhoebeDriverPlugin {
   private val ExtensionClass = "phoebe.PhoebeExtensions"
   private val QueueName = "phoebe"
-  private val Known = """4\.2\.\d+""".r
-
-  /** Builds whose inside may differ from the one that this code was written against. */
-  private[phoebe] def unknownBuild(version: String, env: Map[String, String]): Option[Reason] =
-    version match {
-      case _ if env.contains("DATABRICKS_RUNTIME_VERSION") =>
-        val name = s"Databricks Runtime ${env("DATABRICKS_RUNTIME_VERSION")}"
-        Some(unknown(s"$name has a Spark of its own", version))
-      case Known() => None
-      case other => Some(unknown(s"Spark $other is not a build that is known here (4.2.x)", other))
-    }
-
-  private def unknown(message: String, version: String): Reason =
-    Reason("unknown_spark_build", message, Map("spark_version" -> version))
 }

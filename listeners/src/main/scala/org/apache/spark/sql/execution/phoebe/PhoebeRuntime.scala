@@ -33,6 +33,12 @@ final class PhoebeRuntime private[phoebe] (
   /** Why shuffles of this application cannot be checkpointed at all. */
   private[phoebe] lazy val unknownGround: Option[Reason] = LeftAlone.application(settings)
 
+  /** A query is left to Spark although the mode allows more: counted, and said once for each cause. */
+  private[phoebe] def observesOnly(reason: Reason): Unit = {
+    count(s"left_alone.${reason.code}")
+    if (complained.add(reason.message)) logWarning(s"phoebe: observes only: ${reason.message}")
+  }
+
   private[phoebe] val planning = new PlanningTimes
 
   /** For what the planner hook keeps for the whole application (its store handle and index). */

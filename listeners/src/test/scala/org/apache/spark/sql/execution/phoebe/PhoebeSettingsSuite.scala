@@ -81,14 +81,27 @@ class PhoebeSettingsSuite extends AnyFunSuite {
   }
 
   test("only the known build may apply") {
-    def reason(version: String, env: Map[String, String] = Map.empty) =
-      PhoebeDriverPlugin.unknownBuild(version, env).map(_.code)
-    assert(reason("4.2.0").isEmpty)
-    assert(reason("4.2.13").isEmpty)
-    Seq("4.2.0-amzn-1", "4.2.0.1", "4.3.0", "4.20.0", "3.5.4").foreach { version =>
-      assert(reason(version).contains("unknown_spark_build"), version)
-    }
-    assert(reason("4.2.0", Map("DATABRICKS_RUNTIME_VERSION" -> "18.0")).nonEmpty)
+    def reason(build: SparkBuild, env: Map[String, String] = Map.empty) =
+      build.unknown(env).map(_.code)
+    val here = SparkBuild.here
+    assert(reason(here).isEmpty, "of Maven; PyPI's and the tarball are of the same commit")
+    assert(here.jars.nonEmpty)
+    val later = here.copy(version = "4.2.13", revision = "0" * 40, jars = Nil)
+    assert(reason(later).isEmpty)
+    Seq(
+      here.copy(version = "4.2.0-amzn-1"),
+      here.copy(version = "4.2.0.1"),
+      here.copy(version = "4.3.0"),
+      here.copy(version = "4.20.0"),
+      here.copy(version = "3.5.4"),
+      // Vendors' builds with a plain version.
+      here.copy(revision = "0" * 40),
+      here.copy(revision = ""),
+      later.copy(repository = "https://example.com/fork/spark"),
+      here.copy(jars = here.jars :+ ("Example Inc." -> "4.2.0")),
+      here.copy(jars = here.jars :+ ("Apache Software Foundation" -> "4.2.0-patched"))
+    ).foreach(build => assert(reason(build).contains("unknown_spark_build"), build))
+    assert(reason(here, Map("DATABRICKS_RUNTIME_VERSION" -> "18.0")).nonEmpty)
     assert(Mode.Apply.atMost(Mode.Observe) == Mode.Observe)
     assert(Mode.Off.atMost(Mode.Observe) == Mode.Off)
   }

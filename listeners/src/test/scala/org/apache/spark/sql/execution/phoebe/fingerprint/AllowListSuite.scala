@@ -13,6 +13,7 @@ import org.scalatest.funsuite.AnyFunSuite
 import org.apache.spark.sql.catalyst.expressions.Expression
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.datasources.FileFormat
+import org.apache.spark.sql.execution.phoebe.LeftAlone
 
 /**
  * The allow-lists against the classes that this version of Spark has: a class that is new is in no
@@ -20,7 +21,8 @@ import org.apache.spark.sql.execution.datasources.FileFormat
  * an allow-list or into `refused.txt`. The arguments of known operators are read in code, so a new
  * one could be overlooked: their signatures are pinned in `signatures.txt`.
  *
- * With `-Dphoebe.pin=<directory>` both files are written there anew.
+ * `operators.txt` of the jar names all operators, for `LeftAlone`. With `-Dphoebe.pin=<directory>` the
+ * three files are written there anew.
  */
 class AllowListSuite extends AnyFunSuite {
   private val loader = classOf[SparkPlan].getClassLoader
@@ -50,6 +52,10 @@ class AllowListSuite extends AnyFunSuite {
   private val allowed =
     AllowList.expressions ++ AllowList.operators ++ AllowList.formats ++ ExpressionText.handled
 
+  // Hive's are in a jar of their own.
+  private val known = (operators ++ Seq("HiveScriptTransformationExec", "HiveTableScanExec")
+    .map("org.apache.spark.sql.hive.execution." + _)).toSeq.sorted
+
   private def signature(name: String): String = {
     val arguments =
       Class.forName(name, false, loader).getConstructors.map(_.getGenericParameterTypes)
@@ -77,6 +83,7 @@ class AllowListSuite extends AnyFunSuite {
       "Classes of Spark 4.2.0 that the fingerprint refuses.",
       (all -- allowed).toSeq.sorted
     )
+    write("operators.txt", "All physical operators of Spark 4.2.0.", known)
     write("signatures.txt", "What is read in code, with its arguments in Spark 4.2.0.", signatures)
   }
 
@@ -98,6 +105,10 @@ class AllowListSuite extends AnyFunSuite {
     val elsewhere =
       Set("org.apache.spark.sql.avro.AvroFileFormat", "org.apache.spark.sql.hive.orc.OrcFileFormat")
     assert((AllowList.formats -- formats -- elsewhere).toSeq.sorted == Nil)
+  }
+
+  test("all operators are known as Spark's") {
+    assert(LeftAlone.Operators.toSeq.sorted == known)
   }
 
   test("the arguments of what is read in code are those that were looked at") {
