@@ -162,11 +162,56 @@ def test_a_stage_tried_again(folder: Path, cluster: Cluster) -> None:
         assert served.answer(asked).error is None
         # With what was computed again: it is uploaded by an executor that had only read until then.
         manifest = wait_for_commits(here / "store", 1)[0]
+        _lost_without_checksums(here, cluster, served)
         served.stop()
     assert not compare_results(served.output("plain"), served.output("forced"))
     # Again by the stage's next attempt, or by another stage if no job waited for it just then.
     assert len(_ran_in(here, read_manifest(manifest)["map_ids"])) > 1, "nothing was computed again"
     _one_winner_each(manifest)
+
+
+def _lost_without_checksums(here: Path, cluster: Cluster, served: Served) -> None:
+    """Nobody can tell whether what was computed again is what it was: nothing is committed."""
+    cluster.wait_for_executors()
+    sql, known = trials.sql_of("one", 1499), set((here / "store" / "data").glob("*/*/*.pack"))
+    (here / "control").write_text("write 2000\n")
+    prefix = "spark.sql.shuffle.orderIndependentChecksum"
+    unchecked = {f"{prefix}.enabled": "false", f"{prefix}.enableFullRetryOnMismatch": "false"}
+    asked = served.ask("unchecked", sql, {**FORCED, **unchecked})
+    until(lambda: set((here / "store" / "data").glob("*/*/*.pack")) - known, "an upload")
+    os.kill(_executors(cluster)[0], signal.SIGKILL)
+    (here / "control").unlink()
+    assert served.answer(asked).error is None
+    until(lambda: "recomputed_unchecked" in served.log, "it is given up")
+    assert served.run("plain-unchecked", sql, trials.PLAIN).error is None
+    assert not compare_results(served.output("plain-unchecked"), served.output("unchecked"))
+
+
+def test_executors_that_are_decommissioned(folder: Path, cluster: Cluster) -> None:
+    """Their files are moved, to the other one or to the fallback storage, while uploads go on and
+    locations switch to the store."""
+    here = folder / "decommission"
+    here.mkdir()
+    moving = trials.decommissioning(here / "fallback")
+    conf = {key.replace(".", "__"): value for key, value in moving.items()}
+    with _served(here, cluster, **conf) as served:
+        sql = trials.sql_of("joined", 1500)
+        assert served.run("plain", sql, trials.PLAIN).error is None
+        for name, workers in (("one", cluster.workers[:1]), ("all", cluster.workers)):
+            cluster.wait_for_executors()
+            known = set(committed(here / "store"))
+            asked = served.ask(name, sql, {**FORCED, "spark.phoebe.force": "all"})
+            until(lambda known=known: set(committed(here / "store")) - known, "a commit")
+            told = [pid for worker in workers for pid in worker.decommission_executors()]
+            assert told
+            until(lambda told=told: not set(told) & set(_executors(cluster)), "they are gone", 120)
+            assert served.answer(asked).error is None, name
+        assert any((here / "fallback").rglob("shuffle_*")), "nothing was moved there"
+        log = served.log
+        served.stop()
+    assert "failed in" not in log
+    for name in ("one", "all"):
+        assert not compare_results(served.output("plain"), served.output(name)), name
 
 
 def test_upstream_files_are_freed_where_the_checkpoint_was_never_met(

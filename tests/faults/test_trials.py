@@ -20,7 +20,7 @@ from tests.support.store import wait_for_commits
 
 SEED = 20210711
 DRAWN = [
-    *trials.draw(11, SEED),
+    *trials.draw(len(trials.KINDS), SEED),
     trials.Trial("t11-executor_read", "executor_read", "one", SEED),
 ]
 # Also where a disk of its own could be filled: it is filled elsewhere then.

@@ -55,6 +55,15 @@ class Worker:
                 os.kill(pid, signal.SIGKILL)
         return pids
 
+    def decommission_executors(self) -> list[int]:
+        """Has this worker's executors move their files and end, as before a machine is taken away
+        (``spark.decommission.enabled``); returns who was told."""
+        pids = self.executor_pids()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGPWR)
+        return pids
+
 
 class Cluster:
     """A running cluster; ``master`` is the URL that ``--master`` takes."""

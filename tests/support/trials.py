@@ -95,8 +95,9 @@ KILLS = (
     "executor_read",
     "worker",
 )
+MOVES = ("decommission",)
 HARM = ("disk_full", "store_fails", "store_hangs", "delete", "truncate", "flip")
-KINDS: tuple[str, ...] = (*KILLS, *HARM)
+KINDS: tuple[str, ...] = (*KILLS, *HARM, *MOVES)
 TROUBLED: frozenset[str] = frozenset({"executor_copy", "store_fails", "store_hangs"})
 """Kinds that need the store whose troubles a control file says; the others use plain files."""
 
@@ -104,6 +105,16 @@ TROUBLED: frozenset[str] = frozenset({"executor_copy", "store_fails", "store_han
 def troubled_kinds(disk: Path) -> frozenset[str]:
     """As ``TROUBLED``; what has no disk of its own cannot be filled, the store says that it is."""
     return TROUBLED if disk.is_mount() else TROUBLED | {"disk_full"}
+
+
+def decommissioning(fallback: Path) -> dict[str, str]:
+    """Executors that are told to go move their shuffle files to others, or to ``fallback``."""
+    return {
+        "spark.decommission.enabled": "true",
+        "spark.storage.decommission.enabled": "true",
+        "spark.storage.decommission.shuffleBlocks.enabled": "true",
+        "spark.storage.decommission.fallbackStorage.path": f"{fallback.as_uri()}/",
+    }
 
 
 class MissedError(Exception):
@@ -181,6 +192,7 @@ class Bench:
         scheme = "faulty" if self.troubled else "file"
         conf = {
             **CONF,
+            **decommissioning(self.folder / "fallback"),
             "spark.phoebe.home": str(self.folder / "home"),
             "spark.phoebe.checkpoint.dir": f"{scheme}://{self.store}",
             "spark.hadoop.fs.faulty.impl": "phoebe.testing.FaultyFileSystem",
@@ -294,6 +306,19 @@ class Bench:
                     self.served, asked, lambda: any((self.store / "data").glob("*/*/*.pack"))
                 )
                 time.sleep(at)
+            case "decommission":
+                # While it uploads, or while locations switch: it moves its files at the same time.
+                packs = rng.random() < 0.5
+                await_moment(
+                    self.served,
+                    asked,
+                    lambda: bool(
+                        any((self.store / "data").glob("*/*/*.pack"))
+                        if packs
+                        else committed(self.store)
+                    ),
+                )
+                time.sleep(at)
             case "executor_commit":
                 await_moment(self.served, asked, lambda: bool(committed(self.store)))
             case "executor_read":
@@ -319,6 +344,12 @@ class Bench:
         if trial.kind == "worker":
             self.cluster.restart_worker(number, down_s=rng.uniform(0, 2))
             return f"worker {number} at {at} of the plain run"
+        if trial.kind == "decommission":
+            # In half of the trials nobody is left to take the files but the fallback storage.
+            told = [number] if rng.random() < 0.5 else range(len(self.cluster.workers))
+            for each in told:
+                self.cluster.workers[each].decommission_executors()
+            return f"executors of {len(told)} workers, at {at}"
         killed = self.cluster.workers[number].kill_executors()
         if not killed:
             raise MissedError(f"worker {number} had no executor")

@@ -8,6 +8,7 @@ import scala.util.control.NonFatal
 import org.apache.spark.{ShuffleDependency, SPARK_VERSION}
 import org.apache.spark.internal.Logging
 import org.apache.spark.io.CompressionCodec
+import org.apache.spark.rdd.RDD
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.execution.SQLExecution
@@ -71,8 +72,15 @@ private[phoebe] final class CheckpointAttempt(
   private val undrained = mutable.Set.empty[String]
   private var located: Map[BlockManagerId, Array[Long]] = Map.empty
 
-  /** What the map stage computes, by its id. */
+  /** The map output tracker sends new readers to the store. */
+  private var switched = false
+
+  /** What the map stage computes, by its id, and the shuffles upstream that it computes it from. */
   private var rddId = -1
+  private var upstreamIds = Set.empty[Int]
+
+  /** Whether Spark notes a checksum of each output's rows, whatever their order. */
+  private var rowsAreChecked = true
 
   /** The shuffle has its id: its tasks may report. */
   def begin(dependency: ShuffleDependency[_, _, _]): Unit = synchronized {
@@ -80,6 +88,8 @@ private[phoebe] final class CheckpointAttempt(
     numMaps = dependency.rdd.getNumPartitions
     numPartitions = dependency.partitioner.numPartitions
     rddId = dependency.rdd.id
+    rowsAreChecked = dependency.rowBasedChecksums.nonEmpty
+    if (!rowsAreChecked) upstreamIds = upstream(dependency.rdd)
   }
 
   override def isOver: Boolean = synchronized(state == Freed || state == Abandoned)
@@ -197,25 +207,27 @@ private[phoebe] final class CheckpointAttempt(
    * upload is missing. The stage is determinate (others are not checkpointed, and what turns out to be
    * none is given up, see `recomputedAlike`), so either is right.
    */
-  private def winners: Option[Array[MapStatus]] = synchronized {
+  private def winners(current: Array[MapStatus]): Option[Array[MapStatus]] =
     if (state != Uploading) None
     else if (ended.forall(status => uploads.contains(status.mapId))) Some(ended)
     else {
-      val current = currentStatuses
       val chosen = ended.indices.map { i =>
         Seq(ended(i), if (i < current.length) current(i) else null)
           .find(status => status != null && uploads.contains(status.mapId))
       }
       if (chosen.forall(_.isDefined)) Some(chosen.flatten.toArray) else None
     }
-  }
 
   private def allUploaded: Boolean =
     uploads.size >= numMaps && uploads.valuesIterator.map(_._2.mapIndex).toSet.size == numMaps
 
   private def commitIfWhole(): Unit = {
+    // Spark may hold its locks for long (to serialise what it sends): not under this attempt's own.
+    val current =
+      if (synchronized(state == Uploading && allUploaded)) currentStatuses
+      else Array.empty[MapStatus]
     val chosen = synchronized {
-      val whole = winners
+      val whole = winners(current)
       if (whole.isDefined) state = Committing
       // What a retry of the stage computes may be uploaded before Spark hears that its task is done.
       else if (state == Uploading && allUploaded) runtime.later(RecheckMs)(commitIfWhole())
@@ -229,21 +241,37 @@ private[phoebe] final class CheckpointAttempt(
 
   /**
    * Spark compares the rows' checksums of outputs that it computes again with those before. Where they
-   * differ (sums of floating-point numbers, say), readers must not be sent from one to the other.
+   * differ (sums of floating-point numbers, say), readers must not be sent from one to the other, and
+   * where it takes no checksums nobody knows: neither of this shuffle's outputs, nor of those that
+   * they were computed from.
    */
-  private def recomputedAlike: Either[Reason, Unit] = {
-    val differs = StoreLocation.tracker.shuffleStatuses.get(shuffleId)
+  private def recomputedAlike(statuses: Array[MapStatus]): Either[Reason, Unit] = {
+    val tracked = StoreLocation.tracker.shuffleStatuses
+    val differs = tracked.get(shuffleId)
       .exists(status => status.withMapStatuses(_ => status.checksumMismatchIndices.nonEmpty))
-    if (!differs) Right(())
-    else Left(Reason(
+    def again = currentStatuses.zip(statuses).exists { case (now, chosen) =>
+      now != null && now.mapId != chosen.mapId
+    }
+    def mixed = synchronized(ended.map(_.mapId).toSeq != statuses.map(_.mapId).toSeq)
+    def lostUpstream = upstreamIds.exists { id =>
+      !runtime.shuffles.isFreed(id) && tracked.get(id)
+        .exists(status => status.withMapStatuses(_ => status.mapStatusesDeleted.exists(_ != null)))
+    }
+    if (differs) Left(Reason(
       "recomputed_differently",
       "a map output that was computed again is not the one that it was before"
     ))
+    else if (!rowsAreChecked && (mixed || again || lostUpstream)) Left(Reason(
+      "recomputed_unchecked",
+      "map outputs were computed again, and without " +
+        "spark.sql.shuffle.orderIndependentChecksum.enabled Spark cannot tell whether they are alike"
+    ))
+    else Right(())
   }
 
   private def commit(statuses: Array[MapStatus]): Unit = {
     val committed =
-      try recomputedAlike.flatMap(_ => inputsUnchanged()).map { _ =>
+      try recomputedAlike(statuses).flatMap(_ => inputsUnchanged()).map { _ =>
           val manifest = manifestOf(statuses)
           runtime.store.commit(place, manifest)
           manifest
@@ -260,7 +288,7 @@ private[phoebe] final class CheckpointAttempt(
       case Left(reason) => abandon(reason)
       case Right(manifest) =>
         runtime.committed(place)
-        recomputedAlike.left.foreach(abandon)
+        recomputedAlike(statuses).left.foreach(abandon)
         if (switch(statuses, manifest)) {
           runtime.stands(place)
           tell(
@@ -281,28 +309,79 @@ private[phoebe] final class CheckpointAttempt(
     }
   }
 
-  /** New readers go to the store from here on; false if the attempt was given up meanwhile. */
-  private def switch(statuses: Array[MapStatus], manifest: Manifest): Boolean = synchronized {
-    if (state != Committing) false
-    else {
-      // Before the move: it changes the locations.
-      val local = statuses.map(s => s.location -> s.mapId)
+  /**
+   * New readers go to the store from here on; false if the attempt was given up meanwhile.
+   *
+   * Executors that join are told of the store first, then the tracker: what it still says to be local
+   * they read in the store. The tracker's locks are not waited for under this attempt's own, for which
+   * the driver's RPC threads wait.
+   */
+  private def switch(statuses: Array[MapStatus], manifest: Manifest): Boolean = {
+    val packs = manifest.packs.map(_.pack).toArray
+    val mine = synchronized {
+      val open = state == Committing
+      if (open) {
+        state = Committed
+        stored = Some(Stored(place, packs, StoreLocation.tracker.getEpoch))
+        undrained ++= joined.keys
+        add(statuses)
+      }
+      open
+    }
+    if (mine) {
       val (epoch, replaced) = ShuffleFreeing.moveToStore(
         shuffleId,
         statuses,
         destroy => runtime.later(ToldMs)(destroy())
       )
-      located = ShuffleFreeing.byLocation(local ++ replaced.map(s => s.location -> s.mapId))
-      val answer = Stored(place, manifest.packs.map(_.pack).toArray, epoch)
-      stored = Some(answer)
-      state = Committed
-      undrained ++= joined.keys
-      joined.values.foreach(_.send(encode(Switch(shuffleId, answer))))
-      ended = Array.empty
-      uploads.clear()
-      true
+      val (answer, executors) = synchronized {
+        add(replaced)
+        stored = Some(Stored(place, packs, epoch))
+        switched = true
+        ended = Array.empty
+        uploads.clear()
+        (stored.get, joined.values.toSeq)
+      }
+      executors.foreach(_.send(encode(Switch(shuffleId, answer))))
+    }
+    mine
+  }
+
+  /** Local files of these outputs are to be freed where they are now. */
+  private def add(statuses: Iterable[MapStatus]): Unit = {
+    val local = statuses.filterNot(s => StoreLocation.matches(s.location))
+    ShuffleFreeing.byLocation(local.map(s => s.location -> s.mapId).toSeq).foreach {
+      case (where, mapIds) =>
+        located += where -> (located.getOrElse(where, Array.empty[Long]) ++ mapIds).distinct
     }
   }
+
+  /**
+   * Files of a decommissioned executor have been moved to another one (or to Spark's fallback storage),
+   * and the tracker was told so after the switch: readers are sent back to the store, and the copies
+   * freed as the files were.
+   */
+  override def migrated(mapIds: Set[Long]): Unit =
+    if (synchronized(switched)) {
+      val moved = ShuffleFreeing.backToStore(
+        shuffleId,
+        mapIds,
+        destroy => runtime.later(ToldMs)(destroy())
+      )
+      val free = synchronized {
+        if (state == Freed) moved
+        else {
+          moved.foreach { case (where, ids) =>
+            located += where -> (located.getOrElse(where, Array.empty[Long]) ++ ids).distinct
+          }
+          Map.empty[BlockManagerId, Array[Long]]
+        }
+      }
+      if (free.nonEmpty) {
+        val freed = ShuffleFreeing.own(sc, shuffleId, free, runtime.shuffles.executors)
+        if (freed > 0) tellFreed(freed)
+      }
+    }
 
   override def drained(executorId: String): Unit = {
     if (synchronized(undrained.remove(executorId))) freeIfDrained()
@@ -310,13 +389,15 @@ private[phoebe] final class CheckpointAttempt(
 
   private def freeIfDrained(): Unit = {
     val mine = synchronized {
-      val free = state == Committed && undrained.isEmpty
+      val free = state == Committed && switched && undrained.isEmpty
       if (free) state = Freed
       free
     }
     if (mine) runtime.pool.execute { () =>
       Guard.run("free local files") {
-        val (where, who) = synchronized(located -> joined.toMap)
+        val where = synchronized(located)
+        // Also those that have got files of a decommissioned one, and never met the shuffle.
+        val who = runtime.shuffles.executors ++ executors
         val freed = ShuffleFreeing.own(sc, shuffleId, where, who)
         tellFreed(freed)
         logInfo(s"phoebe: $freed bytes of local files freed, they are in $place")
@@ -420,6 +501,20 @@ private[phoebe] object CheckpointAttempt {
   private case object Committed extends State
   private case object Freed extends State
   private case object Abandoned extends State
+
+  /** The shuffles that an RDD is computed from. */
+  private def upstream(rdd: RDD[_]): Set[Int] = {
+    val found = mutable.Set.empty[Int]
+    val seen = mutable.Set.empty[Int]
+    def walk(rdd: RDD[_]): Unit = if (seen.add(rdd.id)) rdd.dependencies.foreach {
+      case shuffle: ShuffleDependency[_, _, _] =>
+        found += shuffle.shuffleId
+        walk(shuffle.rdd)
+      case other => walk(other.rdd)
+    }
+    walk(rdd)
+    found.toSet
+  }
 
   /** How the stored bytes are compressed: they are read back with this application's codec. */
   def codec(conf: SparkConf): String =

@@ -19,6 +19,7 @@ import org.apache.spark.scheduler.{
   JobSucceeded,
   SparkListener,
   SparkListenerApplicationEnd,
+  SparkListenerBlockUpdated,
   SparkListenerEvent,
   SparkListenerExecutorAdded,
   SparkListenerExecutorRemoved,
@@ -29,6 +30,7 @@ import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages.Stored
 import org.apache.spark.sql.execution.phoebe.store._
 import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd
+import org.apache.spark.storage.ShuffleIndexBlockId
 import org.apache.spark.util.{SerializableConfiguration, ShutdownHookManager, ThreadUtils}
 
 /**
@@ -67,6 +69,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   private val executions = new ConcurrentHashMap[Long, ExecutionState]()
   private val written = new OwnCheckpoints
   private val releasing = new AtomicBoolean
+  private val looksAtMoved = new AtomicBoolean
   private val restoredPlaces = ConcurrentHashMap.newKeySet[CheckpointPlace]()
   private val clock = ThreadUtils.newDaemonSingleThreadScheduledExecutor("phoebe-checkpoint-clock")
 
@@ -339,6 +342,17 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   override def onExecutorRemoved(removed: SparkListenerExecutorRemoved): Unit =
     aside("note a lost executor")(shuffles.executorLost(removed.executorId))
 
+  /** Spark posts it when the map output tracker knows of the new place. */
+  override def onBlockUpdated(updated: SparkListenerBlockUpdated): Unit =
+    updated.blockUpdatedInfo.blockId match {
+      case ShuffleIndexBlockId(shuffleId, mapId, _) if shuffles.moved(shuffleId, mapId) =>
+        if (looksAtMoved.compareAndSet(false, true)) later(MovedMs) {
+          looksAtMoved.set(false)
+          pool.execute(() => Guard.run("look at moved files")(shuffles.lookAtMoved()))
+        }
+      case _ =>
+    }
+
   /** Never on the listener's thread: executors and the store are spoken to. */
   private def aside(what: String)(body: => Unit): Unit =
     clock.execute(() => Guard.run(what)(body))
@@ -394,6 +408,9 @@ private[phoebe] object CheckpointRuntime {
 
   /** How long an application's end may wait for uploads that the next one can use, or for removals. */
   private val CloseMs = 10000L
+
+  /** An executor's files are moved one by one, and looked at together. */
+  private val MovedMs = 200L
 
   /** How long what Spark has said last may take to arrive. */
   private val HearMs = 5000L

@@ -36,6 +36,9 @@ private[phoebe] trait CheckpointedShuffle {
   /** @return whether further uploads are welcome */
   def uploaded(upload: Upload): Boolean
   def abandon(reason: Reason): Unit
+
+  /** Files of these map outputs have come to lie elsewhere, and Spark has noted it. */
+  def migrated(mapIds: Set[Long]): Unit = ()
 }
 
 /**
@@ -75,6 +78,32 @@ private[phoebe] final class CheckpointedShuffles {
 
   /** Executors that are gone. */
   private val lost = ConcurrentHashMap.newKeySet[String]()
+
+  /** Shuffles upstream whose outputs were taken away on purpose. */
+  private val withoutOutputs = ConcurrentHashMap.newKeySet[Int]()
+
+  def freed(shuffleId: Int): Unit = withoutOutputs.add(shuffleId)
+  def isFreed(shuffleId: Int): Boolean = withoutOutputs.contains(shuffleId)
+
+  /** Map outputs whose files Spark has moved, by shuffle, until that is looked at. */
+  private val moved = new ConcurrentHashMap[Int, Set[Long]]()
+
+  /**
+   * Spark has moved the files of a map output, from an executor that is being decommissioned.
+   *
+   * @return
+   *   whether that is to be looked at
+   */
+  def moved(shuffleId: Int, mapId: Long): Boolean = shuffles.containsKey(shuffleId) && {
+    moved.merge(shuffleId, Set(mapId), _ ++ _)
+    true
+  }
+
+  /** Looks at what has been moved. What could not be read in the store is read where it is now. */
+  def lookAtMoved(): Unit = moved.keySet.asScala.toSeq.foreach { id =>
+    val mapIds = Option(moved.remove(id)).getOrElse(Set.empty[Long])
+    get(id).filterNot(s => unreadable.containsKey(s.executionId)).foreach(_.migrated(mapIds))
+  }
 
   /** Places in the store that could not be read, by execution. */
   private val unreadable = new ConcurrentHashMap[Long, Set[BlockManagerId]]()
@@ -161,6 +190,7 @@ private[phoebe] final class CheckpointedShuffles {
       shuffles.remove(id)
       shuffle.executors.values.foreach(_.send(encode(Forget(id))))
     }
+    withoutOutputs.removeIf(id => !StoreLocation.tracker.containsShuffle(id))
     unreadable.keySet.retainAll(all.map(_.executionId).asJavaCollection)
     forgotten.map(_._2)
   }

@@ -1,6 +1,6 @@
 package org.apache.spark.sql.execution.phoebe
 
-import java.util.concurrent.ConcurrentHashMap
+import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, ExecutionException}
 import java.util.concurrent.atomic.AtomicReference
 
 import scala.util.control.NonFatal
@@ -34,12 +34,18 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     env.rpcEnv.setupEndpoint(ExecutorCheckpoints.EndpointName, new Endpoint(env.rpcEnv))
 
   /**
-   * What this executor knows of one shuffle. State and readers are guarded by the object itself,
-   * also while the driver is asked; the queue is not, because map tasks never wait for the driver.
+   * What this executor knows of one shuffle. State and readers are guarded by the object itself; while
+   * the driver is asked nothing is: what it says of the shuffle itself must be heard meanwhile.
    */
   private final class LocalShuffle(val id: Int) {
     var state: Option[ShuffleState] = None
     var readers = 0
+
+    /** The map stage was over before the driver had answered. */
+    var flushed = false
+
+    /** One task asks, others wait for the answer. */
+    val asking = new AtomicReference[CompletableFuture[ShuffleState]]()
     val queue = new AtomicReference[UploadQueue]()
 
     def closeQueue(): Unit = Option(queue.get()).foreach(_.close())
@@ -54,16 +60,47 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   private def greet(): Unit = ask[java.lang.Boolean](driver, Hello(env.executorId), self)
 
   /** Joins if need be: one question to the driver for each shuffle that is met here. */
-  private def joined(local: LocalShuffle): ShuffleState = local.synchronized {
-    local.state.getOrElse {
-      val answer = ask[ShuffleState](driver, Join(local.id, env.executorId), self)
-      answer match {
-        case stored: Stored => refreshLocations(stored)
-        case _ =>
+  private def joined(local: LocalShuffle): ShuffleState =
+    local.synchronized(local.state).getOrElse {
+      val question = new CompletableFuture[ShuffleState]()
+      if (local.asking.compareAndSet(null, question)) {
+        try question.complete(heard(local, askAgain(local)))
+        catch {
+          case e: Throwable =>
+            local.asking.set(null) // the next one asks
+            question.completeExceptionally(e)
+            throw e
+        }
+        question.get()
+      } else Option(local.asking.get()) match {
+        case Some(asked) =>
+          try asked.get()
+          catch {
+            case _: ExecutionException => joined(local)
+          } // another's task may have been killed
+        case None => joined(local)
       }
-      local.state = Some(answer)
-      answer
     }
+
+  private def askAgain(local: LocalShuffle): ShuffleState =
+    ask[ShuffleState](driver, Join(local.id, env.executorId), self)
+
+  /** The driver's answer; what it has said by itself since it gave it is newer. */
+  private def heard(local: LocalShuffle, answer: ShuffleState): ShuffleState = local.synchronized {
+    val now = (local.state, answer) match {
+      case (Some(known: Stored), heard: Stored) if heard.epoch > known.epoch => heard
+      case (Some(known: Stored), _) => known
+      case (_, heard: Stored) => heard
+      case (Some(Ordinary), _) => Ordinary
+      case (_, Uploading(place, over)) => Uploading(place, over || local.flushed)
+      case (_, Ordinary) => Ordinary
+    }
+    now match {
+      case stored: Stored if !local.state.exists(_ eq stored) => refreshLocations(stored)
+      case _ =>
+    }
+    local.state = Some(now)
+    now
   }
 
   /** Leaves a map output to be uploaded; returns at once. */
@@ -111,43 +148,39 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
    */
   def reading(shuffleId: Int, context: TaskContext): Option[Stored] = {
     val local = shuffle(shuffleId)
-    local.synchronized {
-      // Counted first: the driver may have heard of this executor although its answer did not come. If
-      // it has not either, files can go under the reader; Spark then computes their outputs again.
-      var reads = true
-      local.readers += 1
-      try joined(local) match {
-          case stored: Stored =>
-            reads = false
-            Some(stored)
-          case Ordinary =>
-            reads = false
-            None
-          case _: Uploading => None
-        }
-      finally {
-        if (reads) context.addTaskCompletionListener[Unit](_ => readerDone(local))
-        else local.readers -= 1
+    val known = local.synchronized {
+      local.state match {
+        case Some(state @ (_: Stored | Ordinary)) => Some(state)
+        case _ =>
+          // Counted first: the driver may have heard of this executor although its answer did not come.
+          // If it has not either, files can go under the reader; Spark then computes their outputs again.
+          local.readers += 1
+          None
       }
     }
+    known match {
+      case Some(state) => storedIn(state)
+      case None =>
+        var reads = true
+        try {
+          val state = joined(local)
+          reads = state.isInstanceOf[Uploading]
+          storedIn(state)
+        } finally {
+          if (reads) context.addTaskCompletionListener[Unit](_ => readerDone(local))
+          else readerDone(local)
+        }
+    }
   }
+
+  private def storedIn(state: ShuffleState): Option[Stored] =
+    Some(state).collect { case stored: Stored => stored }
 
   /** Where the store's part of a shuffle is, for blocks that the map output tracker locates there. */
   def stored(shuffleId: Int): Option[Stored] = {
     val local = shuffle(shuffleId)
-    joined(local) match {
-      case stored: Stored => Some(stored)
-      case _ =>
-        // The tracker was ahead of the driver's word to us: ask again.
-        local.synchronized {
-          ask[ShuffleState](driver, Join(shuffleId, env.executorId), self) match {
-            case stored: Stored =>
-              local.state = Some(stored)
-              Some(stored)
-            case _ => None
-          }
-        }
-    }
+    // Without it the tracker was ahead of the driver's word to us: ask again.
+    storedIn(joined(local)).orElse(storedIn(heard(local, askAgain(local))))
   }
 
   /**
@@ -196,6 +229,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   /** Also where only readers have met the shuffle so far: a stage that is retried may write here. */
   private def flush(id: Int): Unit = Option(shuffles.get(id)).foreach { local =>
     local.synchronized {
+      local.flushed = true
       local.state = local.state.map {
         case Uploading(place, _) => Uploading(place, stageIsOver = true)
         case other => other

@@ -27,7 +27,7 @@ import org.apache.spark.sql.execution.adaptive.{
 import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
 import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeLike}
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages.{encode, Free}
-import org.apache.spark.storage.BlockManagerId
+import org.apache.spark.storage.{BlockManagerId, FallbackStorage}
 
 /** Moves a committed shuffle to the store, and removes the files that this has made superfluous. */
 private[phoebe] object ShuffleFreeing extends Logging {
@@ -85,6 +85,37 @@ private[phoebe] object ShuffleFreeing extends Logging {
     if (told != null) later(() => told.destroy())
   }
 
+  /**
+   * Undoes what Spark has noted since of outputs that are in the store: that their files have come to
+   * lie on another executor.
+   *
+   * @return
+   *   where they were said to be
+   */
+  def backToStore(
+      shuffleId: Int,
+      mapIds: Set[Long],
+      later: (() => Unit) => Unit
+  ): Map[BlockManagerId, Array[Long]] =
+    tracker.shuffleStatuses.get(shuffleId).fold(Map.empty[BlockManagerId, Array[Long]]) {
+      registered =>
+        val moved = registered.withMapStatuses { statuses =>
+          statuses.indices.collect {
+            case i
+                if statuses(i) != null && mapIds(statuses(i).mapId) &&
+                  !StoreLocation.matches(statuses(i).location) =>
+              val from = statuses(i).location
+              statuses(i).updateLocation(StoreLocation(shuffleId, i))
+              from -> statuses(i).mapId
+          }
+        }
+        if (moved.nonEmpty) {
+          forgetSerialized(registered, later)
+          tracker.incrementEpoch()
+        }
+        byLocation(moved)
+    }
+
   /** Map ids by where their files are. */
   def byLocation(outputs: Seq[(BlockManagerId, Long)]): Map[BlockManagerId, Array[Long]] =
     outputs.groupMap(_._1)(_._2).map { case (where, mapIds) => where -> mapIds.toArray }
@@ -104,7 +135,9 @@ private[phoebe] object ShuffleFreeing extends Logging {
       located: Map[BlockManagerId, Array[Long]],
       executors: Map[String, RpcEndpointRef]
   ): Long = {
-    val answers = located.toSeq.flatMap { case (where, mapIds) =>
+    // Spark's fallback storage is cleaned up by Spark.
+    val onDisks = located.filterNot(_._1 == FallbackStorage.FALLBACK_BLOCK_MANAGER_ID)
+    val answers = onDisks.toSeq.flatMap { case (where, mapIds) =>
       executors.get(where.executorId) match {
         case Some(executor) =>
           Some((where, mapIds, executor.ask[Long](encode(Free(shuffleId, mapIds)))))
@@ -176,6 +209,7 @@ private[phoebe] object ShuffleFreeing extends Logging {
       val runtime = exchange.runtime
       freeable.keys.toSeq.map { id =>
         val outputs = whole(id)
+        if (outputs.nonEmpty) runtime.shuffles.freed(id)
         // The shuffle stays registered: a job that was submitted before may still ask, finds the
         // outputs missing and recomputes them. An unknown shuffle would fail it, and an output
         // that is announced for one (by a task that is late) ends Spark's scheduler.
