@@ -100,9 +100,17 @@ class Probe:
         checksums = [self._jvm.rows(self.spark.sql(sql)._jdf, n) for sql, n in (one, other)]
         return bool(checksums[0] == checksums[1])
 
-    def unchanged(self, df: DataFrame) -> bool:
-        """Whether the files that ``df``'s plan listed are as they were."""
-        return bool(self._jvm.unchanged(df._jdf))
+    def inputs(self, df: DataFrame, ran: DataFrame | None = None) -> tuple[str, str]:
+        """What a look before a commit and one before a restore find of the inputs of ``df``'s last
+        exchange: what identifies them (64 hex digits), or a reason's code. ``ran``: the plan that
+        is taken for the one that ran, if another one did."""
+        found = json.loads(self._jvm.inputs(df._jdf, (ran or df)._jdf))
+        return found[-1]["commit"], found[-1]["restore"]
+
+    def identities(self, sql: str) -> list[str]:
+        """What identifies the inputs of each exchange of a text's plan as they are now."""
+        frame = self.spark.sql(sql)._jdf
+        return [e["restore"] for e in json.loads(self._jvm.inputs(frame, frame))]
 
     def drain(self) -> list[Pass]:
         """The planning passes since the last call."""

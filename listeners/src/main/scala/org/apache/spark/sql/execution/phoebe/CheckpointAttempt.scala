@@ -32,13 +32,13 @@ import org.apache.spark.storage.BlockManagerId
  *    \___________\____________\_______> Abandoned
  * }}}
  *
- * @param inputsUnchanged
- *   looks at the planned input files again, right before the commit
+ * @param inputs
+ *   looks at the input files, right before the commit, and says what identifies them
  */
 private[phoebe] final class CheckpointAttempt(
     exchange: CheckpointExchangeExec,
     runtime: CheckpointRuntime,
-    inputsUnchanged: () => Either[Reason, Unit]
+    inputs: () => Either[Reason, String]
 ) extends CheckpointedShuffle
     with Logging {
   import CheckpointAttempt._
@@ -271,8 +271,8 @@ private[phoebe] final class CheckpointAttempt(
 
   private def commit(statuses: Array[MapStatus]): Unit = {
     val committed =
-      try recomputedAlike(statuses).flatMap(_ => inputsUnchanged()).map { _ =>
-          val manifest = manifestOf(statuses)
+      try recomputedAlike(statuses).flatMap(_ => inputs()).map { read =>
+          val manifest = manifestOf(statuses, read)
           runtime.store.commit(place, manifest)
           manifest
         }
@@ -453,7 +453,7 @@ private[phoebe] final class CheckpointAttempt(
   private def tell(event: String, fields: (String, Any)*): Unit =
     runtime.tell(executionId, fingerprint, event, Some(place), fields: _*)
 
-  private def manifestOf(statuses: Array[MapStatus]): Manifest = {
+  private def manifestOf(statuses: Array[MapStatus], read: String): Manifest = {
     val (held, maps) = synchronized {
       val found = statuses.map(status => uploads(status.mapId))
       (found.map(_._1).distinctBy(_.file), found.map(_._2))
@@ -470,6 +470,7 @@ private[phoebe] final class CheckpointAttempt(
       pluginVersion = PhoebeRuntime.pluginVersion,
       createdAtMs = System.currentTimeMillis(),
       owner = runtime.store.owner,
+      inputs = read,
       workMs = workMs,
       codec = codec(sc.conf),
       numMaps = numMaps,

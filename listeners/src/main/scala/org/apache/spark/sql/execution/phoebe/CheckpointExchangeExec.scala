@@ -142,7 +142,7 @@ case class CheckpointExchangeExec(
 
   /** One attempt of this node at a checkpoint: its place in the store, and its commit. */
   @transient private lazy val attempt: CheckpointAttempt =
-    new CheckpointAttempt(this, runtime, runtime.inputsUnchanged(executionId, fingerprint))
+    new CheckpointAttempt(this, runtime, runtime.inputs(executionId, fingerprint, child))
 
   @transient override protected lazy val source: CheckpointSource =
     CheckpointSource(attempt.place, runtime.hadoopConf, restored = false)

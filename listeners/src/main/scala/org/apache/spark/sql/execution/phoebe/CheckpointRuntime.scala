@@ -26,8 +26,9 @@ import org.apache.spark.scheduler.{
   SparkListenerJobEnd,
   SparkListenerJobStart
 }
-import org.apache.spark.sql.execution.SQLExecution
+import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.phoebe.CheckpointMessages.Stored
+import org.apache.spark.sql.execution.phoebe.fingerprint.{Inputs, Listings, RanScan}
 import org.apache.spark.sql.execution.phoebe.store._
 import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd
 import org.apache.spark.storage.ShuffleIndexBlockId
@@ -257,15 +258,21 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   }
 
   /**
-   * Looks at the planned inputs again, right before a commit, on the commit's own thread; that may be
-   * after the execution's end.
+   * Looks at the inputs right before a commit, on the commit's own thread; that may be after the
+   * execution's end. The stage's scans have listed what they read when this is called.
+   *
+   * @param plan
+   *   what the stage runs
    */
-  def inputsUnchanged(executionId: Long, fingerprint: String): () => Either[Reason, Unit] =
+  def inputs(
+      executionId: Long,
+      fingerprint: String,
+      plan: SparkPlan
+  ): () => Either[Reason, String] =
     running(executionId).map(_.verdicts.get(fingerprint)) match {
-      case Some(Verdict.Write(_, inputsUnchanged)) =>
-        () =>
-          if (inputsUnchanged()) Right(())
-          else Left(Reason("input_changed", "an input file changed between planning and commit"))
+      case Some(Verdict.Write(_, inputs)) =>
+        val ran = Guard("see what scans listed", Option.empty[Seq[RanScan]])(Some(Listings.ran(plan)))
+        () => ran.fold[Either[Reason, String]](Left(Inputs.unseen("no listing")))(inputs.beforeCommit)
       case _ => () => Left(Reason("execution_over", "the execution ended before it ran"))
     }
 

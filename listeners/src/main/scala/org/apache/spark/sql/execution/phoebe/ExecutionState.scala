@@ -10,6 +10,7 @@ import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 import org.apache.spark.sql.execution.phoebe.fingerprint.{
   Fingerprint,
   Fingerprinter,
+  Inputs,
   Parts,
   Refusal
 }
@@ -27,8 +28,7 @@ private[phoebe] object Verdict {
     override val replaces = false
   }
 
-  /** `inputsUnchanged` looks at the planned input files again. */
-  final case class Write(reason: Reason, inputsUnchanged: () => Boolean) extends Verdict {
+  final case class Write(reason: Reason, inputs: Inputs) extends Verdict {
     override val replaces = true
   }
 
@@ -43,6 +43,7 @@ private[phoebe] final class ExecutionState {
 
   /** When its first plan was seen. */
   val startedNs: Long = System.nanoTime()
+  private val startedMs = System.currentTimeMillis()
   val verdicts = new ConcurrentHashMap[String, Verdict]()
 
   private var fingerprinter: Fingerprinter = _
@@ -57,7 +58,7 @@ private[phoebe] final class ExecutionState {
       plan: SparkPlan,
       exchanges: Seq[SparkPlan]
   ): Seq[Either[Refusal, Fingerprint]] = synchronized {
-    if (fingerprinter == null) fingerprinter = new Fingerprinter(session)
+    if (fingerprinter == null) fingerprinter = new Fingerprinter(session, startedMs)
     val earlier = passedOver
     passedOver = Nil
     earlier.foreach { case (fragment, shuffles, reason) =>
@@ -67,6 +68,9 @@ private[phoebe] final class ExecutionState {
     }
     fingerprinter(plan, exchanges)
   }
+
+  /** The inputs of a fingerprint of the plan at hand. */
+  def inputs(fingerprint: Fingerprint): Inputs = synchronized(fingerprinter.inputs(fingerprint))
 
   /** What the fingerprints of the plan at hand are made of. */
   def parts: Parts = synchronized(fingerprinter.parts)

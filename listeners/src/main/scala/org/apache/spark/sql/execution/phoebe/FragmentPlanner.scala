@@ -5,12 +5,7 @@ import java.util.IdentityHashMap
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
-import org.apache.spark.sql.execution.phoebe.fingerprint.{
-  Fingerprint,
-  Fingerprinter,
-  Lineage,
-  Refusal
-}
+import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Lineage, Refusal}
 
 /**
  * Puts checkpoints and restored boundaries into one adaptive plan fragment (a query's main plan or
@@ -106,7 +101,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       val prints = state.fingerprints(session, plan, exchanges)
       val restores =
         if (mode != Mode.Apply) Restores.none
-        else Restores.of(runtime, state, plan, id, known, boundaries, prints)
+        else Restores.of(runtime, session, state, plan, id, known, boundaries, prints)
       val open = boundaries.zip(prints).collect {
         case (b, Right(f)) if !restores.isUpstream(b) && !restores.verdicts.contains(f.hash) =>
           b -> f
@@ -142,7 +137,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       val choices = same.flatMap { case (b, _) => advised.choices.get(b.node) }
       val verdict = choices.find(_._1).orElse(choices.headOption) match {
         case Some((true, reason, _)) =>
-          Verdict.Write(reason, Fingerprinter.look(session, same.head._2.inputs))
+          Verdict.Write(reason, state.inputs(same.head._2))
         case Some((false, reason, _)) => Verdict.Skip(restores.refused.getOrElse(hash, reason))
         case None => Verdict.Skip(restores.refused.getOrElse(hash, advised.otherwise))
       }

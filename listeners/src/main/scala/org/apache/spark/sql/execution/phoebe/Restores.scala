@@ -5,8 +5,9 @@ import java.util.concurrent.{CompletableFuture, TimeoutException, TimeUnit}
 
 import scala.collection.mutable
 
+import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.SparkPlan
-import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
+import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Inputs, Refusal}
 import org.apache.spark.sql.execution.phoebe.store.CatalogEntry
 
 /**
@@ -39,6 +40,7 @@ private[phoebe] object Restores {
    */
   def of(
       runtime: CheckpointRuntime,
+      session: SparkSession,
       state: ExecutionState,
       plan: SparkPlan,
       id: Long,
@@ -52,6 +54,9 @@ private[phoebe] object Restores {
     val stored = boundaries.zip(prints).collect {
       case (b, Right(f)) if known.contains(f.hash) && mayRestore(state, f.hash) => b -> f.hash
     }
+    val inputs = prints.collect {
+      case Right(f) if known.contains(f.hash) => f.hash -> state.inputs(f)
+    }.toMap
     val consumers = new Consumers(plan, id, boundaries, prints)
 
     val delicate = stored.collect {
@@ -102,9 +107,15 @@ private[phoebe] object Restores {
 
     val timeoutMs = runtime.lookTimeoutMs
     val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(timeoutMs)
+    val sights = Inputs.looksBeforeRestores(session, timeoutMs)
     var candidates = uncontested
     while (candidates.nonEmpty) {
-      candidates.zip(looks(runtime, candidates, delicate, timeoutMs, deadline)(known)).foreach {
+      val read = candidates.map { hash =>
+        CompletableFuture.supplyAsync(() => inputs(hash).beforeRestore(sights), runtime.looks)
+      }
+      val stores = looks(runtime, candidates, delicate, timeoutMs, deadline)(known)
+      val found = stores.zip(read).map { case (look, now) => look.flatMap(sameInputs(_, now, deadline)) }
+      candidates.zip(found).foreach {
         case (hash, Right(found)) =>
           verdicts(hash) = Verdict.Restore(restoredReason(found), found.checkpoint)
         case (hash, Left(reason)) => refused(hash) = reason
@@ -149,6 +160,21 @@ private[phoebe] object Restores {
           runtime.restorer.giveUp(known(hash), reason)
           Left(reason)
       }
+    }
+  }
+
+  /** What the checkpoint was made from must be what the query would read now. */
+  private def sameInputs(
+      found: Restorer.Admitted,
+      now: CompletableFuture[Either[Reason, String]],
+      deadline: Long
+  ): Either[Reason, Restorer.Admitted] = {
+    val seen =
+      try now.get(deadline - System.nanoTime(), TimeUnit.NANOSECONDS)
+      catch { case _: TimeoutException => Left(Inputs.unseen("no answer in time")) }
+    seen.flatMap { identity =>
+      if (identity == found.checkpoint.manifest.inputs) Right(found)
+      else Left(Inputs.replaced)
     }
   }
 

@@ -56,6 +56,7 @@ class LifetimeSuite extends AnyFunSuite {
     "0.1.0",
     1,
     owner,
+    "",
     1000,
     "lz4",
     1,

@@ -26,6 +26,7 @@ class ManifestSuite extends AnyFunSuite {
       pluginVersion = "0.1.0",
       createdAtMs = createdAtMs,
       owner = "0" * 16,
+      inputs = "1" * 64,
       workMs = 1000,
       codec = "lz4",
       numMaps = 2,

@@ -106,6 +106,7 @@ class SizesSuite extends AnyFunSuite {
       pluginVersion = "0.1.0",
       createdAtMs = 1,
       owner = "0" * 32,
+      inputs = "1" * 64,
       workMs = 1000,
       codec = "lz4",
       numMaps = maps,

@@ -53,6 +53,7 @@ class StoreOwnershipSuite extends AnyFunSuite {
     "0.1.0",
     1,
     owner,
+    "",
     1000,
     "lz4",
     1,

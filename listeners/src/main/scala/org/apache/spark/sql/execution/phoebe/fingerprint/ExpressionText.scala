@@ -144,6 +144,9 @@ private[fingerprint] final class ExpressionText(
       Refused.orderSensitive(s"${w.windowFunction.prettyName} over ROWS")
     case x: XmlToStructs if x.options.keys.exists(namesFile) =>
       Refused.source("unknown_source", "from_xml", "an option names a file that is not looked at")
+    // The type of a variant follows from the rows before it.
+    case c: CsvToStructs if c.schema.existsRecursively(_.isInstanceOf[VariantType]) =>
+      Refused.orderSensitive("from_csv")
     case i: Invoke if !isSparkEvaluator(i) => Refused.udf(i.prettyName)
     case _ => elements(e.getClass.getName, e, scope, out)
   }

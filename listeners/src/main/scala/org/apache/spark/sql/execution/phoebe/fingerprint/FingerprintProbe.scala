@@ -69,14 +69,25 @@ object FingerprintProbe {
   /** The exchanges of a Dataset's executed plan as it stands, as JSON. */
   def of(dataset: Dataset[_]): String = exchangesOf(dataset.queryExecution)
 
-  /** Whether a Dataset's listed inputs are as they were. */
-  def unchanged(dataset: Dataset[_]): Boolean = {
-    val fingerprinter = new Fingerprinter(dataset.sparkSession)
+  /**
+   * What a commit and a restore would find of the inputs of a Dataset's exchanges, if another one's scans
+   * had run: what identifies them, or a reason's code.
+   */
+  def inputs(dataset: Dataset[_], ran: Dataset[_]): String = {
+    val session = dataset.sparkSession
+    val fingerprinter = new Fingerprinter(session)
     val plan = dataset.queryExecution.executedPlan
-    fingerprinter(plan, exchanges(plan)).forall {
-      case Right(f) => Fingerprinter.look(dataset.sparkSession, f.inputs)()
-      case Left(_) => false
+    val found = fingerprinter(plan, exchanges(plan)).map {
+      case Right(f) =>
+        val inputs = fingerprinter.inputs(f)
+        val before = inputs.beforeRestore(Inputs.looksBeforeRestores(session, 60000L))
+        Map(
+          "commit" -> inputs.beforeCommit(Listings.ran(ran.queryExecution.executedPlan)).fold(_.code, identity),
+          "restore" -> before.fold(_.code, identity)
+        )
+      case Left(r) => Map("commit" -> r.code, "restore" -> r.code)
     }
+    json.writeValueAsString(found)
   }
 
   /**

@@ -19,17 +19,23 @@ import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{typeTex
  * @param hash
  *   64 hex digits of SHA-256
  * @param inputs
- *   the files that were listed for the plan, to be looked at again before a commit
+ *   the files that were listed for the plan, see [[Inputs]]
  */
 final case class Fingerprint(hash: String, inputs: Seq[Listing])
 
 /**
  * Takes the fingerprints of one SQL execution's exchanges, on its first plan and on each re-plan. Make
  * one per execution: what did not change from plan to plan is not worked out again.
+ *
+ * @param plannedMs
+ *   when the execution had read nothing yet, in ms since the epoch
  */
-final class Fingerprinter(session: SparkSession) {
+final class Fingerprinter(
+    session: SparkSession,
+    plannedMs: Long = System.currentTimeMillis()
+) {
   private val lineage = new Lineage(session)
-  private val relations = new Relations(lineage)
+  private val relations = new Relations(lineage, settingsOf)
   private var settings: Either[Refusal, Settings] = Right(Settings("", Nil))
   private lazy val readers = Settings.ofReaders(session.sparkContext.hadoopConfiguration)
   private val known = mutable.HashMap.empty[Statement, Fingerprint]
@@ -63,6 +69,18 @@ final class Fingerprinter(session: SparkSession) {
       settings.fold(_ => Nil, _.parts)
     )
   }
+
+  /** Readers go by the settings of the session that made their relation. */
+  private def settingsOf(other: org.apache.spark.sql.SparkSession): Option[String] =
+    if (other eq session) None
+    else {
+      val hash = Settings.of(other.sessionState.conf, session.sparkContext.conf, readers).hash
+      if (settings.exists(_.hash == hash)) None else Some(hash)
+    }
+
+  /** To look at the inputs of one of these fingerprints, now and later. */
+  def inputs(fingerprint: Fingerprint): Inputs =
+    new Inputs(session, fingerprint.inputs, plannedMs)
 
   private def one(exchange: SparkPlan): Either[Refusal, Fingerprint] =
     try {
@@ -112,19 +130,5 @@ final class Fingerprinter(session: SparkSession) {
           s"Partitioning ${other.getClass.getSimpleName} is not known."
         )
     }
-  }
-}
-
-object Fingerprinter {
-
-  /**
-   * A look at whether the inputs' files still have the lengths and modification times that they were
-   * listed with. It is kept for as long as the checkpoint that waits for it, so it holds on to the
-   * inputs and to nothing of the plan: or the plan's shuffles would never be cleaned up.
-   */
-  def look(session: SparkSession, inputs: Seq[Listing]): () => Boolean = {
-    val alive = inputs.map(_.source())
-    () =>
-      alive.size == inputs.size && Listings.unchanged(inputs, session.sessionState.newHadoopConf())
   }
 }

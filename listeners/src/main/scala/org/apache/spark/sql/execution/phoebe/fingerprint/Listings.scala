@@ -1,40 +1,40 @@
 /*
- * Identity of the files that a scan reads: path, length, modification time and partition values,
+ * The name of the files that a scan reads: path, length, modification time and partition values,
  * as Spark has listed them. Digests are kept for as long as the listing that they are of, so a table
  * of 100,000 files is digested once and not on every pass.
  */
 package org.apache.spark.sql.execution.phoebe.fingerprint
 
-import java.io.FileNotFoundException
 import java.lang.ref.{ReferenceQueue, WeakReference}
-import java.util.concurrent.{Callable, ConcurrentHashMap}
+import java.util.concurrent.ConcurrentHashMap
 
-import scala.jdk.CollectionConverters._
 import scala.util.Try
-import scala.util.control.NonFatal
 
-import org.apache.hadoop.conf.Configuration
-import org.apache.hadoop.fs.{FileStatus, Path}
+import org.apache.hadoop.fs.FileStatus
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{
   Expression,
   FileSourceConstantMetadataAttribute,
   FileSourceMetadataAttribute
 }
-import org.apache.spark.sql.execution.FileSourceScanExec
+import org.apache.spark.sql.execution.{FileSourceScanExec, ReusedSubqueryExec, SparkPlan}
+import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, QueryStageExec}
 import org.apache.spark.sql.execution.datasources.{FileIndex, InMemoryFileIndex}
+import org.apache.spark.sql.execution.exchange.ReusedExchangeExec
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{literalText, Env}
 import org.apache.spark.sql.types.StructType
-import org.apache.spark.util.ThreadUtils
 
 /**
  * One listing of files, digested once. Compared by identity: the same listing is the same object.
  *
- * @param root
- *   the relation's root paths, joined by commas, for people
+ * @param roots
+ *   the relation's root paths
  * @param files
- *   the listing's own records (path, length in bytes, modification time in ms since the epoch); none
- *   where files are never written twice
+ *   the listing's own records (path, length in bytes, modification time in ms since the epoch)
+ * @param immutable
+ *   whether files there are written once, under names of their own
+ * @param isWhole
+ *   whether the listing is all that Spark would find in its files' directories, but for empty files
  * @param source
  *   the index that it was taken from, or null when nobody holds it any more
  * @param current
@@ -42,24 +42,38 @@ import org.apache.spark.util.ThreadUtils
  */
 final class Listing private[fingerprint] (
     private[fingerprint] val hash: String,
-    val root: String,
+    private[fingerprint] val roots: Set[String],
     val files: Array[FileStatus],
+    private[fingerprint] val immutable: Boolean,
+    private[fingerprint] val isWhole: Boolean,
     private[fingerprint] val source: () => AnyRef,
     private[fingerprint] val current: () => Boolean
 ) {
+
+  /** For people. */
+  val root: String = roots.toSeq.sorted.mkString(",")
+  private[fingerprint] lazy val isOnLocalDisk = files.headOption.forall(f => Looks.isOnDisk(f.getPath))
   lazy val bytes: Long = files.iterator.map(_.getLen).sum
   lazy val newestMs: Option[Long] = files.iterator.map(_.getModificationTime).maxOption
 }
 
-private[fingerprint] object Listings {
+/** What a scan listed when it ran; its hash is that of a [[Listing]]. */
+final class RanScan private[fingerprint] (
+    private[fingerprint] val root: String,
+    digest: () => String
+) {
+  private[fingerprint] lazy val hash: String = digest()
+}
+
+private[phoebe] object Listings {
 
   /**
    * What Spark's own listing gives after static pruning.
    *
    * Where the index shows its snapshot, nothing is listed for a digest that is known. A scan lists when
-   * it runs; that it then lists the same is made sure of before a commit (`Listing.current`).
+   * it runs; that it then lists the same is made sure of before a commit (`Listing.current`, `ran`).
    */
-  def apply(scan: FileSourceScanExec, text: ExpressionText): Listing = {
+  private[fingerprint] def apply(scan: FileSourceScanExec, text: ExpressionText): Listing = {
     val index = scan.relation.location
     val columns = Env(scan.output.map(a => a.exprId -> a.name).toMap)
     val static = scan.partitionFilters.filterNot(SubqueryExpressions.in)
@@ -102,19 +116,77 @@ private[fingerprint] object Listings {
       source: () => AnyRef,
       current: () => Boolean
   ): Listing = {
-    val schema: StructType = scan.relation.partitionSchema
-    val files = partitions.flatMap { case (values, statuses) =>
+    val files = sorted(scan.relation.partitionSchema, partitions)
+    files.find(_.status.getModificationTime <= 0).foreach { file =>
+      Refused.source("undated_file", file.path, "it has no modification time")
+    }
+    val roots = scan.relation.location.rootPaths.map(_.toString).toSet
+    new Listing(
+      digest(files),
+      roots,
+      files.map(_.status),
+      immutable = false,
+      isWhole = !choosesFiles(scan),
+      source,
+      current
+    )
+  }
+
+  private final case class Listed(path: String, status: FileStatus, partition: String)
+
+  private def sorted(
+      schema: StructType,
+      partitions: Array[(InternalRow, Array[FileStatus])]
+  ): Array[Listed] =
+    partitions.flatMap { case (values, statuses) =>
       // A catalog may give any partition any directory: its values count, not just its path.
       val partition = schema.fields.indices
         .map(i => literalText(values.get(i, schema(i).dataType), schema(i).dataType)).mkString(",")
-      statuses.map(s => (s.getPath.toString, s, partition))
-    }.sortBy(_._1)
+      statuses.map(s => Listed(s.getPath.toString, s, partition))
+    }.sortBy(_.path)
+
+  private def digest(files: Array[Listed]): String = {
     val digest = new Digest("listing").add(files.length.toLong)
-    files.foreach { case (path, s, partition) =>
+    files.foreach { case Listed(path, s, partition) =>
       digest.add(s"${path.length}:$path ${s.getLen} ${s.getModificationTime} $partition")
     }
-    val roots = scan.relation.location.rootPaths.map(_.toString).sorted.mkString(",")
-    new Listing(digest.hex(), roots, files.map(_._2), source, current)
+    digest.hex()
+  }
+
+  /** What may leave out files of a directory that Spark would otherwise list. */
+  private def choosesFiles(scan: FileSourceScanExec): Boolean = {
+    val session = scan.relation.sparkSession
+    scan.dataFilters.exists(selectsFiles) ||
+    chooses.exists(ExpressionText.option(scan.relation.options, _).isDefined) ||
+    session.sessionState.conf.contains(PathFilter) ||
+    session.sparkContext.hadoopConfiguration.get(PathFilter) != null
+  }
+
+  private val PathFilter = "mapreduce.input.pathFilter.class"
+  private val chooses = Seq("pathGlobFilter", "modifiedBefore", "modifiedAfter", PathFilter)
+
+  /**
+   * What the scans below a node listed when they ran, where they list anew each time; asked after they
+   * ran, this lists nothing.
+   */
+  def ran(plan: SparkPlan): Seq[RanScan] = scans(plan).collect {
+    case scan if listsAnew(scan.relation.location) =>
+      val partitions = partitionsOf(scan)
+      val schema = scan.relation.partitionSchema
+      val root = scan.relation.location.rootPaths.mkString(",")
+      new RanScan(root, () => digest(sorted(schema, partitions)))
+  }
+
+  private def listsAnew(index: FileIndex) =
+    snapshot(index).isEmpty && !DeltaSource.owns(index.getClass.getName)
+
+  private def scans(plan: SparkPlan): Seq[FileSourceScanExec] = plan match {
+    case scan: FileSourceScanExec => scan +: scan.subqueries.flatMap(scans)
+    case a: AdaptiveSparkPlanExec => scans(a.executedPlan)
+    case s: QueryStageExec => scans(s.plan)
+    case r: ReusedExchangeExec => scans(r.child)
+    case r: ReusedSubqueryExec => scans(r.child)
+    case other => (other.children ++ other.subqueries).flatMap(scans)
   }
 
   /** What an index replaces whenever it lists anew; none where that cannot be seen. */
@@ -143,36 +215,6 @@ private[fingerprint] object Listings {
       case _ => false
     }
   }
-
-  /**
-   * Whether the files are still as they were listed: one listing per parent directory, several at a
-   * time. False too when that cannot be found out.
-   */
-  def unchanged(listings: Seq[Listing], conf: Configuration): Boolean =
-    listings.forall(_.current()) && {
-      val directories = listings.flatMap(_.files).groupBy(_.getPath.getParent).toSeq
-      val looks = directories.map { case (directory, files) =>
-        new Callable[Boolean] { override def call(): Boolean = same(directory, files, conf) }
-      }
-      try lookers.invokeAll(looks.asJava).asScala.forall(_.get())
-      catch { case NonFatal(_) => false }
-    }
-
-  private lazy val lookers = ThreadUtils.newDaemonCachedThreadPool("phoebe-inputs", 8)
-
-  private def same(directory: Path, files: Seq[FileStatus], conf: Configuration): Boolean =
-    try {
-      val now = directory.getFileSystem(conf).listStatus(directory).iterator
-        .map(s => s.getPath.getName -> s).toMap
-      files.forall(f =>
-        now.get(f.getPath.getName).exists(s =>
-          s.getLen == f.getLen && s.getModificationTime == f.getModificationTime
-        )
-      )
-    } catch {
-      case _: FileNotFoundException => false
-      case NonFatal(_) => false
-    }
 }
 
 /**

@@ -7,6 +7,7 @@ package org.apache.spark.sql.execution.phoebe.fingerprint
 import scala.collection.mutable
 import scala.util.{Either, Left, Right}
 
+import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.catalyst.expressions.{Left => _, Right => _, _}
 import org.apache.spark.sql.catalyst.plans.{ExistenceJoin, InnerLike, JoinType, LeftExistence}
 import org.apache.spark.sql.catalyst.trees.TreeNodeTag
@@ -44,8 +45,15 @@ private[fingerprint] final case class Relation(
  * Walks plans bottom-up; every node once. One for each SQL execution: what was made for a node of an
  * earlier plan serves every node that says the same over the same inputs, so a re-plan pays for what
  * is new in it. Not thread-safe.
+ *
+ * @param settingsOf
+ *   the settings by which a session's relations are read, where they are other ones than those that the
+ *   fingerprint counts anyway
  */
-private[fingerprint] final class Relations(lineage: Lineage) {
+private[fingerprint] final class Relations(
+    lineage: Lineage,
+    settingsOf: SparkSession => Option[String] = _ => None
+) {
   import Relations._
 
   // Of the pass at hand, except query stages, which stay as long as the execution.
@@ -86,7 +94,8 @@ private[fingerprint] final class Relations(lineage: Lineage) {
         .fold(refusal => throw new Refused(refusal), identity)
     case scan: FileSourceScanExec if AllowList.operators(scan.getClass.getName) =>
       val listing = Sources.listing(scan, text)
-      if (Statement.hasSubquery(scan)) restrict(scan, visitScan(scan, listing))
+      // Another session's settings may change from plan to plan, as this one's may.
+      if (Statement.hasSubquery(scan) || settings(scan).isDefined) restrict(scan, visitScan(scan, listing))
       else {
         val statement = new Statement(scan, Nil, listing)
         made.getOrElseUpdate(statement, attempt(restrict(scan, visitScan(scan, listing))))
@@ -96,7 +105,12 @@ private[fingerprint] final class Relations(lineage: Lineage) {
   }
 
   private def visitScan(scan: FileSourceScanExec, listing: Listing): Relation =
-    withSubqueries(scan.partitionFilters ++ scan.dataFilters)(Sources.files(scan, listing, text))
+    withSubqueries(scan.partitionFilters ++ scan.dataFilters)(
+      Sources.files(scan, listing, text, settings(scan))
+    )
+
+  private def settings(scan: FileSourceScanExec): Option[String] =
+    settingsOf(scan.relation.sparkSession)
 
   /** Only what a node puts out is named above it; subqueries met on the way are inputs as well. */
   private def restrict(plan: SparkPlan, r: Relation): Relation = {

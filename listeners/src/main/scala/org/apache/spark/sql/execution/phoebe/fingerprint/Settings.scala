@@ -4,15 +4,18 @@
  */
 package org.apache.spark.sql.execution.phoebe.fingerprint
 
+import java.time.zone.ZoneRulesProvider
 import java.util.{Locale, TimeZone}
 import java.util.concurrent.atomic.AtomicReference
 
 import scala.jdk.CollectionConverters._
 import scala.util.Try
 
+import com.ibm.icu.util.VersionInfo
 import org.apache.hadoop.conf.Configuration
+import org.apache.hadoop.util.{VersionInfo => HadoopVersion}
 
-import org.apache.spark.{SPARK_VERSION, SparkConf}
+import org.apache.spark.{SPARK_BUILD_DATE, SPARK_REVISION, SPARK_VERSION, SparkConf}
 import org.apache.spark.sql.internal.SQLConf
 
 /** @param parts what counts, by name: not redacted, so never to be shown or logged as they are */
@@ -23,7 +26,7 @@ private[fingerprint] final case class Settings(hash: String, parts: Seq[(String,
 private[fingerprint] object Settings {
 
   /** Raised whenever a change of this package gives other rows one name that had two before. */
-  private val Scheme = 2
+  private val Scheme = 3
 
   /**
    * @param sql
@@ -91,11 +94,18 @@ private[fingerprint] object Settings {
       "codec" -> core.get("spark.io.compression.codec", "lz4"),
       "compress" -> core.get("spark.shuffle.compress", "true"),
       "spark" -> SPARK_VERSION,
+      // Vendors build other sources under a plain version.
+      "spark_build" -> build,
+      "hadoop" -> HadoopVersion.getVersion,
+      // What a time zone's clocks show, and how a collation compares, changes with these tables.
+      "tzdata" -> ZoneRulesProvider.getVersions("UTC").lastKey,
+      "icu" -> VersionInfo.ICU_VERSION.toString,
       // Number formatting differs between Java releases (JDK-4511638).
       "java" -> System.getProperty("java.specification.version"),
       // Of times in ORC files and in calendars of old, and of upper and lower case.
       "jvm_time_zone" -> TimeZone.getDefault.getID,
       "jvm_locale" -> Locale.getDefault.toString,
+      "jvm_locale_data" -> System.getProperty(LocaleData, ""),
       "fingerprint" -> s"$Scheme/${AllowList.version}"
     )
     // What a session sets, readers are given in the place of Hadoop's own.
@@ -105,23 +115,37 @@ private[fingerprint] object Settings {
   /** What gives executors another time zone or locale than the driver's. */
   private def ofExecutors(core: SparkConf): Seq[(String, String)] = {
     val options = Seq("spark.executor.defaultJavaOptions", "spark.executor.extraJavaOptions")
-      .flatMap(core.getOption).flatMap(_.split("\\s+")).filter(_.startsWith("-Duser."))
+      .flatMap(core.getOption).flatMap(_.split("\\s+")).filter(_.startsWith("-D"))
       .map(_.stripPrefix("-D").split("=", 2)).collect { case Array(key, value) => key -> value }
       .filter { case (key, _) => userProperties(key) }
     val environment = core.getExecutorEnv.filter { case (key, _) => key == "TZ" || locales(key) }
     options ++ environment
   }
 
+  private def build: String = if (SPARK_REVISION.isEmpty) SPARK_BUILD_DATE else SPARK_REVISION
+
+  /** Which tables of names of months and days are asked, in order. */
+  private val LocaleData = "java.locale.providers"
   private val userProperties =
-    Set("timezone", "language", "country", "region", "variant", "script").map("user." + _)
+    Set("timezone", "language", "country", "region", "variant", "script").map("user." + _) +
+      LocaleData
   private val locales = Set("LANG", "LC_ALL")
 
   private def counts(key: String): Boolean =
     key.startsWith("spark.sql.") || key.startsWith("spark.databricks.") ||
       readerPrefixes.exists(key.startsWith)
 
-  private val readerPrefixes =
-    Seq("parquet", "orc", "avro", "mapreduce.input", "mapred", "io.compression").map(_ + ".")
+  /** Each setting of ORC has a second name, of Hive's. */
+  private val readerPrefixes = Seq(
+    "parquet",
+    "orc",
+    "hive.exec.orc",
+    "hive.orc",
+    "avro",
+    "mapreduce.input",
+    "mapred",
+    "io.compression"
+  ).map(_ + ".")
 
   /** Whether a key's explicit value is what it would be anyway (fallbacks to other keys included). */
   private def isDefault(key: String, value: String, scratch: SQLConf): Boolean = {

@@ -4,16 +4,19 @@
  */
 package org.apache.spark.sql.execution.phoebe.fingerprint
 
+import java.util.Locale
+
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.execution.{FileSourceScanExec, LocalTableScanExec}
-import org.apache.spark.sql.execution.datasources.FileFormat
+import org.apache.spark.sql.execution.datasources.{FileFormat, HadoopFsRelation}
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{
   fieldText,
   schemaText,
   typeText,
   Env
 }
-import org.apache.spark.sql.types.StructType
+import org.apache.spark.sql.internal.SQLConf
+import org.apache.spark.sql.types.{StructType, VariantType}
 
 private[fingerprint] object Sources {
 
@@ -26,11 +29,10 @@ private[fingerprint] object Sources {
     options.keys.find(ExpressionText.namesFile).foreach { option =>
       Refused.source("unknown_source", index, s"its option $option names a file not looked at")
     }
-    val conf = relation.sparkSession.sessionState.conf
-    if (
-      conf.ignoreCorruptFiles || isOn(options, "ignoreCorruptFiles") ||
-      conf.ignoreMissingFiles || isOn(options, "ignoreMissingFiles")
-    ) {
+    options.keys.groupBy(_.toLowerCase(Locale.ROOT)).find(_._2.size > 1).foreach { case (key, _) =>
+      Refused.source("unknown_source", index, s"its option $key is given twice")
+    }
+    if (leavesOut(relation)) {
       val why = "files that could not be read are left out, and may be there on another run"
       Refused.source("ignored_files", index, why)
     }
@@ -41,25 +43,82 @@ private[fingerprint] object Sources {
       if (!AllowList.formats(format)) {
         Refused.source("unknown_source", format, "its format is not known")
       }
+      if (guessesTypes(scan)) {
+        val why = "the type of a variant follows from the lines before it, by where files are split"
+        Refused.source("split_dependent", format, why)
+      }
       Listings(scan, text)
     }
   }
 
-  private def isOn(options: Map[String, String], key: String): Boolean =
-    ExpressionText.option(options, key).exists(_.equalsIgnoreCase("true"))
+  /**
+   * Whether what cannot be read is passed over. Readers ask the session that made the relation, or the
+   * one that runs the query.
+   */
+  private def leavesOut(relation: HadoopFsRelation): Boolean = {
+    val conf = relation.sparkSession.sessionState.conf
+    def option(key: String) = ExpressionText.option(relation.options, key)
+    conf.ignoreCorruptFiles || conf.ignoreMissingFiles ||
+    SQLConf.get.ignoreCorruptFiles || SQLConf.get.ignoreMissingFiles ||
+    Seq("ignoreCorruptFiles", "ignoreMissingFiles").exists(option(_).exists(isTrue)) ||
+    // ORC's own, under both of its names: an option, a session's setting, or one of Hadoop's.
+    skipsInOrc.exists { key =>
+      val hadoop = relation.sparkSession.sparkContext.hadoopConfiguration.get(key, "")
+      Seq(option(key).getOrElse(""), conf.getConfString(key, ""), hadoop).exists(isTrue)
+    }
+  }
+
+  private def isTrue(value: String): Boolean = value.trim.equalsIgnoreCase("true")
+
+  private val skipsInOrc = Seq("orc.skip.corrupt.data", "hive.exec.orc.skip.corrupt.data")
+
+  /** CSV takes a variant's type from the first values that a task meets. */
+  private def guessesTypes(scan: FileSourceScanExec): Boolean =
+    scan.relation.fileFormat.getClass.getName == csv &&
+      (ExpressionText.option(scan.relation.options, "singleVariantColumn").isDefined ||
+        scan.requiredSchema.exists(_.dataType.existsRecursively(_.isInstanceOf[VariantType])))
+
+  /**
+   * What else a reader goes by. A parser of text finds a record malformed by the columns that it is
+   * asked for: which rows there are, and what a corrupt record's column says, is another matter for each
+   * set of them. The other formats hold the same rows whatever is asked for.
+   */
+  private def reads(scan: FileSourceScanExec): Seq[String] = {
+    val relation = scan.relation
+    val required =
+      if (parsers(relation.fileFormat.getClass.getName)) Seq(schemaText(scan.requiredSchema))
+      else Nil
+    // Files of buckets that a filter rules out are not read.
+    val buckets = relation.bucketSpec.toSeq.flatMap { spec =>
+      val enabled = relation.sparkSession.sessionState.conf.bucketingEnabled
+      val chosen = scan.optionalBucketSet.map(_.iterator)
+      Seq(spec.toString, enabled.toString, chosen.fold("all")(_.mkString(",")))
+    }
+    Seq(required.size.toString) ++ required ++ buckets
+  }
 
   /** The zone of whose date a reader of text makes times from mere times of day, if it may. */
   def clock(scan: FileSourceScanExec): Option[String] = {
     val relation = scan.relation
-    if (!texts(relation.fileFormat.getClass.getName)) None
+    if (!parsers(relation.fileFormat.getClass.getName)) None
     else if (!ExpressionText.hasTime(scan.requiredSchema)) None
     else Some(ExpressionText.option(relation.options, "timeZone").getOrElse(
       relation.sparkSession.sessionState.conf.sessionLocalTimeZone
     ))
   }
 
-  /** A scan of files, its static pruning done by Spark's own listing. */
-  def files(scan: FileSourceScanExec, listing: Listing, text: ExpressionText): Relation = {
+  /**
+   * A scan of files, its static pruning done by Spark's own listing.
+   *
+   * @param settings
+   *   those of the session that made the relation where they are other ones than the planning session's
+   */
+  def files(
+      scan: FileSourceScanExec,
+      listing: Listing,
+      text: ExpressionText,
+      settings: Option[String]
+  ): Relation = {
     val relation = scan.relation
     val columns = Env(scan.output.map(a => a.exprId -> a.name).toMap)
     // The predicates name columns of this very scan, so their bare names are enough.
@@ -72,6 +131,8 @@ private[fingerprint] object Sources {
       .addAll(text.conjuncts(scan.partitionFilters, columns))
       .addAll(text.conjuncts(scan.dataFilters, columns))
       .addAll(clock(scan).map(ExpressionText.today))
+      .addAll(reads(scan))
+      .addAll(settings)
       .hex()
     val env = scan.output.map(a => a.exprId -> column(scan.requiredSchema, hash, a)).toMap
     Relation(hash, Env(env), Set(listing))
@@ -107,11 +168,13 @@ private[fingerprint] object Sources {
 
   private val blockColumns = Set(FileFormat.FILE_BLOCK_START, FileFormat.FILE_BLOCK_LENGTH)
 
-  private val texts = Set("csv.CSVFileFormat", "json.JsonFileFormat", "xml.XmlFileFormat")
-    .map("org.apache.spark.sql.execution.datasources." + _)
+  private val datasources = "org.apache.spark.sql.execution.datasources."
+  private val csv = datasources + "csv.CSVFileFormat"
+  private val parsers =
+    Set(csv, datasources + "json.JsonFileFormat", datasources + "xml.XmlFileFormat")
 
   private val indexes = Set("InMemoryFileIndex", "PrunedInMemoryFileIndex", "CatalogFileIndex")
-    .map("org.apache.spark.sql.execution.datasources." + _)
+    .map(datasources + _)
 }
 
 private[fingerprint] object SubqueryExpressions {

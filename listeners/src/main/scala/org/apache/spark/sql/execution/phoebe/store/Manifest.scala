@@ -51,6 +51,8 @@ private[phoebe] object ManifestPack {
  *
  * @param owner
  *   whose lease says whether the writing application may still be using the files
+ * @param inputs
+ *   what identified the files that it was made from, as they were right before the commit
  * @param workMs
  *   how long its query had run when the boundary was whole: what a restore need not wait for again
  * @param bytes
@@ -73,6 +75,7 @@ private[phoebe] final case class Manifest(
     pluginVersion: String,
     createdAtMs: Long,
     owner: String,
+    inputs: String,
     workMs: Long,
     codec: String,
     numMaps: Int,
@@ -90,7 +93,7 @@ private[phoebe] final case class Manifest(
 }
 
 private[phoebe] object Manifest {
-  val Format = 3
+  val Format = 4
   private val HeadLength = 21
 
   /** Snake-case JSON for manifests; unknown keys are let pass so that later formats can add some. */

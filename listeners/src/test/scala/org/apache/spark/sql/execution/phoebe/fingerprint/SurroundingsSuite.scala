@@ -77,6 +77,15 @@ class SurroundingsSuite extends AnyFunSuite {
     assert(parts(environment).toSet -- before.toSet == Set("TZ" -> "UTC"))
   }
 
+  test("the versions of what computes count: tables of time zones, collations, a vendor's build") {
+    val versions = Seq("spark", "spark_build", "hadoop", "java", "tzdata", "icu").map(parts())
+    assert(versions.forall(_.nonEmpty))
+    assert(parts()("tzdata").matches("\\d{4}[a-z]+"))
+    val executors = "-Djava.locale.providers=COMPAT -Dother=x"
+    val other = parts(new SparkConf(false).set("spark.executor.extraJavaOptions", executors))
+    assert(other.toSet -- parts().toSet == Set("java.locale.providers" -> "COMPAT"))
+  }
+
   test("what was named under other lists is not found again") {
     assert(parts()("fingerprint").endsWith(AllowList.version))
     val versions = Seq(Seq(Seq("a", "b"), Nil), Seq(Seq("a"), Seq("b")), Seq(Seq("a"), Nil))
@@ -99,10 +108,12 @@ class SurroundingsSuite extends AnyFunSuite {
     assert(hadoop.get("io.compression.codec.bzip2.library") != null)
     assert(!before.contains("io.compression.codec.bzip2.library"))
     hadoop.set("orc.force.positional.evolution", "true")
+    hadoop.set("hive.exec.orc.skip.corrupt.data", "true")
     hadoop.set("fs.defaultFS", "file:///")
     hadoop.set("parquet.encryption.key.access.token", "of today")
     assert(
-      Settings.ofReaders(hadoop) == before + ("orc.force.positional.evolution" -> "true")
+      Settings.ofReaders(hadoop) == before ++
+        Seq("orc.force.positional.evolution", "hive.exec.orc.skip.corrupt.data").map(_ -> "true")
     )
   }
 }
