@@ -271,8 +271,10 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   ): () => Either[Reason, String] =
     running(executionId).map(_.verdicts.get(fingerprint)) match {
       case Some(Verdict.Write(_, inputs)) =>
-        val ran = Guard("see what scans listed", Option.empty[Seq[RanScan]])(Some(Listings.ran(plan)))
-        () => ran.fold[Either[Reason, String]](Left(Inputs.unseen("no listing")))(inputs.beforeCommit)
+        val ran =
+          Guard("see what scans listed", Option.empty[Seq[RanScan]])(Some(Listings.ran(plan)))
+        () =>
+          ran.fold[Either[Reason, String]](Left(Inputs.unseen("no listing")))(inputs.beforeCommit)
       case _ => () => Left(Reason("execution_over", "the execution ended before it ran"))
     }
 

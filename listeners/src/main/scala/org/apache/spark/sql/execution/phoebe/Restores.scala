@@ -114,7 +114,9 @@ private[phoebe] object Restores {
         CompletableFuture.supplyAsync(() => inputs(hash).beforeRestore(sights), runtime.looks)
       }
       val stores = looks(runtime, candidates, delicate, timeoutMs, deadline)(known)
-      val found = stores.zip(read).map { case (look, now) => look.flatMap(sameInputs(_, now, deadline)) }
+      val found = stores.zip(read).map { case (look, now) =>
+        look.flatMap(sameInputs(_, now, deadline))
+      }
       candidates.zip(found).foreach {
         case (hash, Right(found)) =>
           verdicts(hash) = Verdict.Restore(restoredReason(found), found.checkpoint)

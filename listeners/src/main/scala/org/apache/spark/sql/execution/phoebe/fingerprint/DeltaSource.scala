@@ -71,7 +71,8 @@ private[fingerprint] object DeltaSource {
   private val absolutePath = "absolutePath"
 
   private def status(index: FileIndex, file: AnyRef): FileStatus = {
-    val path = index.getClass.getMethod(absolutePath, classOf[String]).invoke(index, get(file, "path"))
+    val path =
+      index.getClass.getMethod(absolutePath, classOf[String]).invoke(index, get(file, "path"))
     val size = get(file, "size").asInstanceOf[Long]
     val modifiedMs = get(file, "modificationTime").asInstanceOf[Long]
     new FileStatus(size, false, 0, 0, modifiedMs, path.asInstanceOf[Path])

@@ -82,7 +82,10 @@ object FingerprintProbe {
         val inputs = fingerprinter.inputs(f)
         val before = inputs.beforeRestore(Inputs.looksBeforeRestores(session, 60000L))
         Map(
-          "commit" -> inputs.beforeCommit(Listings.ran(ran.queryExecution.executedPlan)).fold(_.code, identity),
+          "commit" -> inputs.beforeCommit(Listings.ran(ran.queryExecution.executedPlan)).fold(
+            _.code,
+            identity
+          ),
           "restore" -> before.fold(_.code, identity)
         )
       case Left(r) => Map("commit" -> r.code, "restore" -> r.code)

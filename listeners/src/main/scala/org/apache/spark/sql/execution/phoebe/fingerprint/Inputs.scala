@@ -13,7 +13,13 @@ package org.apache.spark.sql.execution.phoebe.fingerprint
 import java.io.FileNotFoundException
 import java.nio.file.{Files, NoSuchFileException, NotDirectoryException, Paths}
 import java.nio.file.attribute.FileTime
-import java.util.concurrent.{Callable, CancellationException, ConcurrentHashMap, Executors, TimeUnit}
+import java.util.concurrent.{
+  Callable,
+  CancellationException,
+  ConcurrentHashMap,
+  Executors,
+  TimeUnit
+}
 
 import scala.jdk.CollectionConverters._
 import scala.util.Try
@@ -319,7 +325,10 @@ private[fingerprint] object Looks {
         case _ => ""
       },
       // S3A's own class is not on our class path.
-      Try(status.getClass.getMethod("getVersionId").invoke(status)).fold(_ => "", v => s"version $v")
+      Try(status.getClass.getMethod("getVersionId").invoke(status)).fold(
+        _ => "",
+        v => s"version $v"
+      )
     )
     val settledMs = status.getModificationTime + SecondMs + SkewMs
     SeenFile(path.toString, told.mkString(" "), settledMs)

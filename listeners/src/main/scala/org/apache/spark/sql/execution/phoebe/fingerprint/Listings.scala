@@ -52,7 +52,8 @@ final class Listing private[fingerprint] (
 
   /** For people. */
   val root: String = roots.toSeq.sorted.mkString(",")
-  private[fingerprint] lazy val isOnLocalDisk = files.headOption.forall(f => Looks.isOnDisk(f.getPath))
+  private[fingerprint] lazy val isOnLocalDisk =
+    files.headOption.forall(f => Looks.isOnDisk(f.getPath))
   lazy val bytes: Long = files.iterator.map(_.getLen).sum
   lazy val newestMs: Option[Long] = files.iterator.map(_.getModificationTime).maxOption
 }

@@ -95,7 +95,8 @@ private[fingerprint] final class Relations(
     case scan: FileSourceScanExec if AllowList.operators(scan.getClass.getName) =>
       val listing = Sources.listing(scan, text)
       // Another session's settings may change from plan to plan, as this one's may.
-      if (Statement.hasSubquery(scan) || settings(scan).isDefined) restrict(scan, visitScan(scan, listing))
+      if (Statement.hasSubquery(scan) || settings(scan).isDefined)
+        restrict(scan, visitScan(scan, listing))
       else {
         val statement = new Statement(scan, Nil, listing)
         made.getOrElseUpdate(statement, attempt(restrict(scan, visitScan(scan, listing))))
