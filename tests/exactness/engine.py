@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +128,7 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _pump(source: Any, lines: queue.Queue[str]) -> None:
