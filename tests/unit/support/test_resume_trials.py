@@ -41,7 +41,7 @@ class MadeUp:
         said = f"phoebe: restores 5 bytes that a left in {self.store}/data/"
         return "\n".join(said + name for name in (() if self.is_first else self.restores))
 
-    def ask(self, name: str, *_: object) -> int:
+    def ask(self, name: str, *_: object, **__: object) -> int:
         self.output(name).mkdir(parents=True)
         pq.write_table(pa.table({"n": [1]}), self.output(name) / "part.parquet")
         (self.output(name) / "_SUCCESS").touch()
