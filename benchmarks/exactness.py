@@ -49,7 +49,6 @@ def run(options: Options) -> Result:
             "mendings": [
                 {
                     "name": r.mending.name,
-                    "issue": r.mending.issue,
                     "found": r.found,
                     "pairs": r.pairs,
                     "seconds": r.seconds,
@@ -62,5 +61,6 @@ def run(options: Options) -> Result:
         },
         repeats=report.pairs,
         why_null=why_null,
+        broken=bool(report.defects),
         skipped=[] if report.pairs >= pairs else [f"{pairs - report.pairs} pairs: no time"],
     )

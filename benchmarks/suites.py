@@ -44,6 +44,7 @@ class Found:
     counts: Counter[str] = field(default_factory=Counter)
     threads_left: set[str] = field(default_factory=set)
     unfinished: set[str] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
 
 
 def run(options: Options) -> Result:
@@ -56,6 +57,7 @@ def run(options: Options) -> Result:
         options.say(f"{number * TOGETHER} of {len(chosen)} suites done; now {names}")
         plain = _plain(group, folder / "plain")
         found.plain |= plain
+        found.missing += [suite.name for suite in group if suite.name not in plain]
         group = tuple(suite for suite in group if suite.name in plain)
         if not group:
             continue
@@ -146,12 +148,19 @@ def result(found: Found) -> Result:
             for d in judgement.new
         ],
     }
-    broken = judgement.new or figures["failed_inside"] or figures["threads_left"]
+    broken = (
+        judgement.new
+        or found.missing
+        or not found.plain
+        or figures["failed_inside"]
+        or figures["threads_left"]
+    )
     return Result(
         figures,
         repeats=1,
         skipped=[
             f"{sum(o.status == 'failed' for o in outcomes)} tests fail without the plugin too",
+            *(f"did not end without the plugin: {suite}" for suite in found.missing),
             *(f"expected to differ, and did not: {s}: {t}" for s, t in judgement.stale),
         ],
         broken=bool(broken),

@@ -340,7 +340,9 @@ def _charset_in(environment: bytes) -> str | None:
     found = _CHARSET.search(environment)
     try:
         name = codecs.lookup(found[1].decode()).name if found else None
-    except LookupError:
+        if name is not None:
+            b"\xe9".decode(name, "replace")  # Python has codecs that are no charsets
+    except (LookupError, UnicodeError):
         return None
     return None if name == "ascii" else name  # as ASCII, nothing else can have been written
 

@@ -192,7 +192,8 @@ SETTINGS: tuple[Setting, ...] = (
         "int",
         30000,
         "The longest a query's planning waits for looks at the checkpoints that it could restore "
-        "(manifest, lengths and footers; the rows are verified as they are read), milliseconds. A "
+        "(manifest, lengths and footers, some small ones whole; all rows are verified as they are "
+        "read), milliseconds. A "
         "boundary whose look has not ended by then is computed, and is not looked at again in the "
         "application; each wait in vain halves the next one, down to `advice.timeout_ms`.",
         minimum=100,

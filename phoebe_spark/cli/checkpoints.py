@@ -84,8 +84,8 @@ def show(
 
 @app.command("verify")
 def verify(home: Home = DEFAULT_HOME, checkpoint_dir: Directory = None, json: Json = False) -> None:
-    """Read every byte of every checkpoint (a restore looks at lengths and footers, and verifies the
-    rows as it reads them). Exit code 1 if one is damaged or cannot be read."""
+    """Read every byte of every checkpoint (a restore mostly looks at lengths and footers, and
+    verifies the rows as it reads them). Exit code 1 if one is damaged or cannot be read."""
     store = _store(home, checkpoint_dir)
     found = look(store, verify=True)
     _print(found, json, store, COLUMNS)

@@ -29,7 +29,7 @@ def main() -> int:
     again = ways.add_parser("replay", help="one stored batch, run by run")
     again.add_argument("file", type=Path)
     again.add_argument("--jar", type=Path)
-    again.add_argument("--keep", type=Path, help="leave files and store in this folder")
+    again.add_argument("--keep", type=Path, help="leave files and store in this new folder")
     known = ways.add_parser("mendings", help="take mendings back and find their faults again")
     known.add_argument("names", nargs="*")
     known.add_argument("--seed", type=int, default=SEED)
@@ -53,7 +53,9 @@ def main() -> int:
             )
         for path in store(report.defects, arguments.out):
             say(f"python -m tests.exactness replay {path}")
-        return 1 if report.defects else 0
+        if report.threads:
+            say(f"threads that outlive their application: {sorted(report.threads)}")
+        return 1 if report.defects or report.threads else 0
     if arguments.way == "replay":
         return _replay(arguments.file, arguments.jar, arguments.keep)
     results = mendings.find_again(
@@ -63,6 +65,10 @@ def main() -> int:
 
 
 def _replay(file: Path, jar: Path | None, keep: Path | None) -> int:
+    if keep is not None:
+        keep = keep.resolve()
+        if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+            raise SystemExit(f"{keep} is not empty: name a new folder")
     batch = Batch.from_json(file.read_text())
     print(explained(batch))
     with Engine(jar) as engine:

@@ -1,6 +1,6 @@
 """Proof that the fuzzer sees: each known fault is brought back, and has to be found again.
 
-A mending is a file ``mendings/<name>.toml``: ``issue``, ``says`` (what goes wrong without it) and
+A mending is a file ``mendings/<name>.toml``: ``says`` (what goes wrong without it) and
 ``[[replace]]`` tables (``file``, ``old``, ``new``), edits that take it back. They are applied to a
 copy of ``listeners/``, the jar is built there, and the same random pairs as ever run with it.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,6 @@ class Replace:
 @dataclass(frozen=True, slots=True)
 class Mending:
     name: str
-    issue: str
     says: str
     replaces: tuple[Replace, ...]
 
@@ -64,9 +64,7 @@ def read(folder: Path = FOLDER) -> list[Mending]:
 def _read(path: Path) -> Mending:
     try:
         value: dict[str, Any] = tomllib.loads(path.read_text())
-        return Mending(
-            path.stem, value["issue"], value["says"], tuple(Replace(**r) for r in value["replace"])
-        )
+        return Mending(path.stem, value["says"], tuple(Replace(**r) for r in value["replace"]))
     except (KeyError, TypeError, ValueError) as error:
         raise MendingError(f"{path.name}: {error}") from error
 
@@ -87,21 +85,7 @@ def taken_back(mending: Mending, root: Path) -> None:
 
 def _build(root: Path) -> Path:
     """The jar of the sources under ``root``."""
-    done = subprocess.run(
-        [
-            "mvn",
-            "-q",
-            "-B",
-            "-f",
-            "listeners/pom.xml",
-            "package",
-            "-DskipTests",
-            "-Dscala.recompile=incremental",
-        ],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run(_BUILD, cwd=root, capture_output=True, text=True)
     if done.returncode:
         raise MendingError(f"it does not compile: {done.stdout[-2000:]}{done.stderr[-500:]}")
     jars = (root / "listeners" / "target").glob("phoebe-spark_2.13-*.jar")
@@ -158,20 +142,25 @@ def find_again(
     A defect counts only if the jar with the mending does not have it. A fault that does not build
     or apply counts as not found, and is said.
     """
+    known = read()
+    if unknown := set(names) - {m.name for m in known}:
+        raise MendingError(f"no such mending: {', '.join(sorted(unknown))}")
+    deadline = time.monotonic() + total_s
     workshop = Workshop()
     results: list[Result] = []
-    wanted = [m for m in read() if not names or m.name in names]
+    wanted = [m for m in known if not names or m.name in names]
     if not wanted:
         return results
     mended = workshop.jar(None)
     for mending in wanted:
-        if sum(r.seconds for r in results) > total_s:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
             say(f"no time left for {mending.name} and what follows")
             break
-        results.append(_find(mending, workshop, mended, seed, pairs, seconds, say))
+        results.append(_find(mending, workshop, mended, seed, pairs, min(seconds, left_s), say))
         it = results[-1]
         said = f"found after {it.pairs} pairs" if it.found else f"NOT found in {it.pairs} pairs"
-        say(f"{mending.name} ({mending.issue}): {said}, {it.seconds:.0f} s")
+        say(f"{mending.name}: {said}, {it.seconds:.0f} s")
         if it.defect is not None:
             say(it.defect.text())
     return results

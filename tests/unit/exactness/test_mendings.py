@@ -10,8 +10,7 @@ import pytest
 from tests.exactness.mendings import Mending, MendingError, Replace, read, taken_back
 from tests.support.places import ROOT
 
-_TEXT = """issue = "A2"
-says = "what goes wrong"
+_TEXT = """says = "what goes wrong"
 [[replace]]
 file = "a.scala"
 old = '''one'''
@@ -23,7 +22,7 @@ def test_a_mending_is_read_and_taken_back(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(_TEXT)
     (tmp_path / "a.scala").write_text("val one = 1\n")
     mending = read(tmp_path)[0]
-    assert mending == Mending("short", "A2", "what goes wrong", (Replace("a.scala", "one", "two"),))
+    assert mending == Mending("short", "what goes wrong", (Replace("a.scala", "one", "two"),))
     taken_back(mending, tmp_path)
     assert (tmp_path / "a.scala").read_text() == "val two = 1\n"
     with pytest.raises(MendingError, match="0 times"):
@@ -31,7 +30,7 @@ def test_a_mending_is_read_and_taken_back(tmp_path: Path) -> None:
 
 
 def test_a_file_without_its_keys_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "bad.toml").write_text('issue = "A2"\n')
+    (tmp_path / "bad.toml").write_text('says = "no edits"\n')
     with pytest.raises(MendingError, match=r"bad\.toml"):
         read(tmp_path)
 

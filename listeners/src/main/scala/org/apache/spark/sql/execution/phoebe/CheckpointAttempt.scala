@@ -89,7 +89,7 @@ private[phoebe] final class CheckpointAttempt(
     numPartitions = dependency.partitioner.numPartitions
     rddId = dependency.rdd.id
     rowsAreChecked = dependency.rowBasedChecksums.nonEmpty
-    if (!rowsAreChecked) upstreamIds = upstream(dependency.rdd)
+    upstreamIds = upstream(dependency.rdd)
   }
 
   override def isOver: Boolean = synchronized(state == Freed || state == Abandoned)
@@ -174,6 +174,15 @@ private[phoebe] final class CheckpointAttempt(
     }
   }
 
+  /** Its execution computes other rows from here on, see [[CheckpointedShuffles.rolledBack]]. */
+  def rolledBack(): Unit = {
+    abandon(RolledBack)
+    // Readers here go on with it; no later application begins to.
+    if (isStored) runtime.pool.execute { () =>
+      StoreFiles.writeTombstone(place, sc.hadoopConfiguration, RolledBack.message)
+    }
+  }
+
   /** The map stage failed, and says so itself. */
   def discard(): Unit =
     if (
@@ -247,8 +256,11 @@ private[phoebe] final class CheckpointAttempt(
    */
   private def recomputedAlike(statuses: Array[MapStatus]): Either[Reason, Unit] = {
     val tracked = StoreLocation.tracker.shuffleStatuses
-    val differs = tracked.get(shuffleId)
-      .exists(status => status.withMapStatuses(_ => status.checksumMismatchIndices.nonEmpty))
+    // Spark rolls back what has read an output that differs: also where it lies upstream.
+    val differs = (upstreamIds + shuffleId).exists { id =>
+      tracked.get(id)
+        .exists(status => status.withMapStatuses(_ => status.checksumMismatchIndices.nonEmpty))
+    }
     def again = currentStatuses.zip(statuses).exists { case (now, chosen) =>
       now != null && now.mapId != chosen.mapId
     }
@@ -486,6 +498,10 @@ private[phoebe] final class CheckpointAttempt(
 }
 
 private[phoebe] object CheckpointAttempt {
+  private val RolledBack = Reason(
+    "rolled_back",
+    "a restored boundary of the query had to be computed again, and gave other rows"
+  )
   import org.apache.spark.SparkConf
   import org.apache.spark.internal.config.SHUFFLE_COMPRESS
 

@@ -149,7 +149,8 @@ private[phoebe] final class CheckpointedShuffles {
    * An output in the store could not be read. Spark computes it again, and all that was at the same
    * location; each location that fails costs the reading stage an attempt, of which it has four. So
    * at an execution's second one, the store counts as out of order for it: all that it has there
-   * is computed at once. What another application wrote is computed as a whole, so it fails once.
+   * is computed at once. What another application wrote is computed as a whole, so it fails once; what
+   * would come out otherwise waits for a failure of its own.
    *
    * @return
    *   whether it can be computed
@@ -168,12 +169,22 @@ private[phoebe] final class CheckpointedShuffles {
           case (id, own: CheckpointAttempt) if own.executionId == shuffle.executionId =>
             StoreLocation.all(id).foreach(StoreLocation.tracker.removeOutputsOnExecutor)
           case (_, other: RestoredShuffle) if other.executionId == shuffle.executionId =>
-            other.outputs.foreach(_.unreadable(why))
+            // Another one may be whole, and to roll back what has read it may fail the query.
+            other.outputs.filter(_.isReproducible).foreach(_.unreadable(why))
           case _ =>
         }
       }
       computes
     }
+
+  /**
+   * A boundary that an execution restored is computed after all, with other rows, and what has read it is
+   * rolled back. What the execution has written may come from both: nothing of it is for later runs.
+   */
+  def rolledBack(executionId: Long): Unit = all.foreach {
+    case own: CheckpointAttempt if own.executionId == executionId => own.rolledBack()
+    case _ =>
+  }
 
   /**
    * Forgets the shuffles that Spark has forgotten (its cleaner works as the garbage collector finds

@@ -16,6 +16,7 @@ import org.apache.spark.sql.execution.exchange.{
   ShuffleExchangeLike
 }
 import org.apache.spark.sql.execution.joins._
+import org.apache.spark.sql.execution.phoebe.fingerprint.RowOrder
 import org.apache.spark.sql.types._
 
 /**
@@ -64,7 +65,8 @@ private[phoebe] object Reproducible {
         _: CartesianProductExec => true
     case aggregate: BaseAggregateExec =>
       aggregate.groupingExpressions.forall(e => UnsafeRowUtils.isBinaryStable(e.dataType)) &&
-      aggregate.aggregateExpressions.forall(call => isExact(call.aggregateFunction))
+      aggregate.aggregateExpressions.map(_.aggregateFunction)
+        .forall(f => isExact(f) && RowOrder.isExact(f))
     case _ => false
   }
 

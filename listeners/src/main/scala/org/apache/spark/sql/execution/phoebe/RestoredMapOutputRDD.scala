@@ -203,11 +203,11 @@ private[phoebe] final class RestoredOutputs(
     Guard.run("schedule a restored boundary") {
       synchronized {
         state match {
-          case InStore =>
+          case Unreadable if mayPlan => planInput()
+          case InStore | Unreadable =>
             if (!MapStages.exists(scheduler, shuffleId)) readers += MapStages.jobsSoFar(scheduler)
             // Whoever has removed the shuffle, the store still has it.
             if (!StoreLocation.tracker.containsShuffle(shuffleId)) register()
-          case Unreadable => planInput()
           case Planning => MapStages.park(scheduler, shuffleId)
           case Computed | Lost =>
         }
@@ -215,7 +215,23 @@ private[phoebe] final class RestoredOutputs(
     }
   }
 
-  private def planInput(): Unit = {
+  /**
+   * Rows that come out otherwise need all that has read it to be rolled back, which Spark finds by its
+   * map stage: where there is none now, the next reader's failure finds it.
+   */
+  private def mayPlan: Boolean = isReproducible || MapStages.exists(scheduler, shuffleId)
+
+  private def planInput(): Unit =
+    try dropAndPlan()
+    catch {
+      case e @ (NonFatal(_) | _: LinkageError) =>
+        // Its outputs may be gone, and nobody would wake its readers.
+        state = Lost
+        MapStages.abort(scheduler, shuffleId, failure(s"$why, and it cannot be computed: $e"))
+        throw e
+    }
+
+  private def dropAndPlan(): Unit = {
     val tracker = StoreLocation.tracker
     tracker.shuffleStatuses.put(shuffleId, new ShuffleStatus(manifest.numMaps))
     tracker.incrementEpoch()
@@ -223,6 +239,7 @@ private[phoebe] final class RestoredOutputs(
     rolledBack.foreach { cause =>
       val wasRead = readers.size > 1
       def isRunning(id: Long) = SQLExecution.getQueryExecution(id) != null
+      runtime.shuffles.rolledBack(exchange.executionId)
       MapStages.rollBack(scheduler, shuffleId, cause, wasRead, isRunning)
     }
     val properties = MapStages.park(scheduler, shuffleId).getOrElse(captured.localProps)
@@ -233,29 +250,33 @@ private[phoebe] final class RestoredOutputs(
     runtime.shuffles.restored(exchange.executionId).foreach(_.planIfUnreadable())
   }
 
-  private def planIfUnreadable(): Unit = synchronized(if (state == Unreadable) planInput())
+  private def planIfUnreadable(): Unit = synchronized {
+    if (state == Unreadable && mayPlan) planInput()
+  }
 
   private def plan(properties: Properties): Unit = {
+    // Whatever ends this, the stage that waits for it must hear.
     val planned =
       try Right(OriginalInput.mapSide(exchange, captured, properties))
-      catch {
-        case e @ (NonFatal(_) | _: LinkageError | _: StackOverflowError) => Left(e)
-      }
+      catch { case e: Throwable => Left(e) }
+    def failed(e: Throwable): Unit = {
+      // It may have been the query's end; the next one that asks tries again.
+      if (state != Computed) state = if (plannings < MaxPlannings) Unreadable else Lost
+      logWarning(s"phoebe: the input of ${checkpoint.place} could not be planned", e)
+      MapStages.abort(scheduler, shuffleId, failure(s"$why, and computing it failed: $e"))
+    }
     MapStages.onSchedulerThread(scheduler) {
       synchronized {
-        try planned match {
-            case Right(rows) =>
+        planned match {
+          case Left(e) => failed(e)
+          case Right(rows) =>
+            try {
               rdd.computeFrom(rows)
               state = Computed
               MapStages.release(scheduler, shuffleId, rolledBack)
-            case Left(e) => throw e
-          }
-        catch {
-          case e @ (NonFatal(_) | _: LinkageError | _: StackOverflowError) =>
-            // It may have been the query's end; the next one that asks tries again.
-            if (state != Computed) state = if (plannings < MaxPlannings) Unreadable else Lost
-            logWarning(s"phoebe: the input of ${checkpoint.place} could not be planned", e)
-            MapStages.abort(scheduler, shuffleId, failure(s"$why, and computing it failed: $e"))
+            } catch {
+              case e @ (NonFatal(_) | _: LinkageError | _: StackOverflowError) => failed(e)
+            }
         }
       }
     }

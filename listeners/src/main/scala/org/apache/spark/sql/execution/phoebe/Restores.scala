@@ -126,8 +126,10 @@ private[phoebe] object Restores {
       while (refuseContested(run)) {}
       candidates = uncontested
     }
-    if (verdicts.size > 1) state.link(consumers.linked(run))
-    if (refused.values.exists(_.code == StoreSlow)) runtime.lookedInVain()
+    // Subqueries are fragments of their own: one restored boundary here may share a sum with one there.
+    if (verdicts.nonEmpty) state.link(consumers.linked(run))
+    // A look at the store or at the inputs had no answer.
+    if (stored.nonEmpty && System.nanoTime() >= deadline) runtime.lookedInVain()
     new Restores(verdicts.toMap, refused.toMap, vanished)
   }
 

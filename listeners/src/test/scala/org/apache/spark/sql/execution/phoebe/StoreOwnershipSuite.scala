@@ -22,6 +22,14 @@ class StoreOwnershipSuite extends AnyFunSuite {
   private val Fingerprint = "a" * 64
   private val Everything = Limits(-1, 0)
 
+  private def until(condition: => Boolean): Unit = {
+    val deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(60)
+    while (!condition) {
+      assert(System.nanoTime() < deadline, "it did not come to pass in a minute")
+      Thread.sleep(10)
+    }
+  }
+
   private def folder(): LocalPath = Files.createTempDirectory("phoebe-owned")
   private def uri(path: LocalPath): Path = new Path(path.toUri)
 
@@ -361,7 +369,7 @@ class StoreOwnershipSuite extends AnyFunSuite {
     val pool = Executors.newSingleThreadExecutor()
     val commits = pool.submit(() => commit(paused, place))
     val temporary = Paths.get(place.directory.toUri.getPath).resolve("manifest.tmp")
-    while (!Files.exists(temporary)) Thread.sleep(10)
+    until(Files.exists(temporary))
     val here = uri(root)
     away(paused, here)
     val successor = application(here)
@@ -398,7 +406,7 @@ class StoreOwnershipSuite extends AnyFunSuite {
     paused.renew()
     Files.writeString(control, "rename hang")
     val first = pool.submit(() => collect(paused))
-    while (!tree(root.resolve("catalog")).exists(_.contains(".leaving."))) Thread.sleep(10)
+    until(tree(root.resolve("catalog")).exists(_.contains(".leaving.")))
     away(paused, here)
     val reader = application(here)
     reader.renew()
@@ -418,7 +426,7 @@ class StoreOwnershipSuite extends AnyFunSuite {
     again.renew()
     Files.writeString(control, "delete hang")
     val second = pool.submit(() => collect(again))
-    while (!Files.exists(leaving)) Thread.sleep(10)
+    until(Files.exists(leaving))
     val late = application(here)
     late.pin(place)
     intercept[java.io.FileNotFoundException](late.readManifest(entry))

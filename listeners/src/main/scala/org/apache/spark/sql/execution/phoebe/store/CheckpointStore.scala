@@ -460,20 +460,21 @@ private[phoebe] final class CheckpointStore(
       entitled()
       val known = before.readers.getOrElse(place.stem, Map.empty).keySet + owner
       val taken = !readers(place).flatMap(path => Catalog.readerOf(path.getName)).forall(known)
-      if (taken) store.delete(place.leaving, false): Unit
-      else removeFiles(place)
+      // Another one's word stays: it may have been stopped right before it removes the files.
+      if (!taken) removeFiles(place)
+      else if (leaver(place).contains(owner)) store.delete(place.leaving, false): Unit
       !taken
     }
   }
 
   /** Says that a checkpoint is being removed; false: another living application does so. */
   private def leaves(place: CheckpointPlace, alive: Living): Boolean =
-    createWhole(fs, place.leaving, owner.getBytes(UTF_8), !shared) || {
-      val who =
-        try Some(new String(readWhole(fs, place.leaving), UTF_8))
-        catch { case _: FileNotFoundException => None }
-      who.exists(found => found == owner || !alive(found))
-    }
+    createWhole(fs, place.leaving, owner.getBytes(UTF_8), !shared) ||
+      leaver(place).exists(found => found == owner || !alive(found))
+
+  private def leaver(place: CheckpointPlace): Option[String] =
+    try Some(new String(readWhole(fs, place.leaving), UTF_8))
+    catch { case _: FileNotFoundException => None }
 
   private def readers(place: CheckpointPlace): Seq[Path] =
     Option(fs.globStatus(place.reader("*"))).toSeq.flatten.map(_.getPath)
