@@ -112,4 +112,4 @@ wheel: $(STAMPS)/venv jar ## dist/*.whl, with the jar inside
 	@ls dist/*.whl
 
 clean: ## what was built; .venv and downloaded data stay
-	@rm -rf build/stamps build/demo build/bench dist listeners/target phoebe_spark/jars
+	@rm -rf build/stamps build/demo build/bench build/exactness build/suites dist listeners/target phoebe_spark/jars

@@ -252,6 +252,8 @@ def _case_lines(case: Case) -> list[str]:
 def store(defects: Sequence[Defect], folder: Path) -> list[Path]:
     """Writes each defect's batch to a file that `replay` takes."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("[0-9][0-9][0-9]-*"):
+        old.unlink()
     paths = []
     for n, defect in enumerate(defects, 1):
         path = folder / f"{n:03d}-{defect.finding.kind}-{defect.finding.run}.json"
