@@ -68,13 +68,19 @@ private[phoebe] final class CheckpointShuffleRDD(
       source
     )
 
-  override def getPreferredLocations(partition: Partition): Seq[String] =
-    super.getPreferredLocations(partition).filterNot(StoreLocation.isStoreHost)
+  /** No host is near to the store. In local mode there is one host, where Spark's own outputs would be. */
+  override def getPreferredLocations(partition: Partition): Seq[String] = {
+    val (inStore, hosts) =
+      super.getPreferredLocations(partition).partition(StoreLocation.isStoreHost)
+    if (sparkContext.isLocal && (inStore.nonEmpty || source.restored)) {
+      Seq(SparkEnv.get.blockManager.blockManagerId.host)
+    } else hosts
+  }
 
   override def compute(split: Partition, context: TaskContext): Iterator[InternalRow] = {
     val id = dependency.shuffleId
     // Before the locations are looked up: what they name stays until this task ends.
-    val known = Guard("join a checkpoint", Option.empty[Stored]) {
+    val before = Guard("join a checkpoint", Option.empty[Stored]) {
       ExecutorCheckpoints.get.reading(id, context)
     }
     val (startMap, endMap, startReduce, endReduce) =
@@ -86,9 +92,14 @@ private[phoebe] final class CheckpointShuffleRDD(
         case CoalescedMapperPartitionSpec(start, end, reducers) => (start, end, 0, reducers)
       }
     val blocks = blocksOf(startMap, endMap, startReduce, endReduce)
-    val (inStore, elsewhere) = located(blocks, known).partition { case (location, _) =>
-      StoreLocation.matches(location)
+    def isInStore(block: (BlockManagerId, _)) = StoreLocation.matches(block._1)
+    val known = before.orElse {
+      if (blocks.exists(isInStore)) ExecutorCheckpoints.get.stored(id) else None
     }
+    // Locations are switched one by one, and this look may have come in between. What was local then
+    // is in the store too, and read with the rest: in another order rows would be another result.
+    val (inStore, elsewhere) =
+      (if (source.restored) blocks else located(blocks, known, id)).partition(isInStore)
     val metrics =
       new SQLShuffleReadMetricsReporter(
         context.taskMetrics().createTempShuffleReadMetrics(),
@@ -104,7 +115,7 @@ private[phoebe] final class CheckpointShuffleRDD(
     ).read().asInstanceOf[Iterator[Product2[Int, InternalRow]]].map(_._2)
     def fromStore = new StoreShuffleReader(dependency, source, context, metrics).read(
       inStore,
-      known.orElse(ExecutorCheckpoints.get.stored(id)),
+      known,
       startReduce,
       endReduce,
       endMap == Int.MaxValue
@@ -133,22 +144,6 @@ private[phoebe] final class CheckpointShuffleRDD(
     }
     blocks
   }
-
-  /**
-   * Locations that an executor had asked for just before the switch may be kept after it, and their
-   * files are not: what the store is known to hold is read there.
-   */
-  private def located(blocks: Blocks, known: Option[Stored]): Blocks =
-    // Ids of map tasks say nothing across applications.
-    known.filter(_ => !source.restored && blocks.exists(b => !StoreLocation.matches(b._1)))
-      .fold(blocks) { stored =>
-        blocks.flatMap { case (location, ids) =>
-          ids.groupBy { case (id, _, mapIndex) =>
-            if (stored.holds(mapIdOf(id))) StoreLocation(dependency.shuffleId, mapIndex)
-            else location
-          }
-        }
-      }
 }
 
 /** Blocks of a shuffle with their sizes and map indices, by location, as the tracker gives them. */
@@ -162,6 +157,21 @@ private[phoebe] object CheckpointShuffleRDD {
   private[phoebe] val OrderedBytes = 8L << 20
 
   def mapIdOf(block: BlockId): Long = block.asInstanceOf[ShuffleBlockId].mapId
+
+  /**
+   * Locations that an executor had asked for just before the switch may be kept after it, and their
+   * files are not: what the store is known to hold is read there. (Not where another application wrote
+   * it: ids of map tasks say nothing across applications.)
+   */
+  def located(blocks: Blocks, known: Option[Stored], shuffleId: Int): Blocks =
+    known.filter(_ => blocks.exists(block => !StoreLocation.matches(block._1)))
+      .fold(blocks) { stored =>
+        blocks.flatMap { case (location, ids) =>
+          ids.groupBy { case (id, _, mapIndex) =>
+            if (stored.holds(mapIdOf(id))) StoreLocation(shuffleId, mapIndex) else location
+          }
+        }
+      }
 }
 
 /** Reads shuffle blocks out of a checkpoint, one after the other, within one task. */
