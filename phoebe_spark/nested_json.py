@@ -8,18 +8,23 @@ own result in a loop have deeper plans. What orjson refuses is read by ijson, wh
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import orjson
 
+# How orjson says that a text is too deep for it, or has half of a surrogate pair: ijson reads these.
+_REFUSED = re.compile("limit|no (low|high) surrogate")
 
 def loads(text: bytes) -> Any:
     """The value of a JSON text. Raises ``orjson.JSONDecodeError`` where it is none."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
+        if not _REFUSED.search(str(error)):
+            raise
         from ijson.common import JSONError
 
         try:

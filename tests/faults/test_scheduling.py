@@ -269,14 +269,14 @@ def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
     ) as served:
         assert served.run("plain", SQL, trials.PLAIN).error is None
         _two_executors(served)
-        # A pack takes as long, and then the manifest: the kill comes while that is written.
-        (here / "control").write_text("write 3000\n")
+        # The kill comes when all is uploaded, and the manifest waits for its name.
+        (here / "control").write_text("rename hang\n")
         asked = served.ask("forced", trials.sql_of("one", 6000), FORCED)
-        until(lambda: any((here / "store" / "data").glob("*/*/*.pack")), "an upload")
-        time.sleep(4.5)
+        until(lambda: any((here / "store" / "data").glob("*/*/*.tmp")), "a manifest is written")
         files = {path: set(_map_ids(path)) for path in local.glob("spark-*/executor-*")}
         os.kill(_executors(cluster)[0], signal.SIGKILL)
         assert "committed to" not in served.log
+        (here / "control").unlink()
         until(lambda: "committed to" in served.log, "a commit")
         map_ids = set(read_manifest(wait_for_commits(here / "store", 1)[0])["map_ids"])
         # The worker's executors share its directory: whose a file is, only the service knows.
@@ -406,5 +406,5 @@ def test_push_based_shuffle_is_left_alone(folder: Path) -> None:
         finished = app.wait(180).check()
     reasons = {r["reason_code"] for r in home.records(here / "home", "boundaries")}
     assert reasons == {"push_based_shuffle"}
-    assert finished.log.count("COUNTS Map()") == 1
+    assert "COUNTS Map(left_alone.push_based_shuffle -> 1)" in finished.log
     assert not committed(here / "home" / "checkpoints")

@@ -13,6 +13,7 @@ package phoebe.testing
 import java.io.FilterOutputStream
 import java.net.URI
 import java.nio.file.{FileAlreadyExistsException, Files}
+import java.util.EnumSet
 import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, CountDownLatch}
 import java.util.concurrent.atomic.{AtomicInteger, LongAdder}
 
@@ -62,6 +63,24 @@ class SlowFileSystem(scheme: String) extends FilterFileSystem(new SlowFileSystem
   ): FSDataOutputStream = {
     val out = fs.create(path, permission, overwrite, bufferSize, replication, blockSize, progress)
     new FSDataOutputStream(new SlowFileSystem.Output(out, request), null)
+  }
+
+  /** A builder ends here as well; a filter would hand it to the files themselves. */
+  override def createFile(path: Path): FSDataOutputStreamBuilder[_, _] =
+    FileSystem.createDataOutputStreamBuilder(this, path).create().overwrite(true)
+
+  override def create(
+      path: Path,
+      permission: FsPermission,
+      flags: EnumSet[CreateFlag],
+      bufferSize: Int,
+      replication: Short,
+      blockSize: Long,
+      progress: Progressable,
+      checksum: Options.ChecksumOpt
+  ): FSDataOutputStream = {
+    val overwrite = flags.contains(CreateFlag.OVERWRITE)
+    create(path, permission, overwrite, bufferSize, replication, blockSize, progress)
   }
 
   /** As an object store it knows neither owners nor modes. */

@@ -5,8 +5,9 @@ import java.util.concurrent.RejectedExecutionException
 import scala.collection.mutable
 import scala.util.control.NonFatal
 
-import org.apache.spark.{ShuffleDependency, SPARK_VERSION}
+import org.apache.spark.{ShuffleDependency, SPARK_VERSION, SparkConf}
 import org.apache.spark.internal.Logging
+import org.apache.spark.internal.config.SHUFFLE_COMPRESS
 import org.apache.spark.io.CompressionCodec
 import org.apache.spark.rdd.RDD
 import org.apache.spark.rpc.RpcEndpointRef
@@ -344,7 +345,7 @@ private[phoebe] final class CheckpointAttempt(
       val (epoch, replaced) = ShuffleFreeing.moveToStore(
         shuffleId,
         statuses,
-        destroy => runtime.later(ToldMs)(destroy())
+        runtime.afterTold
       )
       val (answer, executors) = synchronized {
         add(replaced)
@@ -362,11 +363,13 @@ private[phoebe] final class CheckpointAttempt(
   /** Local files of these outputs are to be freed where they are now. */
   private def add(statuses: Iterable[MapStatus]): Unit = {
     val local = statuses.filterNot(s => StoreLocation.matches(s.location))
-    ShuffleFreeing.byLocation(local.map(s => s.location -> s.mapId).toSeq).foreach {
-      case (where, mapIds) =>
-        located += where -> (located.getOrElse(where, Array.empty[Long]) ++ mapIds).distinct
-    }
+    add(ShuffleFreeing.byLocation(local.map(s => s.location -> s.mapId).toSeq))
   }
+
+  private def add(local: Map[BlockManagerId, Array[Long]]): Unit =
+    local.foreach { case (where, mapIds) =>
+      located += where -> (located.getOrElse(where, Array.empty[Long]) ++ mapIds).distinct
+    }
 
   /**
    * Files of a decommissioned executor have been moved to another one (or to Spark's fallback storage),
@@ -378,14 +381,12 @@ private[phoebe] final class CheckpointAttempt(
       val moved = ShuffleFreeing.backToStore(
         shuffleId,
         mapIds,
-        destroy => runtime.later(ToldMs)(destroy())
+        runtime.afterTold
       )
       val free = synchronized {
         if (state == Freed) moved
         else {
-          moved.foreach { case (where, ids) =>
-            located += where -> (located.getOrElse(where, Array.empty[Long]) ++ ids).distinct
-          }
+          add(moved)
           Map.empty[BlockManagerId, Array[Long]]
         }
       }
@@ -502,13 +503,7 @@ private[phoebe] object CheckpointAttempt {
     "rolled_back",
     "a restored boundary of the query had to be computed again, and gave other rows"
   )
-  import org.apache.spark.SparkConf
-  import org.apache.spark.internal.config.SHUFFLE_COMPRESS
-
   private val RecheckMs = 200L
-
-  /** How long executors may take to fetch the locations that they were told of. */
-  private val ToldMs = 60000L
   private val DuplicatesNs = 5L * 1000 * 1000 * 1000
 
   sealed private trait State

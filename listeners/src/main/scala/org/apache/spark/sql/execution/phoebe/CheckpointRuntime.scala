@@ -339,6 +339,9 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     clock.schedule((() => Guard.run("look again")(body)): Runnable, ms, TimeUnit.MILLISECONDS)
   }
 
+  /** Work that waits until executors have fetched the locations that they were told of. */
+  val afterTold: (() => Unit) => Unit = work => later(ToldMs)(work())
+
   /** What an execution left to be uploaded may still become a checkpoint, but not for ever. */
   private def giveUpLate(executionId: Long): Unit =
     shuffles.of(executionId).filterNot(_.isOver).foreach { shuffle =>
@@ -417,6 +420,9 @@ private[phoebe] object CheckpointRuntime {
 
   /** How long an application's end may wait for uploads that the next one can use, or for removals. */
   private val CloseMs = 10000L
+
+  /** How long executors may take to fetch the locations that they were told of. */
+  private val ToldMs = 60000L
 
   /** An executor's files are moved one by one, and looked at together. */
   private val MovedMs = 200L

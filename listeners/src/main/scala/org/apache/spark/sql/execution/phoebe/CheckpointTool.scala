@@ -94,7 +94,7 @@ object CheckpointTool {
         Future.traverse(packs) { pack =>
           Future(Restorer.verify(one.place, store.fs.getConf, pack.pack))
         }.map(found =>
-          row(one.copy(problem = one.problem.orElse(found.flatten.headOption.map(_.why))))
+          row(one.copy(problem = one.problem.orElse(found.flatten.headOption)))
         )
       }
       Await.result(Future.sequence(looks), Duration.Inf)

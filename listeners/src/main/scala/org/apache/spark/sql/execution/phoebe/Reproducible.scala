@@ -1,6 +1,5 @@
 package org.apache.spark.sql.execution.phoebe
 
-import org.apache.spark.sql.catalyst.expressions.aggregate._
 import org.apache.spark.sql.catalyst.plans.physical._
 import org.apache.spark.sql.catalyst.util.UnsafeRowUtils
 import org.apache.spark.sql.execution._
@@ -17,7 +16,6 @@ import org.apache.spark.sql.execution.exchange.{
 }
 import org.apache.spark.sql.execution.joins._
 import org.apache.spark.sql.execution.phoebe.fingerprint.RowOrder
-import org.apache.spark.sql.types._
 
 /**
  * Whether a boundary that is computed again gives each of its reduce partitions the same rows, in
@@ -66,24 +64,7 @@ private[phoebe] object Reproducible {
     case aggregate: BaseAggregateExec =>
       aggregate.groupingExpressions.forall(e => UnsafeRowUtils.isBinaryStable(e.dataType)) &&
       aggregate.aggregateExpressions.map(_.aggregateFunction)
-        .forall(f => isExact(f) && RowOrder.isExact(f))
+        .forall(RowOrder.isExact)
     case _ => false
   }
-
-  /** Whether an aggregate of the same values is the same in whatever order they come. */
-  private def isExact(function: AggregateFunction): Boolean = function match {
-    case _: Count | _: BitAggregate => true
-    case sum: Sum => !isFloating(sum.child.dataType)
-    case average: Average => average.child.dataType.isInstanceOf[DecimalType]
-    case max: Max => isUnique(max.child.dataType)
-    case min: Min => isUnique(min.child.dataType)
-    case _: BloomFilterAggregate => true
-    case _ => false
-  }
-
-  /** Of values that compare as equal, any may be the least. */
-  private def isUnique(t: DataType): Boolean =
-    UnsafeRowUtils.isBinaryStable(t) && !t.existsRecursively(isFloating)
-
-  private def isFloating(t: DataType): Boolean = t == FloatType || t == DoubleType
 }

@@ -123,8 +123,12 @@ private[phoebe] final class RestoredOutputs(
   private val manifest = checkpoint.manifest
   private val sc = runtime.phoebe.sparkContext
   private val scheduler = sc.dagScheduler
-  private val captured: SQLExecutionThreadLocalCaptured =
-    SQLExecution.captureThreadLocals(exchange.session)
+
+  /** None: it cannot be computed later. */
+  private val captured: Option[SQLExecutionThreadLocalCaptured] =
+    Guard("keep a query's settings", Option.empty[SQLExecutionThreadLocalCaptured]) {
+      Some(SQLExecution.captureThreadLocals(exchange.session))
+    }
 
   private val isLinked =
     runtime.running(exchange.executionId).exists(_.isLinked(exchange.fingerprint))
@@ -177,7 +181,7 @@ private[phoebe] final class RestoredOutputs(
   def unreadable(reason: String): Boolean = synchronized {
     if (state == InStore) {
       // Rows that come out otherwise must not stand beside those of a boundary that is still restored.
-      if (MapStages.mayRelease && (!isLinked || isReproducible)) {
+      if (captured.isDefined && MapStages.mayRelease && (!isLinked || isReproducible)) {
         state = Unreadable
         why = reason
         runtime.tell(
@@ -233,7 +237,8 @@ private[phoebe] final class RestoredOutputs(
 
   private def dropAndPlan(): Unit = {
     val tracker = StoreLocation.tracker
-    tracker.shuffleStatuses.put(shuffleId, new ShuffleStatus(manifest.numMaps))
+    val dropped = tracker.shuffleStatuses.put(shuffleId, new ShuffleStatus(manifest.numMaps))
+    dropped.foreach(ShuffleFreeing.forgetSerialized(_, runtime.afterTold))
     tracker.incrementEpoch()
     rolledBack = if (isReproducible) None else Some(failure(why))
     rolledBack.foreach { cause =>
@@ -242,10 +247,11 @@ private[phoebe] final class RestoredOutputs(
       runtime.shuffles.rolledBack(exchange.executionId)
       MapStages.rollBack(scheduler, shuffleId, cause, wasRead, isRunning)
     }
-    val properties = MapStages.park(scheduler, shuffleId).getOrElse(captured.localProps)
+    val query = captured.get // it would be lost otherwise
+    val properties = MapStages.park(scheduler, shuffleId).getOrElse(query.localProps)
     state = Planning
     plannings += 1
-    runtime.plannings.execute(() => plan(properties))
+    runtime.plannings.execute(() => plan(query, properties))
     // Others that are known to be unreadable would cost their reader an attempt each.
     runtime.shuffles.restored(exchange.executionId).foreach(_.planIfUnreadable())
   }
@@ -254,10 +260,10 @@ private[phoebe] final class RestoredOutputs(
     if (state == Unreadable && mayPlan) planInput()
   }
 
-  private def plan(properties: Properties): Unit = {
+  private def plan(query: SQLExecutionThreadLocalCaptured, properties: Properties): Unit = {
     // Whatever ends this, the stage that waits for it must hear.
     val planned =
-      try Right(OriginalInput.mapSide(exchange, captured, properties))
+      try Right(OriginalInput.mapSide(exchange, query, properties))
       catch { case e: Throwable => Left(e) }
     def failed(e: Throwable): Unit = {
       // It may have been the query's end; the next one that asks tries again.

@@ -169,9 +169,6 @@ private[phoebe] object Restorer {
   /** A checkpoint that may be restored. @param lookMs how long it took to find that out, in wall time */
   final case class Admitted(checkpoint: CommittedCheckpoint, lookMs: Long)
 
-  /** @param isMissing whether it is that a file is not there */
-  final case class Damage(why: String, isMissing: Boolean)
-
   /** Looks at the footers of all packs, as `all`. */
   def footers(place: CheckpointPlace, conf: Configuration, packs: Seq[Pack]): Option[String] =
     all(place, conf, packs)(_.checkFooter(_))
@@ -180,11 +177,11 @@ private[phoebe] object Restorer {
   def all(place: CheckpointPlace, conf: Configuration, packs: Seq[Pack])(
       look: (PackReader, Pack) => Unit
   ): Option[String] = {
-    def one(pack: Pack): Option[Damage] = checked(place, conf)(look(_, pack))
+    def one(pack: Pack): Option[String] = checked(place, conf)(look(_, pack))
     val found =
       if (packs.size <= FewPacks) packs.flatMap(one(_))
       else ThreadUtils.parmap(packs, "phoebe-packs", PackThreads)(one).flatten
-    found.headOption.map(_.why)
+    found.headOption
   }
 
   /**
@@ -195,20 +192,19 @@ private[phoebe] object Restorer {
    * @throws java.io.IOException
    *   if the store cannot be read, which says nothing about the checkpoint
    */
-  def verify(place: CheckpointPlace, conf: Configuration, pack: Pack): Option[Damage] =
+  def verify(place: CheckpointPlace, conf: Configuration, pack: Pack): Option[String] =
     checked(place, conf)(_.verify(pack))
 
   private def checked(place: CheckpointPlace, conf: Configuration)(
       check: PackReader => Unit
-  ): Option[Damage] = {
+  ): Option[String] = {
     val reader = new PackReader(place.directory, conf)
     try {
       check(reader)
       None
     } catch {
-      case e: DamagedFileException => Some(Damage(e.getMessage, isMissing = false))
-      case e: FileNotFoundException =>
-        Some(Damage(s"a file is missing: ${e.getMessage}", isMissing = true))
+      case e: DamagedFileException => Some(e.getMessage)
+      case e: FileNotFoundException => Some(s"a file is missing: ${e.getMessage}")
     } finally reader.close()
   }
 }

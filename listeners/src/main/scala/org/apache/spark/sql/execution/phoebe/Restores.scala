@@ -57,7 +57,7 @@ private[phoebe] object Restores {
     val inputs = prints.collect {
       case Right(f) if known.contains(f.hash) => f.hash -> state.inputs(f)
     }.toMap
-    val consumers = new Consumers(plan, id, boundaries, prints)
+    lazy val consumers = new Consumers(plan, id, boundaries, prints)
 
     val delicate = stored.collect {
       case (b, hash) if !Guard("look at a boundary's rows", false)(Reproducible(b.exchange)) => hash

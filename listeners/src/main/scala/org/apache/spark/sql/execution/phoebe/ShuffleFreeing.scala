@@ -75,7 +75,7 @@ private[phoebe] object ShuffleFreeing extends Logging {
    * Many outputs travel as a broadcast. Executors that have just been told of it still fetch it, and one
    * that is destroyed under them fails their stage: it goes later.
    */
-  private def forgetSerialized(registered: ShuffleStatus, later: (() => Unit) => Unit): Unit = {
+  def forgetSerialized(registered: ShuffleStatus, later: (() => Unit) => Unit): Unit = {
     val told = registered.withMapStatuses { _ =>
       val broadcast = registered.cachedSerializedBroadcast
       registered.cachedSerializedBroadcast = null

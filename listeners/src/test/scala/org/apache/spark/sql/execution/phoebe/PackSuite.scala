@@ -49,7 +49,7 @@ class PackSuite extends AnyFunSuite {
     }
 
     def verify(): Option[String] =
-      Restorer.verify(place, conf, pack).map(_.why)
+      Restorer.verify(place, conf, pack)
 
     def look(): Option[String] = Restorer.footers(place, conf, Seq(pack))
 
@@ -198,7 +198,7 @@ class PackSuite extends AnyFunSuite {
     Files.writeString(control, "")
     assert(verify().isEmpty)
     Files.delete(whole.directory.resolve(whole.pack.file))
-    assert(verify().exists(_.isMissing))
+    assert(verify().exists(_.contains("missing")))
   }
 
   test("another pack under the same name is damage") {

@@ -10,7 +10,7 @@
  */
 package org.apache.spark.sql.execution.phoebe.fingerprint
 
-import java.io.FileNotFoundException
+import java.io.{FileNotFoundException, IOException}
 import java.nio.file.{Files, NoSuchFileException, NotDirectoryException, Paths}
 import java.nio.file.attribute.FileTime
 import java.util.concurrent.{
@@ -20,6 +20,7 @@ import java.util.concurrent.{
   Executors,
   TimeUnit
 }
+import java.util.concurrent.atomic.AtomicInteger
 
 import scala.jdk.CollectionConverters._
 import scala.util.Try
@@ -177,9 +178,10 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
       if (listing.roots(path.toString)) path else path.getParent
     }.toSeq
 
-  /** None goes on when the time is over. */
+  /** None goes on when the time is over, but what a file system never answers holds its thread. */
   private def atOnce(tasks: Seq[Task]): Seq[Seq[Found]] =
     if (tasks.isEmpty) Nil
+    else if (busy.get() > MostBusy) throw new IOException("earlier looks still wait for an answer")
     else {
       val threads = Executors.newFixedThreadPool(
         math.min(tasks.size, Threads),
@@ -192,7 +194,11 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
     }
 
   private def task(body: => Seq[Found]): Task = new Callable[Seq[Found]] {
-    override def call(): Seq[Found] = body
+    override def call(): Seq[Found] = {
+      busy.incrementAndGet()
+      try body
+      finally busy.decrementAndGet(): Unit
+    }
   }
 
   /** By the call that Spark lists with: stores give times more precisely in one than in another. */
@@ -262,6 +268,10 @@ private[fingerprint] object Looks {
 
   private val Threads = 16
   private val FilesAtOnce = 4096
+
+  /** The application's threads that look at a directory right now. */
+  private val busy = new AtomicInteger
+  private val MostBusy = 8 * Threads
 
   /** The kernel's clock of files ticks so often, at the least. */
   private val TickMs = 10L
