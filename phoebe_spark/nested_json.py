@@ -15,8 +15,9 @@ from typing import Any
 
 import orjson
 
-# How orjson says that a text is too deep for it, or has half of a surrogate pair: ijson reads these.
+# How orjson says that a text is too deep for it, or has half of a surrogate pair: ijson reads both.
 _REFUSED = re.compile("limit|no (low|high) surrogate")
+
 
 def loads(text: bytes) -> Any:
     """The value of a JSON text. Raises ``orjson.JSONDecodeError`` where it is none."""
