@@ -13,6 +13,10 @@ rows are read once more when their query has ended, garbage is collected, the di
 driver is stopped (SIGSTOP) for longer than its lease, and goes on beside its successor
 (``tests/support/resume_trials``).
 
+Some trials more are drawn of what is lost while it is read, also with queries whose result is
+handed out in parts from such a boundary. ``typed_share`` is the share of all injected losses (those
+trials and ``restore_flip``) in which the query failed with the error that the documentation names.
+
 A failed trial with a kill of executors in it is tried again in the same way without the plugin, and
 does not count if that fails too. Where the query was over before the fault came, or there was
 nothing to harm yet, the trial shows nothing: it counts in ``faults_missed`` and is in ``skipped``.
@@ -33,9 +37,11 @@ from typing import Any
 from benchmarks.frame import Options, Result, fresh
 from tests.support import resume_trials, trials
 from tests.support.cluster import Cluster, standalone
+from tests.support.resume_trials import LATE
 
-TRIALS = 40
-RESUMED = 15 / 40  # share of the trials in which a job is resumed: each kind once in 40
+TRIALS = 52
+# Shares of the trials: each kind of resuming once in 52, and those of losses while reading.
+RESUMED, LOST = 15 / 52, 12 / 52
 DISK = "96m"
 HOSTS = ("127.0.0.1", "127.0.0.2")  # or executors read each other's files from the disk they share
 
@@ -57,9 +63,12 @@ def run(options: Options) -> Result:
     total = options.repeats or TRIALS
     # More trials than are fixed take as long as they need.
     options = replace(options, budget_s=max(options.budget_s, 30.0 * total))
-    resumed = round(RESUMED * total)
-    drawn = trials.draw(total - resumed, options.seed)
-    resuming = trials.draw(resumed, options.seed + 1, resume_trials.KINDS)
+    resumed, lost = round(RESUMED * total), round(LOST * total)
+    drawn = trials.draw(total - resumed - lost, options.seed)
+    resuming = [
+        *trials.draw(resumed, options.seed + 1, resume_trials.KINDS),
+        *_named("lost", trials.draw(lost, options.seed + 2, LATE, tuple(resume_trials.SHAPES))),
+    ]
     outcomes: list[trials.Outcome] = []
     figures: dict[str, Any] = {"upstream_reruns": 0, "losses_judged": 0}
     with (
@@ -80,7 +89,12 @@ def run(options: Options) -> Result:
         later = _resumed(options, cluster, disk, resuming)
     outcomes += [one.outcome for one in later]
     figures["trials_that_restored"] = sum(bool(one.restored) for one in later)
+    figures["trials_that_computed"] = sum(bool(one.computed) for one in later)
     return _result(outcomes, figures, sum(one.partial for one in later))
+
+
+def _named(before: str, drawn: list[trials.Trial]) -> list[trials.Trial]:
+    return [replace(trial, name=f"{before}-{trial.name}") for trial in drawn]
 
 
 def _group(options: Options, bench: trials.Bench, mine: list[trials.Trial]) -> list[trials.Outcome]:
@@ -140,15 +154,15 @@ def _result(outcomes: list[trials.Outcome], figures: dict[str, Any], partial: in
         row["failed_jobs"] += bool(outcome.error) and not is_typed
         row["committed"] += outcome.committed > 0
         row["seconds"] += outcome.seconds
+    injected = sum(o.trial.kind in resume_trials.INJECTED and not o.missed for o in outcomes)
     figures |= {
         "trials": len(outcomes),
         "faults_missed": sum(row["missed"] for row in by_kind.values()),
         "wrong_results": sum(row["wrong_results"] for row in by_kind.values()),
         "failed_jobs": sum(row["failed_jobs"] for row in by_kind.values()),
         "typed_errors": typed,
-        # Of the trials in which what was restored could not be read once it was in the plan.
-        "typed_share": typed
-        / max(1, sum(o.trial.kind in resume_trials.INJECTED for o in outcomes)),
+        "injected_losses": injected,
+        "typed_share": typed / max(1, injected),
         "partial_reads": partial,
         "by_kind": dict(by_kind),
         "list": [trials.as_row(outcome) for outcome in outcomes],

@@ -200,6 +200,16 @@ SETTINGS: tuple[Setting, ...] = (
         maximum=3600000,
     ),
     Setting(
+        "checkpoint.held_bytes",
+        "int",
+        33554432,
+        "Bytes of restored boundaries that the driver holds for their readers, as broadcasts: "
+        "those that could not be computed beside what was read of them, should the store be lost. "
+        "What goes beyond that is read from the store.",
+        minimum=0,
+        maximum=1 << 30,
+    ),
+    Setting(
         "python",
         "text",
         None,

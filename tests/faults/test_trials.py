@@ -105,6 +105,19 @@ def test_a_killed_driver_resumes(folder: Path, cluster: Cluster, disk: Path) -> 
         _resumes(bench, ALWAYS)
 
 
+def test_a_result_is_whole_although_the_store_went_when_a_part_of_it_was_written(
+    folder: Path, cluster: Cluster, disk: Path
+) -> None:
+    with ResumeBench(folder / "written", cluster, disk) as bench:
+        trial = trials.Trial("r-gone", "restore_gone", "spread", SEED)
+        found = (bench.run(attempt) for attempt in _moments(trial))
+        one = next((one for one in found if not one.outcome.missed), None)
+        assert one is not None
+        assert not one.outcome.wrong, one
+        assert not one.outcome.error, one
+        assert one.restored
+
+
 @pytest.mark.nightly
 def test_every_fault_of_resuming(folder: Path, cluster: Cluster, disk: Path) -> None:
     with ResumeBench(folder / "resume-all", cluster, disk) as bench:

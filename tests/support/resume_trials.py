@@ -27,7 +27,7 @@ from tests.support.compare import compare_results
 from tests.support.places import testing_jar
 from tests.support.served import Answer, Served
 from tests.support.store import clear, committed, data_of, incomplete, read_manifest
-from tests.support.trials import SHAPES, MissedError, Outcome, Trial, await_moment, still_runs
+from tests.support.trials import MissedError, Outcome, Trial, await_moment, still_runs
 
 FIRST = ("driver_map", "driver_copy", "driver_commit", "driver_free", "driver_between")
 """When the first driver is killed; in all others it is when everything is committed."""
@@ -64,8 +64,14 @@ KINDS: tuple[str, ...] = (
     "restore_again",
     *HARM,
 )
+LATE = ("restore_late", "restore_gone")
+"""Of these, when it is whole until it is read."""
+SHAPES = {**trials.SHAPES, **trials.WRITTEN}
 WORK = 1500
 _RESTORED = re.compile(r"phoebe: restores \d+ bytes that .*?/data/([0-9a-f]+/[0-9a-f]{32})\b")
+_COMPUTED = re.compile(
+    r"phoebe: the restored checkpoint \S*?/data/([0-9a-f]+/[0-9a-f]{32})\S* cannot be read, its"
+)
 _APP_ID = re.compile(r"Connected to Spark cluster with app ID (app-\d+-\d+)")
 AGAIN_FAILED = "the next submission failed too: "
 _JOIN = "on o_orderkey = l_orderkey"
@@ -74,11 +80,13 @@ _JOIN = "on o_orderkey = l_orderkey"
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """An outcome, and what was restored (``<fingerprint>/<attempt>``); ``partial`` of these were
-    half written or harmed before the run began that restored them."""
+    half written or harmed before the run began that restored them; ``computed``: how many could not
+    be read then, and were computed."""
 
     outcome: Outcome
     restored: frozenset[str]
     partial: int
+    computed: int = 0
 
 
 def is_typed(outcome: Outcome) -> bool:
@@ -116,6 +124,7 @@ class ResumeBench:
         self.spoilt: set[str] = set()
         self.restored: set[str] = set()
         self.partial: set[str] = set()
+        self.computed: set[str] = set()
         self._count = 0
         self._more: dict[str, str] = {}
         self._served: Served | None = None
@@ -193,6 +202,7 @@ class ResumeBench:
         found = len(committed(self.store))
         self.harmed = set(incomplete(self.store))
         self.spoilt, self.restored, self.partial = set(), set(), set()
+        self.computed = set()
         error = ""
         try:
             if trial.kind in ("restore_delete", "restore_truncate", "restore_flip"):
@@ -227,7 +237,7 @@ class ResumeBench:
         outcome = Outcome(
             trial, seconds, "; ".join(did), at_s, found, wrong, error, "; ".join(missed)
         )
-        return Resumed(outcome, frozenset(self.restored), len(self.partial))
+        return Resumed(outcome, frozenset(self.restored), len(self.partial), len(self.computed))
 
     def _pause(self, trial: Trial, rng: random.Random, expected: Path) -> Resumed:
         """As `run`. Beside its result, what counts is that the driver which was stopped adds
@@ -313,6 +323,7 @@ class ResumeBench:
         """What the driver that runs now has restored."""
         found = self._restored()
         self.restored |= found
+        self.computed |= set(_COMPUTED.findall(self.served.log))
         self.partial |= found & self.harmed
 
     def _conf(self, trial: Trial) -> dict[str, str]:
@@ -366,6 +377,9 @@ class ResumeBench:
             await_moment(self.served, number, lambda: any(self.store.glob("catalog/*.reader-*")))
         else:
             await_moment(self.served, number, lambda: bool(self._restored()))
+            if trial.shape in trials.WRITTEN:  # a part of the result is out
+                done = self.served.output(trial.name) / "_temporary/0"
+                await_moment(self.served, number, lambda: any(done.glob("task_*")))
         delay = rng.uniform(0.0, 2.0 if trial.kind == "driver_resumed" else 0.4)
         time.sleep(delay)
         still_runs(self.served, number)

@@ -76,6 +76,31 @@ SHAPES: Mapping[str, tuple[str, str, int]] = {
 """Name to SQL, the boundaries that are forced, and how many of these are committed before the stage
 of some seconds that each has at its end."""
 
+_TOTALS = """
+    select o_custkey, cast(sum(l_quantity) as bigint) as total
+    from orders join lineitem on o_orderkey = l_orderkey group by o_custkey
+"""
+WRITTEN: Mapping[str, tuple[str, str, int]] = {
+    "sorted": (
+        f"""
+        select o_custkey, total, {_SLOW} as slow
+        from (select o_custkey, total from ({_TOTALS}) order by total, o_custkey)
+        """,
+        "all",
+        4,
+    ),
+    "spread": (
+        f"""
+        select o_custkey, total, {_SLOW} as slow
+        from (select /*+ REPARTITION(8) */ o_custkey, total from ({_TOTALS}))
+        """,
+        "all",
+        4,
+    ),
+}
+"""As ``SHAPES``; here the tasks that read the last boundary write the result, one after the other,
+and computed again it would place rows in other partitions."""
+
 CONF: Mapping[str, str] = {
     **queries.SHUFFLE_CONF,
     "spark.sql.shuffle.partitions": "8",
@@ -148,10 +173,14 @@ class Outcome:
     missed: str = ""
 
 
-def draw(count: int, seed: int, kinds: tuple[str, ...] = KINDS) -> list[Trial]:
+def draw(
+    count: int,
+    seed: int,
+    kinds: tuple[str, ...] = KINDS,
+    shapes: tuple[str, ...] = tuple(SHAPES),
+) -> list[Trial]:
     """``count`` trials, every kind about as often, shapes and moments at random."""
     rng = random.Random(seed)
-    shapes = list(SHAPES)
     return [
         Trial(f"t{i}-{kind}", kind, rng.choice(shapes), rng.randrange(2**31))
         for i, kind in ((i, kinds[i % len(kinds)]) for i in range(count))
@@ -412,7 +441,7 @@ def harm(file: Path, kind: str, rng: random.Random) -> None:
 
 
 def sql_of(shape: str, work: int) -> str:
-    return SHAPES[shape][0].format(work=work)
+    return {**SHAPES, **WRITTEN}[shape][0].format(work=work)
 
 
 def upstream_reruns(served: Served, outcomes: list[Outcome]) -> dict[str, reruns.Losses]:

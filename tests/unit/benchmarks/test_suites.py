@@ -36,7 +36,7 @@ REPORT = """<?xml version="1.0" encoding="UTF-8" ?>
 LIST = """
 [[reason]]
 why = "It counts exchanges."
-shows = ["did not equal", "exchanges"]
+shows = ["did not equal ... (JoinSuite.scala:7)", "exchanges"]
 [reason.tests]
 JoinSuite = ["counts"]
 """
@@ -82,12 +82,15 @@ def test_only_what_passed_without_the_plugin_can_differ() -> None:
 def test_an_expected_failure_that_says_something_else_is_new(tmp_path: Path) -> None:
     path = tmp_path / "expected.toml"
     path.write_text(LIST)
-    shape = Difference("JoinSuite", "counts", "written", "2 did not equal 3")
+    shape = Difference(
+        "JoinSuite", "counts", "written", "2 did not equal 3\nat f(JoinSuite.scala:7)"
+    )
+    elsewhere = Difference("JoinSuite", "counts", "written", "2 did not equal 3\nat (A.scala:7)")
     wrong = Difference("JoinSuite", "counts", "restored", "Results do not match")
     other = Difference("JoinSuite", "joins", "restored", "2 did not equal 3")
-    judgement = judge([shape, wrong, other], read_expected(path), ["JoinSuite"])
+    judgement = judge([shape, elsewhere, wrong, other], read_expected(path), ["JoinSuite"])
     assert judgement.expected == (shape,)
-    assert judgement.new == (wrong, other)
+    assert judgement.new == (wrong, elsewhere, other)
     assert judgement.stale == ()
 
 
@@ -102,8 +105,8 @@ def test_a_name_that_no_longer_differs_is_said(tmp_path: Path) -> None:
     ("change", "complaint"),
     [
         (("It counts exchanges.", ""), "sentence"),
-        (('"did not equal", "exchanges"', '" "'), "shows nothing"),
-        (('shows = ["did not equal", "exchanges"]', ""), "keys"),
+        (('"did not equal ... (JoinSuite.scala:7)", "exchanges"', '" "'), "shows nothing"),
+        (('shows = ["did not equal ... (JoinSuite.scala:7)", "exchanges"]', ""), "keys"),
         (('JoinSuite = ["counts"]', ""), "table of lists"),
     ],
 )

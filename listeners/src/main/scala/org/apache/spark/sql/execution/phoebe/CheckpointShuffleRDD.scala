@@ -221,7 +221,11 @@ private[phoebe] final class StoreShuffleReader(
       val table = stored.getOrElse(
         throw new DamagedFileException(s"nothing is known of the checkpoint ${source.place}")
       )
-      val reader = new PackReader(table.place.directory, source.conf.value.value)
+      val reader = new PackReader(
+        table.place.directory,
+        source.conf.value.value,
+        source.held.fold(Map.empty[String, Array[Byte]])(_.value)
+      )
       context.addTaskCompletionListener[Unit](_ => closeQuietly(reader))
       reader.read(wishes(table, blocks, startReduce, endReduce, allMaps))
     }

@@ -309,9 +309,11 @@ private[phoebe] object ExecutorCheckpoints {
  *
  * @param restored whether another application wrote it: then damage leaves a tombstone, so that the
  *                 next run does not meet it
+ * @param held the bytes of its packs by file name, where the driver holds them
  */
 private[phoebe] final case class CheckpointSource(
     place: store.CheckpointPlace,
     conf: Broadcast[SerializableConfiguration],
-    restored: Boolean
+    restored: Boolean,
+    held: Option[Broadcast[Map[String, Array[Byte]]]] = None
 )

@@ -69,6 +69,7 @@ final class PhoebeSettings private (val values: Map[String, String]) {
   def uploadThreads: Int = values("checkpoint.upload_threads").toInt
   def readTimeoutMs: Long = values("checkpoint.read_timeout_ms").toLong
   def lookTimeoutMs: Long = values("checkpoint.look_timeout_ms").toLong
+  def heldBytes: Long = values("checkpoint.held_bytes").toLong
 
   /** Whether events go to spool files, through Hadoop's file system, and no companion is started. */
   def spools: Boolean = values("harvest.sink") == "spool"

@@ -54,7 +54,7 @@ case class RestoredExchangeExec(
   private def manifest: Manifest = checkpoint.manifest
 
   @transient override protected lazy val source: CheckpointSource =
-    CheckpointSource(checkpoint.place, runtime.hadoopConf, restored = true)
+    CheckpointSource(checkpoint.place, runtime.hadoopConf, restored = true, checkpoint.held)
 
   /** Its outputs are registered with the map output tracker before anyone can ask for them. */
   @transient override lazy val shuffleDependency

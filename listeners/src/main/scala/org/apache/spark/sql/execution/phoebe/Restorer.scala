@@ -2,12 +2,15 @@ package org.apache.spark.sql.execution.phoebe
 
 import java.io.FileNotFoundException
 import java.util.concurrent.ConcurrentHashMap
+import java.util.concurrent.atomic.AtomicLong
 
 import scala.util.control.NonFatal
 
 import org.apache.hadoop.conf.Configuration
+import org.apache.hadoop.fs.Path
 
 import org.apache.spark.{SPARK_VERSION, SparkContext}
+import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.sql.execution.phoebe.store._
 import org.apache.spark.util.ThreadUtils
@@ -34,8 +37,8 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
    * with the newest. Each is looked at once in an application.
    *
    * @param everyByte
-   *   whether a small one is read whole: what is found damaged later cannot be computed beside what was
-   *   read before
+   *   whether a small one is read whole, and held for its readers: what is found damaged later cannot
+   *   be computed beside what was read before
    */
   def admit(entries: Seq[CatalogEntry], everyByte: Boolean): Either[Reason, Admitted] = {
     val answers = entries.to(LazyList).map(admit(_, everyByte))
@@ -67,7 +70,10 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
             checkpoint <- read(entry)
             _ <- compatible(checkpoint.manifest)
             _ <- whole(checkpoint, everyByte)
-          } yield Admitted(checkpoint, (System.nanoTime() - began) / 1000000L)
+          } yield {
+            val bytes = if (everyByte) hold(checkpoint) else None
+            Admitted(checkpoint.copy(held = bytes), (System.nanoTime() - began) / 1000000L)
+          }
         } catch {
           case e @ (NonFatal(_) | _: LinkageError) =>
             Left(Reason(CheckFailed, s"the checkpoint $place could not be checked: $e"))
@@ -137,6 +143,37 @@ private[phoebe] final class Restorer(runtime: CheckpointRuntime) extends Logging
       case Some(why) =>
         StoreFiles.writeTombstone(place, sc.hadoopConfiguration, why)
         Left(damaged(place, why))
+    }
+  }
+
+  /** Bytes that may yet be held. */
+  private val mayHold = new AtomicLong(runtime.phoebe.settings.heldBytes)
+
+  /**
+   * What a later loss of the store could turn into a failed query is kept for its readers, as a
+   * broadcast, while there is room for it.
+   */
+  private def hold(
+      checkpoint: CommittedCheckpoint
+  ): Option[Broadcast[Map[String, Array[Byte]]]] = {
+    val packs = checkpoint.manifest.packs
+    val bytes = packs.map(_.bytes).sum
+    if (mayHold.addAndGet(-bytes) < 0) {
+      mayHold.addAndGet(bytes)
+      None
+    } else {
+      val directory = checkpoint.place.directory
+      def read(pack: ManifestPack) = {
+        val path = new Path(directory, pack.file)
+        StoreFiles.readRange(runtime.store.fs, path, pack.bytes, 0, pack.bytes.toInt)
+      }
+      try Some(sc.broadcast(packs.map(pack => pack.file -> read(pack)).toMap))
+      catch {
+        case NonFatal(e) =>
+          logInfo(s"phoebe: ${checkpoint.place} is not held, its readers ask the store: $e")
+          mayHold.addAndGet(bytes)
+          None
+      }
     }
   }
 

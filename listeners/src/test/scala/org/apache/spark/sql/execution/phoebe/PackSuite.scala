@@ -39,8 +39,11 @@ class PackSuite extends AnyFunSuite {
       PackWish(pack, maps.map(_.toLong), from, until, blocks, sequential)
     }
 
-    def read(wish: PackWish): Seq[(Long, Int, Seq[Byte])] = {
-      val reader = new PackReader(new Path(directory.toUri), conf)
+    def read(
+        wish: PackWish,
+        held: Map[String, Array[Byte]] = Map.empty
+    ): Seq[(Long, Int, Seq[Byte])] = {
+      val reader = new PackReader(new Path(directory.toUri), conf, held)
       try reader
           .read(Seq(wish))
           .map(s => (s.mapId, s.partition, s.stream.readAllBytes().toSeq))
@@ -94,6 +97,20 @@ class PackSuite extends AnyFunSuite {
         } yield (map.toLong, partition, bytes.toSeq)
         assert(it.read(it.wish(maps, from, until, sequential)) == expected, s"$shape $maps")
       }
+    }
+  }
+
+  test("what is held is read from memory, and verified there") {
+    val it = written(shapes.last)
+    val bytes = Files.readAllBytes(it.file)
+    for (sequential <- Seq(true, false)) {
+      val wish = it.wish(Set(0, 2), 1, 5, sequential)
+      Files.write(it.file, bytes)
+      val expected = it.read(wish)
+      Files.delete(it.file)
+      assert(it.read(wish, Map(it.pack.file -> bytes)) == expected)
+      val changed = bytes.updated(it.pack.footerOffset.toInt - 20, 7.toByte)
+      assertThrows[DamagedFileException](it.read(wish, Map(it.pack.file -> changed)))
     }
   }
 

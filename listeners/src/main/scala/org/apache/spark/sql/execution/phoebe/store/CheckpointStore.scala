@@ -11,10 +11,20 @@ import scala.util.control.NonFatal
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.{FileAlreadyExistsException, FileStatus, FileSystem, Path}
 
+import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 
-/** A committed checkpoint that the store holds. */
-private[phoebe] final case class CommittedCheckpoint(place: CheckpointPlace, manifest: Manifest)
+/**
+ * A committed checkpoint that the store holds.
+ *
+ * @param held
+ *   the bytes of its packs by file name, where readers have them from the driver instead
+ */
+private[phoebe] final case class CommittedCheckpoint(
+    place: CheckpointPlace,
+    manifest: Manifest,
+    held: Option[Broadcast[Map[String, Array[Byte]]]] = None
+)
 
 /** Another user may have written a manifest, as the file system has it. */
 private[phoebe] final class NotOwnException(message: String) extends IOException(message)

@@ -41,12 +41,18 @@ private[phoebe] final case class Segment(
  *
  * Not thread safe.
  *
+ * @param held
+ *   packs whose bytes are here already, by file name
  * @throws DamagedFileException
  *   (from the iterator and its streams) where the bytes are not those that were written
  */
-private[phoebe] final class PackReader(directory: Path, conf: Configuration) extends Closeable {
-  private val fs = StoreFiles.fileSystem(directory, conf)
-  private val fetcher = new RangeFetcher(fs)
+private[phoebe] final class PackReader(
+    directory: Path,
+    conf: Configuration,
+    held: Map[String, Array[Byte]] = Map.empty
+) extends Closeable {
+  private lazy val fs = StoreFiles.fileSystem(directory, conf)
+  private val fetcher = new RangeFetcher(fs, held = held)
   private var chunk = Array.emptyByteArray
 
   /** The wished segments: pack by pack, each by partition and then by map task. */

@@ -34,17 +34,21 @@ private[phoebe] final case class FileRange(path: Path, fileBytes: Long, start: L
  * On a local disk a range is read when it is asked for, from a file that stays open. On any other
  * store each range is a request of its own, and the next ones are under way while one is read, so
  * that a reader waits for the store's bandwidth and not for its latency. Either way a reader holds at
- * most `Ahead` + 1 requests' bytes.
+ * most `Ahead` + 1 requests' bytes. Of files that are held in memory the store is not asked.
  *
  * Not thread safe.
  */
 private[phoebe] final class RangeFetcher(
-    fs: FileSystem,
-    timeoutMs: Long = PhoebeSettings.readTimeoutMs
+    store: => FileSystem,
+    timeoutMs: Long = PhoebeSettings.readTimeoutMs,
+    held: Map[String, Array[Byte]] = Map.empty
 ) extends Closeable {
   import RangeFetcher._
 
-  val isLocal: Boolean = StoreFiles.isLocal(fs)
+  private lazy val fs = store
+
+  /** Whether a range is there when it is asked for. */
+  val isLocal: Boolean = held.nonEmpty || StoreFiles.isLocal(fs)
   val requestBytes: Int = if (isLocal) LocalRequestBytes else RemoteRequestBytes
 
   private var planned: Iterator[FileRange] = Iterator.empty
@@ -79,7 +83,10 @@ private[phoebe] final class RangeFetcher(
       if (buffer.length < range.size) {
         buffer = new Array[Byte](math.max(range.size, math.min(2 * buffer.length, requestBytes)))
       }
-      fetchLocal(range)
+      held.get(range.path.getName) match {
+        case Some(bytes) => System.arraycopy(bytes, range.start.toInt, buffer, 0, range.size)
+        case None => fetchLocal(range)
+      }
       buffer
     } else awaited(submit(range))
 
