@@ -96,7 +96,7 @@ def test_one_bad_byte_is_computed_or_said(written: Path) -> None:
     typed = {name for name, one in said.items() if one["error"]}
     assert typed <= SPLIT, said
     assert not any(
-        said[name]["checkpoints.damaged"] for name in ("sorted", "round_robin", "windows")
+        said[name]["checkpoints.damaged"] for name in ("sorted", "round_robin", "doubles")
     )
     assert all("DamagedCheckpointException" in said[name]["error"] for name in typed)
     assert all(one["same"] for name, one in said.items() if name not in typed)
