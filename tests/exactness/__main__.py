@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from datetime import date
 from pathlib import Path
 
 from tests.exactness import judge, mendings
@@ -16,11 +17,15 @@ from tests.support.places import BUILD
 SEED = 20210711
 
 
+def _seed(text: str) -> int:
+    return int(f"{date.today():%Y%m%d}") if text == "today" else int(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.exactness", description=__doc__)
     ways = parser.add_subparsers(dest="way", required=True)
     one = ways.add_parser("fuzz", help="random pairs of applications")
-    one.add_argument("--seed", type=int, default=SEED)
+    one.add_argument("--seed", type=_seed, default=SEED, help="a number, or today: the date's")
     one.add_argument("--pairs", type=int, default=3000)
     one.add_argument("--minutes", type=float, default=120)
     one.add_argument("--shrink", type=float, default=120, help="seconds for each defect")
@@ -42,6 +47,7 @@ def main() -> int:
         print(f"[{time.monotonic() - began:6.1f} s] {text}", flush=True)
 
     if arguments.way == "fuzz":
+        say(f"seed {arguments.seed}")
         with Engine(arguments.jar) as engine:
             report = fuzz(
                 engine,

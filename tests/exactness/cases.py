@@ -64,6 +64,21 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Mishap:
+    """What befalls the checkpoints of a case before its second application.
+
+    ``kind``: ``none``; ``forgotten`` (a manifest is gone), ``flipped`` (one byte of a pack, at
+    ``spot`` percent of what lies before its footer), ``lost`` (packs are gone). ``every``: all of
+    them, or the ``spot``-th only. ``running``: while the query runs, and not before it.
+    """
+
+    kind: str = "none"
+    spot: int = 0
+    every: bool = False
+    running: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """What one application does with the tables.
 
@@ -89,21 +104,20 @@ class Case:
     first: Run
     second: Run
     change: Change = field(default_factory=Change)
+    mishap: Mishap = field(default_factory=Mishap)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Cases that share their applications: what one JVM's SparkContext can have only once.
 
-    ``cores`` of the first application and of the second. ``store``: what befalls the store between
-    them (``whole``; ``half``: half of the checkpoints are gone; ``damaged``: bytes of them are).
+    ``cores`` of the first application and of the second.
     """
 
     cases: list[Case]
     cores: list[int] = field(default_factory=lambda: [2, 2])
     delta: bool = False
     conf: dict[str, str] = field(default_factory=dict)
-    store: str = "whole"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -124,6 +138,7 @@ def _case(value: dict[str, Any]) -> Case:
         first=Run(**value["first"]),
         second=Run(**value["second"]),
         change=Change(**value["change"]),
+        mishap=Mishap(**value["mishap"]),
     )
 
 
@@ -136,5 +151,7 @@ def size(case: Case) -> int:
     return (
         sql.size(dataclasses.asdict(case))
         + 5 * (case.first != case.second)
+        + 5 * (case.change.kind != "none")
+        + 5 * (case.mishap.kind != "none")
         + len(sql.query(case.first.query)) // 4
     )

@@ -12,8 +12,8 @@ from typing import Any
 
 from tests.exactness import judge, sql
 from tests.exactness.cases import Batch, Case
+from tests.exactness.draw import batches
 from tests.exactness.engine import BrokenWorkerError, Engine
-from tests.exactness.generate import batches
 from tests.exactness.judge import AGAINST, Finding
 from tests.exactness.shrink import shrunk
 from tests.exactness.worker import RUNS
@@ -220,7 +220,7 @@ def described(finding: Finding) -> str:
 def explained(batch: Batch) -> str:
     """A batch as lines to read; `Batch.to_json` is the form to replay."""
     lines = [
-        f"local[{batch.cores[0]}], then local[{batch.cores[1]}]; store {batch.store}"
+        f"local[{batch.cores[0]}], then local[{batch.cores[1]}]"
         + (f"; {batch.conf}" if batch.conf else "")
     ]
     for case in batch.cases:
@@ -246,6 +246,8 @@ def _case_lines(case: Case) -> list[str]:
         lines.append(f"  {sql.query(run.query)}")
     if case.change.kind != "none":
         lines.append(f"change: {dataclasses.asdict(case.change)}")
+    if case.mishap.kind != "none":
+        lines.append(f"store: {dataclasses.asdict(case.mishap)}")
     return lines
 
 

@@ -1,43 +1,16 @@
-"""Draws cases: tables, settings, queries, changes. Seeded; Hypothesis is the source of chance.
-
-Weights are the same for every run, whatever it looks for.
-"""
+"""Draws tables, settings and changes, and cases in which all is left to chance."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from tests.exactness import sql
-from tests.exactness.cases import Batch, Case, Change, File, Run, Table
+from tests.exactness.cases import Case, Change, File, Mishap, Run, Table
 from tests.exactness.queries import Column, Grammar, Pick, mutated
-
-T = TypeVar("T")
-
-CASES_PER_BATCH = 12
-
-
-class _Drawn:
-    """``Pick`` on top of Hypothesis."""
-
-    def __init__(self, draw: Any) -> None:
-        self._draw = draw
-
-    def one(self, of: Sequence[T]) -> T:
-        return of[self.integer(0, len(of) - 1)]
-
-    def integer(self, low: int, high: int) -> int:
-        return int(self._draw(st.integers(low, high)))
-
-    def chance(self, percent: int) -> bool:
-        # The simplest draw is 0: it stands for what is plain.
-        return self.integer(0, 99) >= 100 - percent
-
 
 ZONES = ("UTC", "America/Los_Angeles", "Asia/Tokyo", "Asia/Kolkata")
 FORMATS = (
@@ -95,8 +68,7 @@ _INTERPRETED = {
 }
 # What a relation's maker may have set: a reader takes it from there.
 MAKER: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("spark.sql.session.timeZone", ZONES),
-    ("spark.sql.session.timeZone", ZONES),
+    *[("spark.sql.session.timeZone", ZONES)] * 5,
     ("spark.sql.ansi.enabled", ("true", "false")),
     ("spark.sql.caseSensitive", ("true",)),
     ("spark.sql.parquet.inferTimestampNTZ.enabled", ("false",)),
@@ -110,6 +82,9 @@ ACTIONS = (
     "iterate_between", "count_then_collect", "write", "view", "joined_with_itself", "zipped",
 )  # fmt: skip
 _WORDS = ("a", "ab", "b", "A", "Ab", "c", "", "z")
+
+
+_OVERFLOWING = ((-50, -20, -90), (2**63 - 1, 9, 9, 9, 9, 9))
 
 
 def value(pick: Pick, kind: str, wild: bool) -> Any:
@@ -145,13 +120,6 @@ def value(pick: Pick, kind: str, wild: bool) -> Any:
     raise ValueError(kind)
 
 
-def _few(pick: Pick, kind: str) -> Any:
-    """A value of a key: rows of several files meet in one group."""
-    if pick.chance(15):
-        return value(pick, kind, False)
-    return pick.one(["a", "b", "A"]) if kind == "string" else pick.integer(1, 3)
-
-
 def nudged(of: Any) -> Any:
     """Another value that takes as many characters, where there is one."""
     if isinstance(of, bool) or of is None or isinstance(of, list | dict):
@@ -183,7 +151,7 @@ _NESTED = ("array<int>", "struct<x:int,y:string>", "map<string,int>")
 
 
 def _bad_lines(pick: Pick, table: Table, rows: int) -> list[list[Any]]:
-    if table.format not in ("csv", "json", "xml") or not pick.chance(55):
+    if table.format not in ("csv", "json", "xml"):
         return []
     lines: list[list[Any]] = []
     for _ in range(pick.integer(1, 3)):
@@ -271,11 +239,43 @@ def _options(pick: Pick, form: str) -> dict[str, str]:
     return options
 
 
-def table(pick: Pick, name: str, delta: bool) -> tuple[Table, list[Column]]:
+@dataclass(frozen=True)
+class Wish:
+    """What a table is drawn from; the defaults leave all open.
+
+    ``columns`` beside the key, some of them: empty is any. ``values``: what a column's values are
+    drawn from. ``keys``: how many there are, beside ``strays`` percent of other ones. More
+    percentages: ``wild`` (a column whose sums follow from the order of rows), ``bad``
+    (a file with malformed lines), ``parted`` (partition folders).
+    """
+
+    forms: tuple[str, ...] = FORMATS
+    columns: tuple[str, ...] = ()
+    values: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    files: tuple[int, ...] = (1, 2, 2, 3)
+    rows: tuple[int, int] = (1, 9)
+    keys: int = 3
+    strays: int = 15
+    by: tuple[str, ...] = ("path", "path", "path", "global", "global", "catalog")
+    modes: tuple[str, ...] = ("PERMISSIVE", "DROPMALFORMED") * 2 + ("FAILFAST",)
+    wild: int = 60
+    bad: int = 55
+    parted: int = 20
+
+
+def _key(pick: Pick, wish: Wish) -> int:
+    """Of few: rows of several files meet in one group."""
+    return pick.integer(1, wish.keys)
+
+
+def table(pick: Pick, name: str, delta: bool, wish: Wish) -> tuple[Table, list[Column]]:
     """A table and its columns as queries see them."""
-    form = "delta" if delta and pick.chance(30) else pick.one(FORMATS)
+    form = "delta" if delta and pick.chance(30) else pick.one(wish.forms)
     if form == "text":
         columns = [["line", "string"]]
+    elif wish.columns:
+        columns = [["k", pick.one(["int", "int", "string", "bigint"])]]
+        columns += [[f"v{n}", kind] for n, kind in enumerate(wish.columns)]
     else:
         columns = [["k", pick.one(["int", "int", "string", "bigint"])]]
         for n in range(pick.integer(1, 4)):
@@ -287,24 +287,34 @@ def table(pick: Pick, name: str, delta: bool) -> tuple[Table, list[Column]]:
         if form == "avro":
             columns = [c for c in columns if not c[1].startswith("decimal")]
     wild: set[str] = set()
-    if form != "text" and pick.chance(60):
+    if form != "text" and pick.chance(wish.wild):
         columns.append(["w", pick.one(["double", "bigint"])])
         wild.add("w")
     options = _options(pick, form)
+    if "mode" in options:
+        options["mode"] = pick.one(wish.modes)
     made = Table(name, form, columns, [], options)
-    parted = form not in ("text", "delta") and pick.chance(20)
+    parted = form not in ("text", "delta") and pick.chance(wish.parted)
     parts = (
         pick.one([["p=1", "p=2", "p=3"], ["p=01", "p=1", "p=x"], ["p=2021-03-01", "p=2021-03-02"]])
         if parted
         else [""]
     )
     files = []
-    for n in range(pick.one([1, 2, 2, 3])):
-        rows = [
-            [_few(pick, kind) if c == "k" else value(pick, kind, c in wild) for c, kind in columns]
-            for _ in range(pick.integer(1, 9))
-        ]
-        files.append(File(rows, parts[n % len(parts)], _bad_lines(pick, made, len(rows))))
+
+    def drawn(column: str, kind: str) -> Any:
+        if column in wish.values and (column != "w" or kind == "double"):
+            return pick.one(wish.values[column])
+        if column == "k" and not pick.chance(wish.strays):
+            return pick.one(["a", "b", "A"][: wish.keys]) if kind == "string" else _key(pick, wish)
+        if column in wild and kind == "bigint" and pick.chance(75):
+            return pick.one(_OVERFLOWING[n % 2])  # as long as files are summed up one by one
+        return value(pick, kind, column in wild)
+
+    for n in range(pick.one(wish.files)):
+        rows = [[drawn(c, kind) for c, kind in columns] for _ in range(pick.integer(*wish.rows))]
+        bad = _bad_lines(pick, made, len(rows)) if pick.chance(wish.bad) else []
+        files.append(File(rows, parts[n % len(parts)], bad))
     schema = ", ".join(f"{c} {kind}" for c, kind in columns)
     seen = [Column(c, kind, c in wild) for c, kind in columns]
     if form in ("csv", "json", "xml") and options["mode"] == "PERMISSIVE" and pick.chance(50):
@@ -325,13 +335,15 @@ def table(pick: Pick, name: str, delta: bool) -> tuple[Table, list[Column]]:
         # The partition column's type follows from its values, and from settings.
         kind = {"p=1": "int", "p=01": "string"}.get(parts[0], "date")
         seen.append(Column("p", kind))
-    by = pick.one(["path", "path", "path", "global", "global", "catalog"])
+    by = pick.one(wish.by)
     if by == "catalog" and (parted or form in ("delta", "avro")):
         by = "path"
     return dataclasses.replace(made, files=files, schema=schema, made_by=by), seen
 
 
-def _settings(pick: Pick, pool: Sequence[tuple[str, tuple[str, ...]]], most: int) -> dict[str, str]:
+def drawn_settings(
+    pick: Pick, pool: Sequence[tuple[str, tuple[str, ...]]], most: int
+) -> dict[str, str]:
     found = {}
     for _ in range(pick.integer(0, most)):
         key, values = pick.one(pool)
@@ -339,7 +351,7 @@ def _settings(pick: Pick, pool: Sequence[tuple[str, tuple[str, ...]]], most: int
     return found
 
 
-def _change(pick: Pick, tables: Sequence[Table], seen: dict[str, list[Column]]) -> Change:
+def changed(pick: Pick, tables: Sequence[Table], seen: dict[str, list[Column]]) -> Change:
     n = pick.integer(0, len(tables) - 1)
     it = tables[n]
     f = pick.integer(0, len(it.files) - 1)
@@ -371,24 +383,29 @@ def _change(pick: Pick, tables: Sequence[Table], seen: dict[str, list[Column]]) 
 _SPLITS = tuple(entry for entry in SETTINGS if entry[0].startswith("spark.sql.files."))
 
 
-def case(pick: Pick, delta: bool) -> Case:
-    """One case. Most differ in one thing between the applications: two hide each other."""
-    drawn = [table(pick, f"t{n}", delta) for n in range(pick.one([1, 1, 2, 2, 3]))]
-    query, branches = Grammar(pick, {t.name: c for t, c in drawn}).root()
-    asked = set(re.findall(r"\bt\d\b", sql.query(query)))
-    tables = [t for t, _ in drawn if t.name in asked]
-    seen = {t.name: c for t, c in drawn if t.name in asked}
+def session(pick: Pick, most: int) -> dict[str, str]:
+    """The settings of a session, at most so many besides those that keep it quick."""
     # A few partitions only: empty tasks cost more time than they find.
-    settings_ = {
+    return {
         "spark.sql.shuffle.partitions": str(pick.integer(1, 4)),
         # Code is compiled for each query otherwise, which takes longer than such queries do.
         **(_INTERPRETED if pick.chance(70) else {}),
         # Tables are small: their joins would all be broadcast.
         **({"spark.sql.autoBroadcastJoinThreshold": "-1"} if pick.chance(60) else {}),
-        **_settings(pick, SETTINGS, 3),
+        **drawn_settings(pick, SETTINGS, most),
     }
+
+
+def case(pick: Pick, delta: bool) -> Case:
+    """One case of no family. Most differ in one thing between the applications."""
+    drawn = [table(pick, f"t{n}", delta, Wish()) for n in range(pick.one([1, 1, 2, 2, 3]))]
+    query, branches = Grammar(pick, {t.name: c for t, c in drawn}).root()
+    asked = set(re.findall(r"\bt\d\b", sql.query(query)))
+    tables = [t for t, _ in drawn if t.name in asked]
+    seen = {t.name: c for t, c in drawn if t.name in asked}
+    settings_ = session(pick, 3)
     anyone = any(t.made_by == "global" for t in tables)
-    maker = _settings(pick, MAKER, 2) if anyone else {}
+    maker = drawn_settings(pick, MAKER, 2) if anyone else {}
     posts = ("cached", "python_udf", "pandas_groups", "pandas_map", "explained")
     post = pick.one(posts) if pick.chance(8) else ""
     some = ("e0", "e0", "e1", "e0,e2")
@@ -403,67 +420,17 @@ def case(pick: Pick, delta: bool) -> Case:
     ways += ["splits"] * 12 if branches else []
     for way in [pick.one(ways)] + ([pick.one(ways)] if pick.chance(20) else []):
         if way == "files" and tables:
-            change = _change(pick, tables, seen)
+            change = changed(pick, tables, seen)
         elif way == "query":
             second = dataclasses.replace(second, query=mutated(pick, query, seen))
         elif way in ("settings", "splits"):
             pool = SETTINGS if way == "settings" else _SPLITS
-            changed = {**second.settings, **_settings(pick, pool, 3)}
-            second = dataclasses.replace(second, settings=changed)
+            more = drawn_settings(pick, pool, 3)
+            second = dataclasses.replace(second, settings={**second.settings, **more})
         elif way == "maker":
-            second = dataclasses.replace(second, maker={**maker, **_settings(pick, MAKER, 2)})
-    return Case(tables, first, second, change)
-
-
-def _many(one: Callable[[Pick], T], seed_: int, count: int) -> list[T]:
-    """``count`` draws of one kind."""
-    found: list[T] = []
-
-    @st.composite
-    def drawn(draw: Any) -> T:
-        return one(_Drawn(draw))
-
-    @seed(seed_)
-    @settings(
-        max_examples=count + 1,
-        phases=[Phase.generate],
-        database=None,
-        deadline=None,
-        derandomize=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(drawn())
-    def collect(it: T) -> None:
-        found.append(it)
-
-    while len(found) <= count:
-        collect()
-    # Hypothesis begins with the simplest of all.
-    return found[1 : count + 1]
-
-
-def _empty_batch(pick: Pick) -> Batch:
-    conf = {}
-    if pick.chance(15):
-        conf["spark.shuffle.compress"] = "false"
-    if pick.chance(15):
-        conf["spark.shuffle.sort.bypassMergeThreshold"] = "1"
+            second = dataclasses.replace(second, maker={**maker, **drawn_settings(pick, MAKER, 2)})
+    mishap = Mishap()
     if pick.chance(10):
-        conf["spark.io.compression.codec"] = pick.one(["zstd", "snappy"])
-    return Batch(
-        [],
-        cores=[pick.one([2, 1, 2, 4]), pick.one([2, 2, 1, 3, 4])],
-        delta=pick.chance(8),
-        conf=conf,
-        store=pick.one(["whole"] * 8 + ["half", "half", "damaged"]),
-    )
-
-
-def batches(seed_: int, count: int, cases_each: int = CASES_PER_BATCH) -> list[Batch]:
-    """``count`` batches; the same for the same arguments."""
-    empty = _many(_empty_batch, seed_, count)
-    found = []
-    for n, batch in enumerate(empty):
-        cases = _many(lambda pick, d=batch.delta: case(pick, d), seed_ * 1000 + n, cases_each)
-        found.append(dataclasses.replace(batch, cases=cases))
-    return found
+        kind = pick.one(["forgotten", "forgotten", "flipped", "lost"])
+        mishap = Mishap(kind, pick.integer(0, 99), pick.chance(50), pick.chance(20))
+    return Case(tables, first, second, change, mishap)

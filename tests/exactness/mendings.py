@@ -7,6 +7,7 @@ copy of ``listeners/``, the jar is built there, and the same random pairs as eve
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import time
@@ -20,8 +21,9 @@ from tests.exactness.engine import Engine
 from tests.exactness.fuzz import DEFECTS, Defect, failing, fuzz
 from tests.support.places import BUILD, ROOT
 
-_BUILD = ["mvn", "-q", "-B", "-f", "listeners/pom.xml", "package", "-DskipTests"]
+_BUILD = ["mvn", "-q", "-B", "-f", "listeners/pom.xml", "package", "-Dmaven.test.skip=true"]
 _BUILD.append("-Dscala.recompile=incremental")
+_SOURCES = ("listeners/pom.xml", "listeners/src/main")
 FOLDER = Path(__file__).parent / "mendings"
 
 
@@ -69,18 +71,33 @@ def _read(path: Path) -> Mending:
         raise MendingError(f"{path.name}: {error}") from error
 
 
-def taken_back(mending: Mending, root: Path) -> None:
-    """Edits the sources under ``root``. Raises ``MendingError`` where a text does not occur
-    once.
+def sources(root: Path, mending: Mending | None = None) -> dict[str, bytes]:
+    """What a jar is built of, by path from the root, without the mending.
+
+    Raises ``MendingError`` where a text of the mending does not occur once.
     """
-    for it in mending.replaces:
-        path = root / it.file
-        text = path.read_text() if path.exists() else ""
+    found = {}
+    for name in _SOURCES:
+        below = [root / name, *(root / name).rglob("*")]
+        found.update({str(p.relative_to(root)): p.read_bytes() for p in below if p.is_file()})
+    for it in mending.replaces if mending is not None else ():
+        text = found.get(it.file, b"").decode()
         if text.count(it.old) != 1:
-            raise MendingError(
-                f"{mending.name}: its text occurs {text.count(it.old)} times in {it.file}"
-            )
-        path.write_text(text.replace(it.old, it.new))
+            times = text.count(it.old)
+            raise MendingError(f"{it.file}: the text to replace occurs {times} times: {it.old}")
+        found[it.file] = text.replace(it.old, it.new).encode()
+    return found
+
+
+def _put(wanted: dict[str, bytes], root: Path) -> None:
+    """Makes the sources under ``root`` those that are wanted; what is the same stays untouched."""
+    for name in set(sources(root)) - set(wanted):
+        (root / name).unlink()
+    for name, data in wanted.items():
+        to = root / name
+        if not to.exists() or to.read_bytes() != data:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(data)
 
 
 def _build(root: Path) -> Path:
@@ -92,41 +109,35 @@ def _build(root: Path) -> Path:
     return next(j for j in jars if not j.stem.endswith(("-sources", "-javadoc", "-tests")))
 
 
-def _copied(source: Path, target: Path) -> None:
-    """Makes ``target`` what ``source`` is, without what was built; what is the same stays."""
-
-    def files(root: Path) -> set[Path]:
-        found = (p.relative_to(root) for p in root.rglob("*") if p.is_file())
-        return {p for p in found if p.parts[0] != "target"}
-
-    wanted = files(source)
-    for gone in files(target) - wanted:
-        (target / gone).unlink()
-    for file in wanted:
-        to = target / file
-        if not to.exists() or to.read_bytes() != (source / file).read_bytes():
-            to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / file, to)
-
-
 class Workshop:
-    """A copy of ``listeners/`` in which jars are built without one mending each."""
+    """A copy of ``listeners/`` in which jars are built without one mending each.
+
+    Jars are kept by the hash of their sources: what has not changed is not built again.
+    """
 
     def __init__(self, folder: Path = BUILD / "exactness" / "workshop") -> None:
         self.folder = folder
 
     def jar(self, mending: Mending | None) -> Path:
-        """A jar without the mending, or the jar as it is; kept beside the copy."""
-        sources = self.folder / "listeners"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _copied(ROOT / "listeners", sources)
-        if not (sources / "target").exists() and (ROOT / "listeners" / "target").exists():
-            shutil.copytree(ROOT / "listeners" / "target", sources / "target")
-        if mending is not None:
-            taken_back(mending, self.folder)
-        built = _build(self.folder)
+        """A jar without the mending, or the jar as it is. Raises ``MendingError``."""
+        wanted = sources(ROOT, mending)
+        digest = hashlib.sha256()
+        for file in sorted(wanted):
+            digest.update(f"{file}\0{len(wanted[file])}\0".encode() + wanted[file])
         name = mending.name if mending is not None else "as-it-is"
-        return Path(shutil.copy(built, self.folder / f"{name}.jar"))
+        jar = self.folder / f"{name}-{digest.hexdigest()[:16]}.jar"
+        if not jar.exists():
+            target = self.folder / "listeners" / "target"
+            if not target.exists() and (ROOT / "listeners" / "target").exists():
+                shutil.copytree(ROOT / "listeners" / "target", target)
+            _put(wanted, self.folder)
+            built = _build(self.folder)
+            for old in self.folder.glob(f"{name}-*.jar"):
+                old.unlink()
+            beside = jar.with_suffix(".new")
+            shutil.copy(built, beside)
+            beside.rename(jar)
+        return jar
 
 
 def find_again(

@@ -40,6 +40,8 @@ class Column:
 
 
 KEYS = ("int", "bigint", "string", "date", "boolean", "decimal(10,2)", "timestamp")
+# Their value is one of the rows', or a list of them, by the order in which rows come.
+_PICKED = ("first", "last", "any_value", "collect_list", "array_agg", "max_by", "min_by", "mode")
 _WORD = re.compile(r"\w+")
 
 
@@ -48,12 +50,18 @@ def family(kind: str) -> str:
 
 
 class Grammar:
-    """Draws relations over tables; column names are unique within a query."""
+    """Draws relations over tables, or over one relation (``leaf``); column names are unique."""
 
-    def __init__(self, pick: Pick, tables: dict[str, list[Column]]) -> None:
+    def __init__(
+        self,
+        pick: Pick,
+        tables: dict[str, list[Column]],
+        leaf: tuple[Rel, list[Column]] | None = None,
+    ) -> None:
         self.pick = pick
         self.tables = tables
-        self._names = 0
+        self.leaf = leaf
+        self._names = 0 if leaf is None else 100
         self._wild = {c.name for columns in tables.values() for c in columns if c.wild}
 
     def name(self) -> str:
@@ -285,6 +293,8 @@ class Grammar:
     # Relations
 
     def scan(self) -> tuple[Rel, list[Column]]:
+        if self.leaf is not None:
+            return copy.deepcopy(self.leaf[0]), self.leaf[1]
         name = self.pick.one(sorted(self.tables))
         return {"k": "scan", "name": name}, self.tables[name]
 
@@ -589,8 +599,12 @@ class Grammar:
         if not wild or not keys:
             return self.grouped(depth)
         column, key = pick.one(wild), keys[0] if pick.chance(70) else pick.one(keys)
-        if column.type == "bigint":
-            value: Expr = [pick.one(["try_sum", "try_sum", "try_avg"]), column.name]
+        if pick.chance(8):
+            value: Expr = [pick.one(_PICKED), column.name]
+            if value[0] in ("max_by", "min_by"):
+                value.append(pick.one([key.name, "1"]))
+        elif column.type == "bigint":
+            value = [pick.one(["try_sum", "try_sum", "try_avg"]), column.name]
         else:
             value = [pick.one(["sum", "avg", "sum", "max", "min", "stddev"]), column.name]
         where = [self._boolean([key], 1)] if pick.chance(25) else []
@@ -723,6 +737,10 @@ def mutated(pick: Pick, rel: Rel, tables: dict[str, list[Column]], kind: str | N
                 spots.append((path, (node, keys)))
         if spots:
             path, (node, keys) = pick.one(spots)
+            # Most often by a column that nothing else reads: a reader is asked for one more.
+            read = set(_WORD.findall(sql.query(rel)))
+            if (unread := [key for key in keys if key not in read]) and pick.chance(70):
+                keys = unread
             items = [[c.name, c.name] for c in tables[node["name"]]]
             hint = f"REPARTITION({pick.integer(1, 3)}, {pick.one(keys)})"
             inner = {

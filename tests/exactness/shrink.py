@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.exactness import sql
-from tests.exactness.cases import Batch, Case, Change, File, Run, Table, size
+from tests.exactness.cases import Batch, Case, Change, File, Mishap, Run, Table, size
 
 PER_ROUND = 12
 
@@ -26,6 +26,8 @@ def smaller(case: Case) -> Iterator[Case]:
             yield replace(case, change=replace(case.change, moment="between", back=False))
         if case.change.back:
             yield replace(case, change=replace(case.change, back=False))
+    if case.mishap != Mishap():
+        yield replace(case, mishap=Mishap())
     if case.second != case.first:
         yield replace(case, second=replace(case.first, force=case.second.force))
         yield replace(case, first=replace(case.second, force=case.first.force))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tests.exactness import sql
 from tests.exactness.cases import Batch
-from tests.exactness.generate import batches, nudged
+from tests.exactness.draw import batches
+from tests.exactness.generate import nudged
 
 _DRAWN = batches(7, 20)
 _CASES = [case for batch in _DRAWN for case in batch.cases]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.exactness.mendings import Mending, MendingError, Replace, read, taken_back
+from tests.exactness.mendings import Mending, MendingError, Replace, read, sources
 from tests.support.places import ROOT
 
-_TEXT = """says = "what goes wrong"
+_FILE = "listeners/src/main/scala/a.scala"
+_TEXT = f"""says = "what goes wrong"
 [[replace]]
-file = "a.scala"
+file = "{_FILE}"
 old = '''one'''
 new = '''two'''
 """
@@ -20,13 +20,16 @@ new = '''two'''
 
 def test_a_mending_is_read_and_taken_back(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text(_TEXT)
-    (tmp_path / "a.scala").write_text("val one = 1\n")
+    file = tmp_path / _FILE
+    file.parent.mkdir(parents=True)
+    file.write_text("val one = 1\n")
     mending = read(tmp_path)[0]
-    assert mending == Mending("short", "what goes wrong", (Replace("a.scala", "one", "two"),))
-    taken_back(mending, tmp_path)
-    assert (tmp_path / "a.scala").read_text() == "val two = 1\n"
-    with pytest.raises(MendingError, match="0 times"):
-        taken_back(mending, tmp_path)
+    assert mending == Mending("short", "what goes wrong", (Replace(_FILE, "one", "two"),))
+    assert sources(tmp_path, mending) == {_FILE: b"val two = 1\n"}
+    assert sources(tmp_path) == {_FILE: b"val one = 1\n"}
+    file.write_text("val one = one\n")
+    with pytest.raises(MendingError, match="2 times"):
+        sources(tmp_path, mending)
 
 
 def test_a_file_without_its_keys_is_refused(tmp_path: Path) -> None:
@@ -36,9 +39,7 @@ def test_a_file_without_its_keys_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mending", read(), ids=lambda m: m.name)
-def test_every_mending_applies_to_the_sources(mending: Mending, tmp_path: Path) -> None:
-    for file in {it.file for it in mending.replaces}:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, tmp_path / file)
-    taken_back(mending, tmp_path)
+def test_every_mending_applies_to_the_sources(mending: Mending) -> None:
+    edited = sources(ROOT, mending)
+    assert edited != sources(ROOT)
     assert mending.says

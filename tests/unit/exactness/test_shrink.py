@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.exactness import sql
 from tests.exactness.cases import Batch, Case, size
-from tests.exactness.generate import batches
+from tests.exactness.draw import batches
 from tests.exactness.shrink import shrunk, smaller
 
 _CASES = [case for batch in batches(11, 6) for case in batch.cases]
