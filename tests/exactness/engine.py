@@ -38,7 +38,7 @@ class BrokenWorkerError(RuntimeError):
 class Engine:
     """One worker with one jar. Closing it, or leaving the ``with`` block, ends its process."""
 
-    def __init__(self, jar: Path | None = None, timeout_s: float = 400) -> None:
+    def __init__(self, jar: Path | None = None, timeout_s: float = 600) -> None:
         self.jar = jar or plugin_jar()
         self.timeout_s = timeout_s
         self.folder = Path(tempfile.mkdtemp(prefix="exactness-", dir=_work()))
