@@ -232,7 +232,10 @@ class ResumeBench:
             self.control.unlink(missing_ok=True)
         if trial.kind == "restore_gone":
             self._end()  # it writes into no other store than the one that it opened
-        clear(self.store)
+            # A tombstone may have made the directory anew; without a marker nobody would use it.
+            shutil.rmtree(self.store, ignore_errors=True)
+        else:
+            clear(self.store)
         seconds = time.monotonic() - started
         outcome = Outcome(
             trial, seconds, "; ".join(did), at_s, found, wrong, error, "; ".join(missed)
