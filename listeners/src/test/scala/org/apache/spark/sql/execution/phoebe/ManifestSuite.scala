@@ -134,6 +134,15 @@ class ManifestSuite extends AnyFunSuite {
     assert(here.readIndex().isEmpty)
   }
 
+  test("no tombstone makes a store that is gone come back as a directory that is none") {
+    val here = store()
+    val place = commit(here, manifest(of("c")))
+    val fs = StoreFiles.fileSystem(here.root, conf)
+    fs.delete(here.root, true)
+    StoreFiles.writeTombstone(place, conf, "its files are gone")
+    assert(!fs.exists(here.root))
+  }
+
   test("a manifest that is damaged, or of another fingerprint than its name, is refused") {
     val here = store()
     StoreFiles.writeWhole(

@@ -295,11 +295,17 @@ private[phoebe] object StoreFiles extends Logging {
   def readWhole(fs: FileSystem, path: Path): Array[Byte] =
     readWhole(fs, path, fs.getFileStatus(path).getLen)
 
-  /** Says that a committed checkpoint is damaged, so that no later run meets it. Never throws. */
+  /**
+   * Says that a committed checkpoint is damaged, so that no later run meets it. Never throws. Where the
+   * store is gone nothing is written: it would be a directory that no later run takes for a store.
+   */
   def writeTombstone(place: CheckpointPlace, conf: Configuration, why: String): Unit =
     try {
-      val json = Json.line("why" -> why, "time" -> System.currentTimeMillis())
-      writeWhole(fileSystem(place.root, conf), place.tombstone, json.getBytes(UTF_8))
+      val fs = fileSystem(place.root, conf)
+      if (StoreMarker.read(fs, place.root).isDefined) {
+        val json = Json.line("why" -> why, "time" -> System.currentTimeMillis())
+        writeWhole(fs, place.tombstone, json.getBytes(UTF_8))
+      }
     } catch {
       case _: FileAlreadyExistsException => // someone else said so already
       case NonFatal(e) =>
