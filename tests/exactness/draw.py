@@ -1,16 +1,11 @@
-"""Draws batches of cases. Seeded; Hypothesis is the source of chance.
-
-Weights are the same for every run, whatever it looks for.
-"""
+"""Draws batches of cases from a seed. Weights are the same for every run, whatever it looks for."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
-
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+import random
+from collections.abc import Sequence
+from typing import TypeVar
 
 from tests.exactness.cases import Batch, Case
 from tests.exactness.families import FAMILIES
@@ -25,51 +20,23 @@ _OF_A_FAMILY = 55
 
 
 class _Drawn:
-    """``Pick`` on top of Hypothesis."""
+    """``Pick`` of evenly spread, independent draws: what is alike finds the same faults twice."""
 
-    def __init__(self, draw: Any) -> None:
-        self._draw = draw
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)
 
     def one(self, of: Sequence[T]) -> T:
         return of[self.integer(0, len(of) - 1)]
 
     def integer(self, low: int, high: int) -> int:
-        return int(self._draw(st.integers(low, high)))
+        return self._random.randint(low, high)
 
     def chance(self, percent: int) -> bool:
-        # The simplest draw is 0: it stands for what is plain.
-        return self.integer(0, 99) >= 100 - percent
+        return self._random.randrange(100) < percent
 
 
 def any_case(pick: Pick, delta: bool) -> Case:
     return pick.one(FAMILIES)(pick, delta) if pick.chance(_OF_A_FAMILY) else case(pick, delta)
-
-
-def _many(one: Callable[[Pick], T], seed_: int, count: int) -> list[T]:
-    """``count`` draws of one kind."""
-    found: list[T] = []
-
-    @st.composite
-    def drawn(draw: Any) -> T:
-        return one(_Drawn(draw))
-
-    @seed(seed_)
-    @settings(
-        max_examples=count + 1,
-        phases=[Phase.generate],
-        database=None,
-        deadline=None,
-        derandomize=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(drawn())
-    def collect(it: T) -> None:
-        found.append(it)
-
-    while len(found) <= count:
-        collect()
-    # Hypothesis begins with the simplest of all.
-    return found[1 : count + 1]
 
 
 def _empty_batch(pick: Pick) -> Batch:
@@ -90,9 +57,10 @@ def _empty_batch(pick: Pick) -> Batch:
 
 def batches(seed_: int, count: int, cases_each: int = CASES_PER_BATCH) -> list[Batch]:
     """``count`` batches; the same for the same arguments."""
-    empty = _many(_empty_batch, seed_, count)
     found = []
-    for n, batch in enumerate(empty):
-        cases = _many(lambda pick, d=batch.delta: any_case(pick, d), seed_ * 1000 + n, cases_each)
+    for n in range(count):
+        batch = _empty_batch(_Drawn(f"{seed_} {n}"))
+        picks = [_Drawn(f"{seed_} {n} {m}") for m in range(cases_each)]
+        cases = [any_case(pick, batch.delta) for pick in picks]
         found.append(dataclasses.replace(batch, cases=cases))
     return found

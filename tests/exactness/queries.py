@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Pick(Protocol):
-    """The source of chance: Hypothesis when cases are generated."""
+    """The source of chance."""
 
     def one(self, of: Sequence[T]) -> T: ...
 

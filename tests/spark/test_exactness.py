@@ -20,4 +20,4 @@ def test_random_pairs_of_applications() -> None:
     assert report.pairs == PAIRS, lines[-1:]
     assert not report.threads, "threads outlive their application"
     assert report.restored_share is not None
-    assert report.restored_share >= 0.5, lines[-1:]
+    assert report.restored_share >= 0.4, lines[-1:]
