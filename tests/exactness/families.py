@@ -25,6 +25,7 @@ from tests.exactness.generate import (
 )
 from tests.exactness.queries import KEYS, Column, Grammar, Pick, mutated
 from tests.exactness.sql import Rel
+from tests.exactness.worker import CLEANUP
 
 Tables = tuple[list[Table], dict[str, list[Column]]]
 
@@ -41,7 +42,6 @@ SPLITS: tuple[dict[str, str], ...] = (
 _TEXT = ("csv", "csv", "csv", "json", "xml")
 _DOUBLES: tuple[Any, ...] = (0.0, -0.0, 0.0, -0.0, 1.5, float("nan"))
 _WILD: tuple[Any, ...] = (1e16, 1.0, -1e16, 1.0, 3.0, 5.0)
-_CLEANUP = "spark.sql.classic.shuffleDependency.fileCleanup.enabled"
 
 
 def _tables(pick: Pick, delta: bool, *wishes: Wish) -> Tables:
@@ -225,7 +225,7 @@ def read_again(pick: Pick, delta: bool) -> Case:
     first = _run(
         pick,
         _shapes(pick, Grammar(pick, seen), *_BOUNDARIES),
-        settings={_CLEANUP: "true"},
+        settings={CLEANUP: "true"},
         action=pick.one(_AGAIN),
     )
     return _cased(tables, first, _again(pick, first, action=pick.one(_AGAIN)))

@@ -1,13 +1,13 @@
 """Proof that the fuzzer sees: each known fault is brought back, and has to be found again.
 
 A mending is a file ``mendings/<name>.toml``: ``says`` (what goes wrong without it) and
-``[[replace]]`` tables (``file``, ``old``, ``new``), edits that take it back. They are applied to a
-copy of ``listeners/``, the jar is built there, and the same random pairs as ever run with it.
+``[[replace]]`` tables (``file``, ``old``, ``new``), edits that take it back. The files that they
+are about are compiled against the plugin's jar, their classes take the place of the jar's, and the
+same random pairs as ever run with it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import time
@@ -16,14 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 from tests.exactness.engine import Engine
 from tests.exactness.fuzz import DEFECTS, Defect, failing, fuzz
-from tests.support.places import BUILD, ROOT
+from tests.support.places import BUILD, ROOT, plugin_jar, spark_home
 
-_BUILD = ["mvn", "-q", "-B", "-f", "listeners/pom.xml", "package", "-Dmaven.test.skip=true"]
-_BUILD.append("-Dscala.recompile=incremental")
-_SOURCES = ("listeners/pom.xml", "listeners/src/main")
 FOLDER = Path(__file__).parent / "mendings"
 
 
@@ -71,73 +69,59 @@ def _read(path: Path) -> Mending:
         raise MendingError(f"{path.name}: {error}") from error
 
 
-def sources(root: Path, mending: Mending | None = None) -> dict[str, bytes]:
-    """What a jar is built of, by path from the root, without the mending.
+def edited(root: Path, mending: Mending) -> dict[str, str]:
+    """The files of a mending without it, by path from the root of the sources.
 
     Raises ``MendingError`` where a text of the mending does not occur once.
     """
-    found = {}
-    for name in _SOURCES:
-        below = [root / name, *(root / name).rglob("*")]
-        found.update({str(p.relative_to(root)): p.read_bytes() for p in below if p.is_file()})
-    for it in mending.replaces if mending is not None else ():
-        text = found.get(it.file, b"").decode()
+    found: dict[str, str] = {}
+    for it in mending.replaces:
+        path = root / it.file
+        text = found.get(it.file) or (path.read_text() if path.exists() else "")
         if text.count(it.old) != 1:
             times = text.count(it.old)
             raise MendingError(f"{it.file}: the text to replace occurs {times} times: {it.old}")
-        found[it.file] = text.replace(it.old, it.new).encode()
+        found[it.file] = text.replace(it.old, it.new)
     return found
 
 
-def _put(wanted: dict[str, bytes], root: Path) -> None:
-    """Makes the sources under ``root`` those that are wanted; what is the same stays untouched."""
-    for name in set(sources(root)) - set(wanted):
-        (root / name).unlink()
-    for name, data in wanted.items():
-        to = root / name
-        if not to.exists() or to.read_bytes() != data:
-            to.parent.mkdir(parents=True, exist_ok=True)
-            to.write_bytes(data)
-
-
-def _build(root: Path) -> Path:
-    """The jar of the sources under ``root``."""
-    done = subprocess.run(_BUILD, cwd=root, capture_output=True, text=True)
+def _compiled(sources: Sequence[Path], jar: Path, target: Path) -> None:
+    """By the Scala compiler that Spark brings along for its shell."""
+    spark = f"{spark_home()}/jars/*"
+    command = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xss4m", "-cp", spark]
+    command += ["scala.tools.nsc.Main", "-nowarn", "-cp", f"{jar}:{spark}", "-d", str(target)]
+    done = subprocess.run([*command, *map(str, sources)], capture_output=True, text=True)
     if done.returncode:
         raise MendingError(f"it does not compile: {done.stdout[-2000:]}{done.stderr[-500:]}")
-    jars = (root / "listeners" / "target").glob("phoebe-spark_2.13-*.jar")
-    return next(j for j in jars if not j.stem.endswith(("-sources", "-javadoc", "-tests")))
 
 
 class Workshop:
-    """A copy of ``listeners/`` in which jars are built without one mending each.
-
-    Jars are kept by the hash of their sources: what has not changed is not built again.
-    """
+    """Where jars are made without one mending each, out of the plugin's jar."""
 
     def __init__(self, folder: Path = BUILD / "exactness" / "workshop") -> None:
         self.folder = folder
+        self.mended = plugin_jar()
 
-    def jar(self, mending: Mending | None) -> Path:
-        """A jar without the mending, or the jar as it is. Raises ``MendingError``."""
-        wanted = sources(ROOT, mending)
-        digest = hashlib.sha256()
-        for file in sorted(wanted):
-            digest.update(f"{file}\0{len(wanted[file])}\0".encode() + wanted[file])
-        name = mending.name if mending is not None else "as-it-is"
-        jar = self.folder / f"{name}-{digest.hexdigest()[:16]}.jar"
-        if not jar.exists():
-            target = self.folder / "listeners" / "target"
-            if not target.exists() and (ROOT / "listeners" / "target").exists():
-                shutil.copytree(ROOT / "listeners" / "target", target)
-            _put(wanted, self.folder)
-            built = _build(self.folder)
-            for old in self.folder.glob(f"{name}-*.jar"):
-                old.unlink()
-            beside = jar.with_suffix(".new")
-            shutil.copy(built, beside)
-            beside.rename(jar)
-        return jar
+    def jar(self, mending: Mending) -> Path:
+        """A jar without the mending. Raises ``MendingError``."""
+        root = self.folder / mending.name
+        shutil.rmtree(root, ignore_errors=True)
+        classes = root / "classes"
+        classes.mkdir(parents=True)
+        sources = []
+        for file, text in edited(ROOT, mending).items():
+            sources.append(root / Path(file).name)
+            sources[-1].write_text(text)
+        _compiled(sources, self.mended, classes)
+        new = {p.relative_to(classes).as_posix(): p for p in classes.rglob("*") if p.is_file()}
+        made = root / "plugin.jar"
+        with ZipFile(self.mended) as old, ZipFile(made, "w", ZIP_DEFLATED) as jar:
+            for entry in old.infolist():
+                if entry.filename not in new:
+                    jar.writestr(entry, old.read(entry))
+            for name, path in new.items():
+                jar.write(path, name)
+        return made
 
 
 def find_again(
@@ -162,13 +146,12 @@ def find_again(
     wanted = [m for m in known if not names or m.name in names]
     if not wanted:
         return results
-    mended = workshop.jar(None)
     for mending in wanted:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             say(f"no time left for {mending.name} and what follows")
             break
-        results.append(_find(mending, workshop, mended, seed, pairs, min(seconds, left_s), say))
+        results.append(_find(mending, workshop, seed, pairs, min(seconds, left_s), say))
         it = results[-1]
         said = f"found after {it.pairs} pairs" if it.found else f"NOT found in {it.pairs} pairs"
         say(f"{mending.name}: {said}, {it.seconds:.0f} s")
@@ -180,7 +163,6 @@ def find_again(
 def _find(
     mending: Mending,
     workshop: Workshop,
-    mended: Path,
     seed: int,
     pairs: int,
     seconds: float,
@@ -191,7 +173,7 @@ def _find(
     except MendingError as error:
         say(str(error))
         return Result(mending, False, 0, 0.0)
-    with Engine(jar) as engine, Engine(mended) as judge:
+    with Engine(jar) as engine, Engine(workshop.mended) as judge:
 
         def its_own(defect: Defect) -> bool:
             return defect.finding.kind != "broken" and not any(

@@ -30,6 +30,7 @@ from tests.exactness.cases import Batch, Case, Mishap, Run, Table, batch_of
 RUNS = ("plain", "write", "restore", "second", "second_plain")
 """``plain``, ``write`` and ``restore`` are of the first application, the others of the second."""
 
+CLEANUP = "spark.sql.classic.shuffleDependency.fileCleanup.enabled"
 _WITH_PLUGIN = ("write", "restore", "second")
 _DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -181,23 +182,41 @@ def posted(frame: Any, post: str) -> Any:
     return keys.distinct().mapInPandas(same, "k string").groupBy("k").count()
 
 
+def _cleaned_up(session: Any) -> None:
+    """Lets Spark finish with what it removes beside the driver's thread when a query has ended.
+
+    Whoever reads in the middle of that gets no rows, or an error, from Spark alone as well.
+    """
+    if session.conf.get(CLEANUP, "false") == "true":
+        time.sleep(0.1)
+
+
 def fetched(session: Any, frame: Any, action: str, out: Path) -> list[list[Any]]:
     """The rows of a frame, once for each time that the action reads them."""
     if action == "twice":
-        return [rows_of(frame.collect()), rows_of(frame.collect())]
+        first = rows_of(frame.collect())
+        _cleaned_up(session)
+        return [first, rows_of(frame.collect())]
     if action == "rdd":
         return [rows_of(frame.rdd.collect())]
     if action == "rdd_after":
-        return [rows_of(frame.collect()), rows_of(frame.rdd.collect())]
+        first = rows_of(frame.collect())
+        _cleaned_up(session)
+        return [first, rows_of(frame.rdd.collect())]
     if action == "iterate":
-        return [rows_of(frame.toLocalIterator())]
+        lazy = frame.toLocalIterator()
+        _cleaned_up(session)
+        return [rows_of(lazy)]
     if action == "iterate_between":
         lazy = frame.toLocalIterator()
+        _cleaned_up(session)
         got = list(itertools.islice(lazy, 2))
         between = rows_of(frame.collect())
+        _cleaned_up(session)
         return [rows_of([*got, *lazy]), between]
     if action == "count_then_collect":
         count = frame.count()
+        _cleaned_up(session)
         return [[[count]], rows_of(frame.collect())]
     if action == "write":
         frame.write.mode("overwrite").json(str(out))
@@ -205,8 +224,10 @@ def fetched(session: Any, frame: Any, action: str, out: Path) -> list[list[Any]]
         return [[[line] for line in lines]]
     if action == "view":
         frame.createOrReplaceTempView("seen")
+        first = rows_of(frame.collect())
+        _cleaned_up(session)
         again = session.sql(f"SELECT * FROM seen WHERE `{frame.columns[0]}` IS NOT NULL")
-        return [rows_of(frame.collect()), rows_of(again.collect())]
+        return [first, rows_of(again.collect())]
     if action == "joined_with_itself":
         key = frame.columns[0]
         other = frame.groupBy(key).count().withColumnRenamed(key, "same_key")
