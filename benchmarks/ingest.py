@@ -90,7 +90,7 @@ def measured(side: str, log: Path, work: Path) -> list[dict[str, float]]:
 def _ingest(log: Path, home: Path) -> list[dict[str, float]]:
     import psutil  # type: ignore[import-untyped]
 
-    from phoebe_spark.ingest import ingest
+    from phoebe_spark.ingest.run import ingest
 
     def once(reading: int) -> None:
         summary = ingest([log], home / str(reading))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import twelve
 from benchmarks.frame import Options, Result
-from phoebe_spark.ingest import ingest
+from phoebe_spark.ingest.run import ingest
 from tests.support import apps
 from tests.support.places import ROOT
 

@@ -5,7 +5,6 @@ Starts no Spark: looks at what is installed, and talks to a companion of its own
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -23,8 +22,15 @@ import orjson
 from phoebe_spark.companion.protocol import PROTOCOL
 from phoebe_spark.errors import MissingJarError, PhoebeError
 from phoebe_spark.jar import jar_path
-from phoebe_spark.stores import Unreachable, hadoop_settings, options_for, reach, scheme
-from phoebe_spark.writer_kind import kind_of, needs_one
+from phoebe_spark.spark_env import spark_home
+from phoebe_spark.tables.ownership import kind_of, needs_one
+from phoebe_spark.tables.storage_options import (
+    Unreachable,
+    hadoop_settings,
+    options_for,
+    reach,
+    scheme,
+)
 
 TESTED_SPARK = "4.2.0"
 TESTED_DELTA_SPARK = "4.4.0"
@@ -75,17 +81,6 @@ def check_java() -> Check:
             "java", "error", f"Java {major} at {program}", "Spark 4 needs Java 17 or later"
         )
     return Check("java", "ok", f"Java {major} at {program}")
-
-
-def spark_home() -> Path | None:
-    """``SPARK_HOME``, or the pip-installed PySpark; None when there is no Spark."""
-    if os.environ.get("SPARK_HOME"):
-        return Path(os.environ["SPARK_HOME"])
-    with contextlib.suppress(ImportError):
-        import pyspark
-
-        return Path(pyspark.__file__).resolve().parent
-    return None
 
 
 def check_spark(home: Path | None) -> Check:
@@ -229,8 +224,8 @@ _PYTHON_TO_DO = "pip install phoebe-spark there, or set spark.phoebe.python to a
 
 
 def check_bundle(home: str) -> Check:
+    from phoebe_spark.errors import BundleMissing, BundleRemote
     from phoebe_spark.predict.bundle import read_bundle
-    from phoebe_spark.predict.errors import BundleMissing, BundleRemote
 
     try:
         found = read_bundle(home).version

@@ -9,7 +9,12 @@ PhoebeError
 ├── ForeignTableError     a table of that name is there, and is not ours
 ├── StoreUnreachableError the ``deltalake`` package cannot write to the home's store
 ├── OtherWriterError      another kind of writer has the home's tables
-└── CheckpointStoreError  the checkpoint store cannot be looked at
+├── CheckpointStoreError  the checkpoint store cannot be looked at
+└── BundleError           the promoted models cannot be used
+    ├── BundleMissing     nothing was promoted under this home yet
+    ├── BundleDamaged     a file is missing, truncated, or its sha256 differs
+    ├── BundleFormat      written in a format that this version does not know
+    └── BundleRemote      the home is not a directory of this machine
 """
 
 from __future__ import annotations
@@ -53,3 +58,23 @@ class OtherWriterError(PhoebeError):
 
 class CheckpointStoreError(PhoebeError):
     """The checkpoint store cannot be looked at; the message has the store's own words."""
+
+
+class BundleError(PhoebeError):
+    """The bundle cannot be used; its message is one line for the driver's log."""
+
+
+class BundleMissing(BundleError):  # noqa: N818 - named for what is the matter
+    """Nothing was promoted under this home yet: run ``phoebe train``."""
+
+
+class BundleDamaged(BundleError):  # noqa: N818
+    """A file of the bundle is missing, or is not what was written."""
+
+
+class BundleFormat(BundleError):  # noqa: N818
+    """The bundle's format is unknown to this version."""
+
+
+class BundleRemote(BundleError, ValueError):  # noqa: N818
+    """The home is a URI: models are trained and loaded under a local directory only."""

@@ -54,6 +54,11 @@ class Stage:
     ttl_ms: float = 0.0
     operators: tuple[str, ...] = ()
 
+    @property
+    def is_shuffle(self) -> bool:
+        """Whether its output is a shuffle's, on local disks or in a checkpoint."""
+        return self.boundary is not None and self.boundary.carrier in ("shuffle", "checkpoint")
+
 
 @dataclass(frozen=True, slots=True)
 class StageGraph:

@@ -9,12 +9,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phoebe_spark.errors import NoSessionError, PluginNotLoadedError, SparkConnectError
 from phoebe_spark.jar import jar_path
 from phoebe_spark.settings import BY_NAME, SettingError
+from phoebe_spark.spark_env import spark_defaults
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -160,20 +160,7 @@ def _present_conf() -> dict[str, str]:
         return dict(SparkContext._active_spark_context.getConf().getAll())
     if SparkContext._jvm is not None:
         return dict(SparkConf(_jvm=SparkContext._jvm).getAll())
-    return _defaults_file()
-
-
-def _defaults_file() -> dict[str, str]:
     from pyspark.find_spark_home import _find_spark_home
 
-    folder = os.environ.get("SPARK_CONF_DIR") or str(Path(_find_spark_home()) / "conf")
-    try:
-        text = (Path(folder) / "spark-defaults.conf").read_text(encoding="utf-8")
-    except OSError:
-        return {}
-    found = {}
-    for line in text.splitlines():
-        words = line.strip().replace("=", " ", 1).split(None, 1)
-        if len(words) == 2 and not words[0].startswith("#"):
-            found[words[0]] = words[1].strip()
-    return found
+    found = {"SPARK_HOME": str(_find_spark_home()), **os.environ}
+    return spark_defaults(found)

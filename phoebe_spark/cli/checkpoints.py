@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from phoebe_spark.checkpoints import Checkpoint, collect, look
+from phoebe_spark.checkpoints.catalogue import Checkpoint, collect, look
 from phoebe_spark.cli.output import (
     DEFAULT_HOME,
     WRONG,

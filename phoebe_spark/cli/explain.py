@@ -51,7 +51,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Show each shuffle boundary of an application with its decision and the reason for it."""
-    from phoebe_spark.tables import Tables
+    from phoebe_spark.tables.deltalake import Tables
 
     tables = Tables(expand(home))
     if diff is not None:
@@ -80,7 +80,7 @@ def explain(
 
 
 def _diff(tables: Any, one: str, other: str, *, json: bool) -> None:
-    from phoebe_spark.differences import compare
+    from phoebe_spark.checkpoints.differences import compare
 
     rows: list[list[dict[str, Any]]] = []
     names: dict[str, dict[int, str]] = {}

@@ -22,7 +22,7 @@ from phoebe_spark.cli.output import (
     print_rows,
     say_error,
 )
-from phoebe_spark.stores import Writer
+from phoebe_spark.tables.storage_options import Writer
 
 _AGO = re.compile(r"(\d+)([dh])")
 
@@ -72,8 +72,8 @@ def ingest(
     An application that is already there, as complete, is skipped: repeating the command is safe,
     also after it was interrupted.
     """
-    from phoebe_spark.ingest import ingest as run
-    from phoebe_spark.ingest_summary import IngestProgress
+    from phoebe_spark.ingest.run import ingest as run
+    from phoebe_spark.ingest.summary import IngestProgress
 
     oldest = parse_since(since) if since is not None else None
     given = [path if "://" in path else str(Path(path).expanduser()) for path in paths]

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from phoebe_spark.companion.protocol import Plugin
-from phoebe_spark.records import ApplicationRecord, Record
+from phoebe_spark.tables.records import ApplicationRecord, Record
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class HarvestLike(Protocol):
 
 
 class TablesLike(Protocol):
-    """`phoebe_spark.tables.Tables`."""
+    """`phoebe_spark.tables.deltalake.Tables`."""
 
     def append(self, records: Iterable[Record]) -> int: ...
 

@@ -22,14 +22,14 @@ from typing import Any, BinaryIO
 import orjson
 
 import phoebe_spark
-from phoebe_spark.companion.advice import AdviceDesk
+from phoebe_spark.companion.desk import AdviceDesk
 from phoebe_spark.companion.intake import PUT_LIMIT_S, Intake
 from phoebe_spark.companion.loop import Companion, TablesLike
 from phoebe_spark.companion.protocol import PROTOCOL, Plugin
 from phoebe_spark.errors import PhoebeError
 from phoebe_spark.settings import SettingError, Value, resolve
-from phoebe_spark.stores import options_for
-from phoebe_spark.writer_kind import needs_one
+from phoebe_spark.tables.ownership import needs_one
+from phoebe_spark.tables.storage_options import options_for
 
 log = logging.getLogger("phoebe")
 
@@ -163,7 +163,7 @@ def _reach(home: str) -> dict[str, str]:
     if needs_one(home):
         from deltalake.exceptions import DeltaError
 
-        from phoebe_spark.tables import Tables
+        from phoebe_spark.tables.deltalake import Tables
 
         try:
             Tables(home, storage_options=options).claim()
@@ -181,7 +181,7 @@ def _companion(
     from phoebe_spark.harvest import Harvest
 
     def open_tables() -> TablesLike:
-        from phoebe_spark.tables import Tables
+        from phoebe_spark.tables.deltalake import Tables
 
         return Tables(str(hello["home"]), storage_options=options)
 

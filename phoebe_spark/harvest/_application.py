@@ -16,7 +16,7 @@ from phoebe_spark.harvest._values import (
     time_ms,
     timestamp,
 )
-from phoebe_spark.records import ApplicationRecord, ExecutorRecord, Record
+from phoebe_spark.tables.records import ApplicationRecord, ExecutorRecord, Record
 
 Handler = Callable[[JsonObject], Iterable[Record]]
 """Takes an event or a message, gives the rows that it completes."""

@@ -28,9 +28,9 @@ from phoebe_spark.harvest._values import (
     time_ms,
     timestamp,
 )
-from phoebe_spark.plan_graph import derive
-from phoebe_spark.records import Record
-from phoebe_spark.templates import Exchange
+from phoebe_spark.plan.stages import derive
+from phoebe_spark.plan.templates import Exchange
+from phoebe_spark.tables.records import Record
 
 _SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 _PLAIN_PLAN_BYTES = 1 << 20  # beyond it, plan versions are packed as they come

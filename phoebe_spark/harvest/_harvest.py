@@ -14,7 +14,7 @@ from phoebe_spark.harvest._values import (
     UNREADABLE,
     timestamp,
 )
-from phoebe_spark.records import Record
+from phoebe_spark.tables.records import Record
 
 
 def _now() -> datetime:

@@ -25,7 +25,7 @@ from phoebe_spark.harvest._values import (
     obj,
     time_ms,
 )
-from phoebe_spark.records import Record
+from phoebe_spark.tables.records import Record
 
 _EXECUTION_ID = "spark.sql.execution.id"
 _INTERNAL = "spark.phoebe.internal"

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Protocol, TypedDict
 
-from phoebe_spark.features import features
 from phoebe_spark.harvest._state import ExecutionState, StageState
 from phoebe_spark.harvest._structure import NO_STRUCTURE, HostStorage, Structure
 from phoebe_spark.harvest._ties import StageTie, Ties
 from phoebe_spark.harvest._values import JsonObject, integer, number, obj, text, timestamp
-from phoebe_spark.plan import body
-from phoebe_spark.plan_graph import PlanGraph
-from phoebe_spark.records import (
+from phoebe_spark.plan.features import features
+from phoebe_spark.plan.nodes import body
+from phoebe_spark.plan.stages import PlanGraph
+from phoebe_spark.plan.templates import Exchange, shape, template
+from phoebe_spark.tables.records import (
     BoundaryRecord,
     CheckpointRecord,
     ExecutionRecord,
     StageRecord,
     TempStorageRecord,
 )
-from phoebe_spark.templates import Exchange, shape, template
 
 
 class Identity(TypedDict):
@@ -259,7 +259,7 @@ def _by_boundary(
 def boundary_facts(
     execution: ExecutionState, initial: tuple[Exchange, ...], ties: Ties
 ) -> list[dict[str, Any]]:
-    """The messages in the form that `phoebe_spark.plan_graph.derive` takes."""
+    """The messages in the form that `phoebe_spark.plan.stages.derive` takes."""
     nodes = {e.boundary_id: e.node.index for e in initial}
     return [
         {**message, "node": nodes[boundary_id]}

@@ -12,8 +12,8 @@ from phoebe_spark import nested_json
 from phoebe_spark.harvest._figures import Figures
 from phoebe_spark.harvest._lines import ACCUMULABLES_JSON, accumulator_ids
 from phoebe_spark.harvest._values import JsonObject, count, integer, items, obj, text, time_ms
-from phoebe_spark.plan import SHUFFLE_WRITE_METRIC, PlanNode, exchange_nodes, parse_plan
-from phoebe_spark.templates import Digests, Exchange, exchanges
+from phoebe_spark.plan.nodes import SHUFFLE_WRITE_METRIC, PlanNode, exchange_nodes, parse_plan
+from phoebe_spark.plan.templates import Digests, Exchange, exchanges
 
 COPY_TIME_METRIC = "checkpoint copy time"
 COPY_BYTES_METRIC = "checkpoint bytes copied"

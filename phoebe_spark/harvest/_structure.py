@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from phoebe_spark.harvest._state import ExecutionState
 from phoebe_spark.harvest._ties import resolve
-from phoebe_spark.plan_graph import PlanGraph
+from phoebe_spark.plan.stages import PlanGraph
 
 _MOST_SKIPPED = 1_000
 _MOST_POINTS = 200
@@ -18,7 +18,7 @@ _MOST_POINTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """JSON for `phoebe_spark.records.ExecutionRecord`."""
+    """JSON for `phoebe_spark.tables.records.ExecutionRecord`."""
 
     plan: str | None
     skipped: str | None

@@ -25,8 +25,8 @@ from phoebe_spark.harvest._state import (
     StageState,
     own_accumulators,
 )
-from phoebe_spark.plan_graph import PlanGraph, derive
-from phoebe_spark.templates import Exchange
+from phoebe_spark.plan.stages import PlanGraph, derive
+from phoebe_spark.plan.templates import Exchange
 
 
 @dataclass(frozen=True, slots=True)

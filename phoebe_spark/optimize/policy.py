@@ -13,7 +13,7 @@ from typing import Protocol
 
 from phoebe_spark.graph import Cut, Stage, StageGraph
 from phoebe_spark.optimize import budget as budgeted
-from phoebe_spark.optimize.problem import INF, Problem, Weights, build_problem, is_shuffle, to_cuts
+from phoebe_spark.optimize.problem import INF, Problem, Weights, build_problem, to_cuts
 from phoebe_spark.optimize.settings import OptimizerSettings
 from phoebe_spark.optimize.sweep import best_nested_prefixes
 from phoebe_spark.reasons import Reason
@@ -129,7 +129,7 @@ def choose(graph: StageGraph, settings: OptimizerSettings) -> Decision:
     The checkpoints of the result never exceed the budget, and never lie on a boundary that is not
     eligible.
     """
-    shuffles = [s for s in graph.stages if is_shuffle(s)]
+    shuffles = [s for s in graph.stages if s.is_shuffle]
     duration = max((s.end_ms for s in graph.stages), default=0.0)
     total = sum(s.output_bytes for s in shuffles)
     limit = settings.budget(total)
@@ -143,7 +143,7 @@ def choose(graph: StageGraph, settings: OptimizerSettings) -> Decision:
         return Decision(reasons={s.stage_id: short for s in shuffles}, budget_bytes=limit)
 
     vetoes = {s.stage_id: veto for s in shuffles if (veto := _veto(s, settings, limit)) is not None}
-    problem = build_problem(graph, lambda stage: stage.stage_id not in vetoes and is_shuffle(stage))
+    problem = build_problem(graph, lambda stage: stage.stage_id not in vetoes and stage.is_shuffle)
     refused: Reason | None = None
     chosen: Suggestion | None = None
     for suggestion in STRATEGIES[settings.solver](problem, settings, limit):

@@ -138,7 +138,7 @@ def build_problem(graph: StageGraph, permitted: Callable[[Stage], bool] | None =
     for stage in graph.stages:
         for parent in stage.parents:
             readers[parent].append(stage.stage_id)
-    dissolved = {u for u, s in stages.items() if readers[u] and not is_shuffle(s)}
+    dissolved = {u for u, s in stages.items() if readers[u] and not s.is_shuffle}
     parents, starts = _without(graph, dissolved)
 
     kept = [u for u in stages if u not in dissolved]
@@ -148,7 +148,7 @@ def build_problem(graph: StageGraph, permitted: Callable[[Stage], bool] | None =
             kept_readers[parent].append(u)
     implies = {u: list(parents[u]) for u in kept}
     for u in kept:
-        if not (is_shuffle(stages[u]) and allow(stages[u])):
+        if not (stages[u].is_shuffle and allow(stages[u])):
             implies[u].extend(kept_readers[u])
     banned = _implying(implies, {u for u in kept if not kept_readers[u]})
     groups = [g for g in _components(kept, implies) if g[0] not in banned]
@@ -233,10 +233,6 @@ def to_cuts(
             )
         )
     return tuple(cuts)
-
-
-def is_shuffle(stage: Stage) -> bool:
-    return stage.boundary is not None and stage.boundary.carrier in ("shuffle", "checkpoint")
 
 
 def _durable_bytes(stage: Stage) -> float:

@@ -3,12 +3,7 @@
 Importing this package imports neither LightGBM nor numpy; `load_predictor` does.
 """
 
-from phoebe_spark.predict.errors import (
-    BundleDamaged,
-    BundleError,
-    BundleFormat,
-    BundleMissing,
-)
+from phoebe_spark.errors import BundleDamaged, BundleError, BundleFormat, BundleMissing
 from phoebe_spark.predict.predictor import Prediction, Predictor, load_predictor
 from phoebe_spark.predict.query import Query
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from phoebe_spark.predict.errors import BundleDamaged, BundleFormat, BundleMissing, BundleRemote
+from phoebe_spark.errors import BundleDamaged, BundleFormat, BundleMissing, BundleRemote
 
 FORMAT = 1
 METADATA = "metadata.json"

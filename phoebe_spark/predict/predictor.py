@@ -15,14 +15,13 @@ from typing import Any
 
 import orjson
 
+from phoebe_spark.cluster.simulate import StageTime, simulate, with_times
+from phoebe_spark.errors import BundleDamaged
 from phoebe_spark.graph import Stage, StageGraph
-from phoebe_spark.optimize.problem import is_shuffle
 from phoebe_spark.predict.bundle import HISTORY, Bundle, read_bundle
-from phoebe_spark.predict.errors import BundleDamaged
+from phoebe_spark.predict.heads import GROUPS, Head, history_features
 from phoebe_spark.predict.history import History, StageHistory
-from phoebe_spark.predict.models import GROUPS, Head, history_features
 from phoebe_spark.predict.query import Query, log_size, plan_features
-from phoebe_spark.simulate import StageTime, simulate, with_times
 
 _MAX_LOG = 45.0  # e^45 bytes is more than any disk
 SOURCES = ("general", "template", "history")
@@ -136,7 +135,7 @@ class Estimates:
     def stages(self, figure: str) -> list[Stage]:
         """The stages that ``figure`` is predicted for."""
         every = self.query.graph.stages
-        return [s for s in every if is_shuffle(s)] if figure == "output" else list(every)
+        return [s for s in every if s.is_shuffle] if figure == "output" else list(every)
 
     def row(self, figure: str, stage: Stage) -> tuple[dict[str, float], bool]:
         """The model inputs of a stage, ``baseline`` among them, and whether it has a past."""

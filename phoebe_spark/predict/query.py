@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from phoebe_spark.features import GROUPS, OPERATOR_GROUPS
 from phoebe_spark.graph import Stage, StageGraph
-from phoebe_spark.optimize.problem import is_shuffle
+from phoebe_spark.plan.features import GROUPS, OPERATOR_GROUPS
 
 NAN = float("nan")
 
@@ -56,9 +55,9 @@ def log_size(query: Query) -> float:
     reads_shuffle: dict[int, bool] = {}
     for stage in query.graph.stages:
         reads = any(reads_shuffle[p] for p in stage.parents)
-        reads_shuffle[stage.stage_id] = reads or is_shuffle(stage)
+        reads_shuffle[stage.stage_id] = reads or stage.is_shuffle
         boundary = stage.boundary
-        if is_shuffle(stage) and not reads and boundary is not None and boundary.catalyst_bytes:
+        if stage.is_shuffle and not reads and boundary is not None and boundary.catalyst_bytes:
             sizes.append(math.log(boundary.catalyst_bytes))
     return median(sizes) if sizes else NAN
 
@@ -71,12 +70,12 @@ def log_partitions(stage: Stage) -> float:
 def plan_features(query: Query) -> dict[int, dict[str, float]]:
     """The plan features of every stage, by stage id.
 
-    A stage that writes a shuffle has those of `phoebe_spark.features`; of the others only what a
+    A stage that writes a shuffle has those of `plan.features`; of the others only what a
     run's rows also tell (operators, place in the graph).
     """
     graph = query.graph
     readers = Counter(p for s in graph.stages for p in s.parents)
-    shuffles = {s.stage_id: is_shuffle(s) for s in graph.stages}
+    shuffles = {s.stage_id: s.is_shuffle for s in graph.stages}
     depth: dict[int, int] = {}
     made: dict[int, dict[str, float]] = {}
     for stage in graph.stages:

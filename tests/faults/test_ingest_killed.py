@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from phoebe_spark.ingest import ingest
-from phoebe_spark.tables import RECORDS, Tables
+from phoebe_spark.ingest.run import ingest
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.rows import RECORDS
 from tests.support.places import ROOT
 
 LOGS = ROOT / "tests" / "data" / "eventlogs"

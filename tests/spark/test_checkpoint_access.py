@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from phoebe_spark.checkpoints import collect, look
+from phoebe_spark.checkpoints.catalogue import collect, look
 from phoebe_spark.cli import app as phoebe
 from phoebe_spark.errors import CheckpointStoreError
 from tests.support import apps, home, queries, store, stored_job, tpc

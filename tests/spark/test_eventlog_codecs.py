@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.eventlog import EventReader, find_logs
-from phoebe_spark.ingest import ingest
-from phoebe_spark.tables import Tables
+from phoebe_spark.ingest.eventlog import EventReader, find_logs
+from phoebe_spark.ingest.run import ingest
+from phoebe_spark.tables.deltalake import Tables
 from tests.support.places import spark_environment
 
 _APPLICATION = """

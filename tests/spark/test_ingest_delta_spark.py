@@ -12,9 +12,10 @@ import orjson
 import pytest
 
 from phoebe_spark.errors import OtherWriterError
-from phoebe_spark.ingest import ingest
-from phoebe_spark.tables import RECORDS, Tables
-from phoebe_spark.writer_kind import claim
+from phoebe_spark.ingest.run import ingest
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.ownership import claim
+from phoebe_spark.tables.rows import RECORDS
 from tests.support.home import rows_as_text
 from tests.support.places import ROOT, ivy_home, spark_environment
 
@@ -22,9 +23,9 @@ LOGS = ROOT / "tests" / "data" / "eventlogs"
 SCRIPT = """
 import sys
 import orjson
-from phoebe_spark.ingest import ingest
-from phoebe_spark.spark_tables import delta_session
-from phoebe_spark.writer_kind import claim_by_spark
+from phoebe_spark.ingest.run import ingest
+from phoebe_spark.tables.delta_spark import delta_session
+from phoebe_spark.tables.ownership import claim_by_spark
 told = [ingest([log], "viewfs://store/home") for log in sys.argv[1:]]
 for _ in range(2):  # as on S3
     claim_by_spark(delta_session(), "viewfs://store/home/of")

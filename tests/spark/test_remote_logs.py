@@ -11,8 +11,9 @@ from pathlib import Path
 
 import orjson
 
-from phoebe_spark.ingest import ingest
-from phoebe_spark.tables import RECORDS, Tables
+from phoebe_spark.ingest.run import ingest
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.rows import RECORDS
 from tests.support.cluster import standalone
 from tests.support.home import rows_as_text
 from tests.support.places import ROOT, spark_environment
@@ -22,7 +23,7 @@ SCRIPT = """
 import sys
 from datetime import datetime, UTC
 from pyspark.sql import SparkSession
-from phoebe_spark.ingest import ingest
+from phoebe_spark.ingest.run import ingest
 import orjson
 logs, home, master = sys.argv[1:]
 builder = SparkSession.builder.master(master).config("spark.ui.enabled", "false")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.eventlog import EventReader, find_logs
 from phoebe_spark.harvest import Harvest
-from phoebe_spark.plan import parse_plan
-from phoebe_spark.plan_graph import PlanGraph, derive
-from phoebe_spark.records import BoundaryRecord, ExecutionRecord, Record, StageRecord
+from phoebe_spark.ingest.eventlog import EventReader, find_logs
+from phoebe_spark.plan.nodes import parse_plan
+from phoebe_spark.plan.stages import PlanGraph, derive
+from phoebe_spark.tables.records import BoundaryRecord, ExecutionRecord, Record, StageRecord
 from tests.support.places import ROOT, spark_environment
 from tests.support.ran_stages import Execution, read_executions, record
 from tests.support.stage_graph import Tally, compare

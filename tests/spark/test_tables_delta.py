@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.records import ApplicationRecord, StageRecord
-from phoebe_spark.tables import RECORDS, Tables
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.records import ApplicationRecord, StageRecord
+from phoebe_spark.tables.rows import RECORDS
 from tests.support.places import ivy_home, spark_environment
 
 LOG = Path(__file__).parents[1] / "data" / "eventlogs" / "01-tpch-sf0.1-p8.zstd"
@@ -54,7 +55,7 @@ spark.stop()
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
-    from phoebe_spark.ingest import ingest
+    from phoebe_spark.ingest.run import ingest
 
     home = tmp_path_factory.mktemp("home")
     ingest([LOG], home)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from phoebe_training.data import COLUMNS, read_frames
 
-from phoebe_spark.ingest import ingest
+from phoebe_spark.ingest.run import ingest
 from phoebe_spark.predict.bundle import current_version
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
 from tests.support.places import ROOT, ivy_home, spark_environment, spark_home
 from tests.unit.training.test_pipeline import day
 

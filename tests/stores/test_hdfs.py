@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.checkpoints import collect, look
+from phoebe_spark.checkpoints.catalogue import collect, look
 from phoebe_spark.errors import CheckpointStoreError
 from tests.support import apps, hdfs, home, paused_driver, queries, stored_job
 from tests.support.compare import compare_results

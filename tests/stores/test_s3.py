@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.checkpoints import collect, look
+from phoebe_spark.checkpoints.catalogue import collect, look
 from tests.support import (
     apps,
     eventlog,

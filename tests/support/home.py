@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
 
 
 def rows(home: Path, table: str, app_id: str | None = None) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phoebe_spark.eventlog import EventReader, find_logs
-from phoebe_spark.plan import PlanNode, parse_plan
+from phoebe_spark.ingest.eventlog import EventReader, find_logs
+from phoebe_spark.plan.nodes import PlanNode, parse_plan
 from tests.support import queries, tpc
 
 SCALE_FACTOR = 0.01

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from phoebe_spark.checkpoints import collect
+from phoebe_spark.checkpoints.catalogue import collect
 from tests.support import tpc, trials
 from tests.support.cluster import Cluster
 from tests.support.compare import compare_results

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from phoebe_spark.graph import Stage
-from phoebe_spark.plan import PlanNode, is_broadcast, is_shuffle, is_wrapper
-from phoebe_spark.plan_graph import PlanGraph, derive
-from phoebe_spark.templates import Digests
+from phoebe_spark.plan.nodes import PlanNode, is_broadcast, is_shuffle, is_wrapper
+from phoebe_spark.plan.stages import PlanGraph, derive
+from phoebe_spark.plan.templates import Digests
 from tests.support.ran_stages import Execution, RanStage
 
 _WRITES = frozenset(

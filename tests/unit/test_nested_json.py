@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phoebe_spark import nested_json
-from phoebe_spark.plan import parse_plan
-from phoebe_spark.plan_graph import derive
-from phoebe_spark.templates import shape, template
+from phoebe_spark.plan.nodes import parse_plan
+from phoebe_spark.plan.stages import derive
+from phoebe_spark.plan.templates import shape, template
 
 _SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text()
 _VALUES = st.recursive(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from phoebe_spark.predict.errors import BundleError
+from phoebe_spark.errors import BundleError
 from phoebe_training.errors import TrainingError
 from phoebe_training.pipeline import TrainSummary, train
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
-from phoebe_spark.tables import RECORDS, Filter, Tables
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.rows import RECORDS, Filter
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from phoebe_spark.graph import Stage
-from phoebe_spark.optimize.problem import is_shuffle
-from phoebe_spark.predict.models import GROUPS
+from phoebe_spark.predict.heads import GROUPS
 from phoebe_spark.predict.predictor import Prediction
 from phoebe_training.runs import Run
 
@@ -62,7 +61,7 @@ def quality(
         truths = {s.stage_id: s for s in run.query.graph.stages}
         for stage in prediction.graph.stages:
             truth = truths[stage.stage_id]
-            if figure == "output" and not is_shuffle(truth):
+            if figure == "output" and not truth.is_shuffle:
                 continue
             if seen is not None and (prediction.sources[stage.stage_id] != "general") != seen:
                 continue

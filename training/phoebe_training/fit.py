@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phoebe_spark.predict.heads import GROUPS, Head, matrix
 from phoebe_spark.predict.history import History, figures_of
-from phoebe_spark.predict.models import GROUPS, Head, matrix
 from phoebe_spark.predict.predictor import Estimates, Prediction
 from phoebe_training.evaluate import MEASURED, quality
 from phoebe_training.runs import Run

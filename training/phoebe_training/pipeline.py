@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from phoebe_spark.errors import BundleDamaged, BundleFormat, BundleMissing
 from phoebe_spark.predict.bundle import HISTORY, local_home, read_bundle, write_bundle
-from phoebe_spark.predict.errors import BundleDamaged, BundleFormat, BundleMissing
+from phoebe_spark.predict.heads import GROUPS
 from phoebe_spark.predict.history import History
-from phoebe_spark.predict.models import GROUPS
 from phoebe_spark.predict.predictor import Predictor, from_bundle
 from phoebe_spark.predict.store import HistoryStore
 from phoebe_spark.reasons import Reason

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phoebe_spark.predict.models import GROUPS, Head
+from phoebe_spark.predict.heads import GROUPS, Head
 from phoebe_training.fit import FitSettings, Fitted
 
 if TYPE_CHECKING:

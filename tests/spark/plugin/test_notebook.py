@@ -11,7 +11,7 @@ import pytest
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
 from tests.support.places import ROOT
 from tests.support.store import committed, wait_for_commits
 

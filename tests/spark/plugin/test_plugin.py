@@ -16,7 +16,7 @@ import orjson
 import psutil
 import pytest
 
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
 from tests.support import s3
 from tests.support.apps import FinishedApp, RunningApp, submit
 from tests.support.waiting import until
@@ -68,7 +68,7 @@ def job(tmp_path: Path) -> Job:
 
 
 def ingest(paths: list[Path], home: Path) -> Any:
-    from phoebe_spark.ingest import ingest as run
+    from phoebe_spark.ingest.run import ingest as run
 
     return run(paths, home)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
 from tests.support.apps import submit
 from tests.support.places import ROOT
 
@@ -46,7 +46,7 @@ def test_it_brings_jar_command_and_both_packages(installed: Path, tmp_path: Path
     jar = Path(call(installed / "phoebe", "jar", cwd=tmp_path).strip())
     assert jar.is_relative_to(installed.parent)
     assert jar.stat().st_size > 50_000
-    code = "import phoebe_training, phoebe_spark.advise; print(phoebe_training.__file__)"
+    code = "import phoebe_training, phoebe_spark.companion.advisor; print(phoebe_training.__file__)"
     assert str(installed.parent) in call(installed / "python", "-c", code, cwd=tmp_path)
     names = call(installed / "python", "-m", "pip", "list", cwd=tmp_path)
     assert "pyspark" not in names  # platforms bring their own

@@ -12,8 +12,8 @@ import pytest
 from benchmarks.demo import show, truth
 from benchmarks.oracle import Best
 from benchmarks.twelve import true_query
-from phoebe_spark.records import BoundaryRecord, ExecutionRecord, StageRecord
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.records import BoundaryRecord, ExecutionRecord, StageRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 COMMON: dict[str, Any] = {

@@ -12,16 +12,17 @@ import pytest
 from typer.testing import CliRunner
 
 import phoebe_spark
-from phoebe_spark import checkpoints, doctor, jar
+from phoebe_spark import doctor, jar
+from phoebe_spark.checkpoints import catalogue as checkpoints
 from phoebe_spark.cli import app, main
 from phoebe_spark.cli import train as cli_train
-from phoebe_spark.records import (
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.records import (
     ApplicationRecord,
     BoundaryRecord,
     CheckpointRecord,
     StageRecord,
 )
-from phoebe_spark.tables import Tables
 
 ROOT = Path(__file__).resolve().parents[3]
 AT = datetime(2024, 11, 20, 12, tzinfo=UTC)

@@ -16,8 +16,8 @@ from phoebe_spark.companion import loop
 from phoebe_spark.companion.loop import Companion
 from phoebe_spark.companion.protocol import Plugin
 from phoebe_spark.harvest import Harvest
-from phoebe_spark.records import ApplicationRecord, Record
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.records import ApplicationRecord, Record
 
 HELLO = {
     "type": "hello",

@@ -17,7 +17,7 @@ import orjson
 import pytest
 import zstandard
 
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
 
 ROOT = Path(__file__).resolve().parents[3]
 LOG = ROOT / "tests" / "data" / "eventlogs" / "12-tpcds-sf1-p32.zstd"

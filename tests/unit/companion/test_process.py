@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -13,10 +13,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phoebe_spark.eventlog import EventReader, LogSource
 from phoebe_spark.harvest import Harvest, decode
 from phoebe_spark.harvest._lines import _READ
-from phoebe_spark.records import ExecutionRecord, Record, StageRecord
+from phoebe_spark.ingest.eventlog import EventReader, LogSource
+from phoebe_spark.tables.records import ExecutionRecord, Record, StageRecord
 
 LOGS = Path(__file__).parents[2] / "data" / "eventlogs"
 SMALL, LARGE = "01-tpch-sf0.1-p8", "12-tpcds-sf1-p32"

@@ -15,7 +15,7 @@ from tests.support.repeated_log import write
 SOURCE = ROOT / "tests" / "data" / "eventlogs" / "01-tpch-sf0.1-p8.zstd"
 SCRIPT = """
 import sys
-from phoebe_spark.ingest import ingest
+from phoebe_spark.ingest.run import ingest
 summary = ingest([sys.argv[1]], sys.argv[2])
 assert (summary.applications, summary.incomplete, summary.errors) == (1, 0, ()), summary
 status = open("/proc/self/status").read()

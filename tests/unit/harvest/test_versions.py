@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.ingest import ingest
-from phoebe_spark.tables import Tables
+from phoebe_spark.ingest.run import ingest
+from phoebe_spark.tables.deltalake import Tables
 from tests.support import tpc
 
 LOGS = Path(__file__).parents[2] / "data" / "eventlogs"

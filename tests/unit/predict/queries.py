@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from phoebe_spark.cluster.simulate import simulate, with_times
 from phoebe_spark.graph import Boundary, Stage, StageGraph
 from phoebe_spark.predict.query import Query
-from phoebe_spark.simulate import simulate, with_times
 
 SLOTS = 2
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import orjson
 import pytest
 
+from phoebe_spark.errors import (
+    BundleDamaged,
+    BundleError,
+    BundleFormat,
+    BundleMissing,
+    BundleRemote,
+)
 from phoebe_spark.predict.bundle import (
     bundle_root,
     current_version,
     long_shapes,
     read_bundle,
     write_bundle,
-)
-from phoebe_spark.predict.errors import (
-    BundleDamaged,
-    BundleError,
-    BundleFormat,
-    BundleMissing,
-    BundleRemote,
 )
 
 HISTORY = orjson.dumps({"stages": {}, "executions": {}, "shapes": {"aa": 90_000.0, "bb": 10.0}})

@@ -30,17 +30,17 @@ from phoebe_training.runs import build_runs
 from phoebe_training.seen import trained_on, trained_on_from_json, unseen
 
 from phoebe_spark.predict.bundle import bundle_root, current_version
+from phoebe_spark.predict.heads import Head
 from phoebe_spark.predict.history import figures_of
-from phoebe_spark.predict.models import Head
 from phoebe_spark.predict.predictor import load_predictor
-from phoebe_spark.records import (
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.records import (
     ApplicationRecord,
     BoundaryRecord,
     ExecutionRecord,
     Record,
     StageRecord,
 )
-from phoebe_spark.tables import Tables
 from tests.unit.predict.queries import query, unknown
 
 QUICK = FitSettings(rounds=20)

@@ -9,8 +9,8 @@ from phoebe_training.data import read_new
 from phoebe_training.template_history import update
 
 from phoebe_spark.predict.store import HistoryStore
-from phoebe_spark.records import ApplicationRecord
-from phoebe_spark.tables import Tables
+from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.records import ApplicationRecord
 from tests.unit.training.test_pipeline import TEMPLATES, day
 
 

@@ -19,7 +19,7 @@ import org.apache.spark.util.SerializableConfiguration
 /**
  * Event logs as `phoebe ingest` reads them through Spark: on any file system that Hadoop knows, with
  * the session's settings and tokens, each application's files by one task, in pieces, whatever their
- * size. Called from Python (`phoebe_spark.remote_logs`), which no data source of Spark's can give this:
+ * size. Called from Python (`phoebe_spark.ingest.remote_logs`), which no data source of Spark's can give this:
  * `binaryFiles` holds a file in memory and ends at 2 GiB.
  */
 class LogFiles {

@@ -8,7 +8,7 @@ import org.apache.hadoop.fs.Path
 
 /**
  * The driver's Hadoop settings of the store that holds a home, for the companion, which makes its
- * own library's options of them (`phoebe_spark/stores.py`). They hold credentials: they go into the
+ * own library's options of them (`phoebe_spark/tables/storage_options.py`). They hold credentials: they go into the
  * process's environment, never into a message, a log or a file.
  */
 private[phoebe] object HadoopSettings {

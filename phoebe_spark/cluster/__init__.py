@@ -1,0 +1,1 @@
+"""A cluster that runs stages: when each starts and ends."""

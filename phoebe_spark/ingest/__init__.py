@@ -1,0 +1,1 @@
+"""Event logs and spool files: found, read, harvested into the tables."""

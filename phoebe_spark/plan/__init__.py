@@ -1,0 +1,1 @@
+"""Physical plans as data: nodes, what recurs of them, stages, model inputs."""
