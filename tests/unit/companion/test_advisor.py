@@ -28,7 +28,7 @@ from phoebe_spark.predict.bundle import bundle_root, current_version
 from phoebe_spark.predict.history import History
 from phoebe_spark.predict.predictor import baseline_predictor
 
-LOGS = Path(__file__).parents[1] / "data" / "eventlogs"
+LOGS = Path(__file__).parents[2] / "data" / "eventlogs"
 EASY = {"min_duration_ms": 0, "objective": "temp", "budget_fraction": 0.5}
 
 

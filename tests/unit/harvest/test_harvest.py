@@ -34,7 +34,7 @@ from phoebe_spark.tables.records import (
 )
 from phoebe_spark.tables.rows import last_of_key, to_arrow
 
-LOGS = Path(__file__).parents[1] / "data" / "eventlogs"
+LOGS = Path(__file__).parents[2] / "data" / "eventlogs"
 TPCH, TPCDS = "11-tpch-sf1-p32", "12-tpcds-sf1-p32"
 SQL = "org.apache.spark.sql.execution.ui.SparkListener"
 

@@ -19,7 +19,7 @@ from phoebe_spark.plan.nodes import parse_plan
 from phoebe_spark.plan.templates import exchanges
 from phoebe_spark.tables.deltalake import Tables
 
-LOGS = Path(__file__).parents[1] / "data" / "eventlogs"
+LOGS = Path(__file__).parents[2] / "data" / "eventlogs"
 TPCH = LOGS / "01-tpch-sf0.1-p8.zstd"
 
 

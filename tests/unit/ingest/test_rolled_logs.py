@@ -21,7 +21,7 @@ from phoebe_spark.ingest.run import ingest
 from phoebe_spark.ingest.summary import IngestSummary
 from phoebe_spark.tables.deltalake import Tables
 
-TPCH = Path(__file__).parents[1] / "data" / "eventlogs" / "01-tpch-sf0.1-p8.zstd"
+TPCH = Path(__file__).parents[2] / "data" / "eventlogs" / "01-tpch-sf0.1-p8.zstd"
 APP = "app-20260921000000-0000"
 
 

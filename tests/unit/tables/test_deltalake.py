@@ -23,7 +23,7 @@ from phoebe_spark.tables.records import ApplicationRecord, BoundaryRecord, Stage
 from phoebe_spark.tables.rows import RECORDS, arrow_schema, to_arrow
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def stage(stage_id: int = 1, **more: object) -> StageRecord:
