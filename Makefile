@@ -20,7 +20,7 @@ say     = @printf '\033[1m== %s\033[0m\n' "$(1)"
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup jar lint format unit spark faults scala test test-stores suites demo bench nightly
+.PHONY: help setup jar lint format unit one watch spark faults scala test test-stores suites demo bench nightly
 .PHONY: wheel clean
 
 help: ## this list
@@ -46,11 +46,12 @@ $(JAR): $(SCALA)
 	@cp listeners/target/$(@F) $@
 	@touch $@
 
-lint: $(STAMPS)/venv ## ruff, mypy, scalafmt
+lint: $(STAMPS)/venv ## ruff, mypy, who may import what, scalafmt
 	$(call say,lint)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/mypy
+	@PYTHONPATH=.:training $(BIN)/lint-imports --no-logo --no-cache
 	@$(MVN) spotless:check
 
 format: $(STAMPS)/venv ## formats Python and Scala
@@ -60,6 +61,16 @@ format: $(STAMPS)/venv ## formats Python and Scala
 unit: setup ## tests that never start Spark
 	$(call say,unit tests)
 	@$(BIN)/python -m pytest -q $(TWO) tests/unit
+
+one: setup ## one test, file or folder: make one T=tests/unit/test_session.py, or T=phoebe.store.PackSuite
+	@case "$(T)" in \
+	  tests/*) $(BIN)/python -m pytest -q "$(T)";; \
+	  *) $(MVN) test -Dscala.recompile=incremental -Dsuites="$(T)";; \
+	esac
+
+watch: $(STAMPS)/venv ## what failed last, or else all unit tests, at each change of a Python file
+	@$(BIN)/watchfiles --filter python "$(BIN)/python -m pytest -q --lf tests/unit" \
+	  phoebe_spark training tests benchmarks
 
 scala: setup ## the JVM side's own tests
 	$(call say,scala tests)

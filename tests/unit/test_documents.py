@@ -46,6 +46,17 @@ def test_links_lead_somewhere() -> None:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def test_files_that_the_architecture_names_exist() -> None:
+    named = re.findall(r"`([\w/]+\.(?:py|scala))`", (ROOT / "docs" / "architecture.md").read_text())
+    there = [
+        path.relative_to(ROOT).as_posix()
+        for folder in ("phoebe_spark", "training", "benchmarks", "listeners/src/main")
+        for path in (ROOT / folder).rglob("*")
+    ]
+    assert len(named) > 30
+    assert [n for n in named if not any(f"/{path}".endswith(f"/{n}") for path in there)] == []
+
+
 def test_readme_starts_with_the_two_commands() -> None:
     top = (ROOT / "README.md").read_text().splitlines()[:6]
     assert any("make demo" in line for line in top)
