@@ -66,7 +66,7 @@ class Predictor:
 def load_predictor(home: str | Path) -> Predictor:
     """The promoted bundle's predictor. Imports LightGBM (over a second the first time).
 
-    Raises `phoebe_spark.predict.errors.BundleError`.
+    Raises `phoebe_spark.errors.BundleError`.
     """
     return from_bundle(read_bundle(home))
 

@@ -38,7 +38,6 @@ from phoebe_spark.tables.rows import (
 from phoebe_spark.tables.storage_options import options_for
 
 if TYPE_CHECKING:
-    import pandas
     import pyarrow
 
 _LOST_RACE = (CommitFailedError, FileExistsError)
@@ -231,13 +230,6 @@ class Tables:
             enforce_retention_duration=False,
             full=False,
         )
-
-    def read_pandas(
-        self, table: str, *, filters: Sequence[Filter] | None = None, latest: bool = True
-    ) -> pandas.DataFrame:
-        """`read` as a pandas frame: timestamps in UTC, integers with nulls as floats."""
-        frame: pandas.DataFrame = self.read(table, filters=filters, latest=latest).to_pandas()
-        return frame
 
 
 def _files(delta: DeltaTable) -> set[str]:

@@ -14,7 +14,8 @@ from phoebe_spark.tables.deltalake import Tables
 def rows(home: Path, table: str, app_id: str | None = None) -> pd.DataFrame:
     """The current rows of a table, of one application if given; empty when there is none yet."""
     filters = [("app_id", "=", app_id)] if app_id is not None else None
-    return Tables(home).read_pandas(table, filters=filters)
+    found: pd.DataFrame = Tables(home).read(table, filters=filters).to_pandas()
+    return found
 
 
 def records(home: Path, table: str, app_id: str | None = None) -> list[dict[Any, Any]]:

@@ -87,7 +87,7 @@ def train(
 
     ``spark``: read the tables through delta-spark. ``force``: train without new runs, and promote
     whatever comes out. Raises `phoebe_training.errors.NotEnoughData` when the tables hold fewer
-    than eight usable stages, `phoebe_spark.predict.errors.BundleRemote` when ``home`` is a URI but
+    than eight usable stages, `phoebe_spark.errors.BundleRemote` when ``home`` is a URI but
     not ``file:``, and what MLflow or the disk raise; the promoted bundle is then the one before.
     """
     began = time.monotonic()

@@ -83,7 +83,6 @@ def test_a_table_never_written_is_empty(tmp_path: Path) -> None:
     empty = tables.read("boundaries")
     assert empty.num_rows == 0
     assert empty.column_names == [field.name for field in fields(BoundaryRecord)]
-    assert list(tables.read_pandas("boundaries").columns) == empty.column_names
 
 
 def test_a_timestamp_without_a_zone_is_refused(tmp_path: Path) -> None:
