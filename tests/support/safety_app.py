@@ -456,7 +456,12 @@ def leftovers(app: App) -> dict[str, Any]:
     """What must not grow: in Spark, in the store, on local disks, in our maps."""
     runtime = app.jvm.java.lang.Runtime.getRuntime()
     tracker = app.jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
-    ours = app.jvm.org.apache.spark.sql.execution.phoebe.PhoebeRuntime.active().get().slot().get()
+    ours = (
+        app.jvm.org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime.active()
+        .get()
+        .slot()
+        .get()
+    )
     known: list[int] = []
     # Spark's cleaner takes its time after a collection, and what it has forgotten since is
     # forgotten here at a query's end: until three rounds in a row have changed nothing.

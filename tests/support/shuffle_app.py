@@ -65,7 +65,9 @@ class SwitchAmidReaders:
         self.found["shuffle_id"] = shuffle_id
         self.found["local_bytes"] = local_bytes(self._spark, shuffle_id)
         self._jvm.phoebe.testing.SlowRequests.releaseWrites()
-        is_store = self._jvm.org.apache.spark.sql.execution.phoebe.StoreLocation.isStoreHost
+        is_store = (
+            self._jvm.org.apache.spark.sql.execution.phoebe.exchange.StoreLocation.isStoreHost
+        )
         while not all(is_store(o.location().host()) for o in status.mapStatuses()):
             self._pause()
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import faults
 from tests.support import resume_trials, trials
 
-TYPED = "Py4JJavaError: org.apache.spark.sql.execution.phoebe.DamagedCheckpointException: it is bad"
+TYPED = "Py4JJavaError: org.apache.spark.sql.execution.phoebe.exchange.DamagedCheckpointException: it is bad"
 ALL_KINDS = (*trials.KINDS, *resume_trials.KINDS)
 
 

@@ -1,7 +1,8 @@
 package phoebe
 
 import org.apache.spark.api.plugin.{DriverPlugin, ExecutorPlugin, SparkPlugin}
-import org.apache.spark.sql.execution.phoebe.{Guard, PhoebeDriverPlugin, PhoebeExecutorPlugin}
+import org.apache.spark.sql.execution.phoebe.FailSafe
+import org.apache.spark.sql.execution.phoebe.plugin.{PhoebeDriverPlugin, PhoebeExecutorPlugin}
 
 /**
  * What a user names in `spark.plugins`. No logic: both sides live in
@@ -9,8 +10,8 @@ import org.apache.spark.sql.execution.phoebe.{Guard, PhoebeDriverPlugin, PhoebeE
  */
 class PhoebePlugin extends SparkPlugin {
   override def driverPlugin(): DriverPlugin =
-    Guard("plugin", null: DriverPlugin)(new PhoebeDriverPlugin)
+    FailSafe("plugin", null: DriverPlugin)(new PhoebeDriverPlugin)
 
   override def executorPlugin(): ExecutorPlugin =
-    Guard("plugin", null: ExecutorPlugin)(new PhoebeExecutorPlugin)
+    FailSafe("plugin", null: ExecutorPlugin)(new PhoebeExecutorPlugin)
 }

@@ -43,7 +43,7 @@ object FingerprintProbe {
       seen.add(Map(
         "execution" -> execution,
         "cpu_ns" -> elapsed,
-        "whole" -> !Lineage.isReplan(plan),
+        "whole" -> !ReplanMatcher.isReplan(plan),
         "agrees" -> (found.map(_._2.map(_.hash)) == afresh),
         "exchanges" -> found.map { case (e, f) => describe(e, f) }
       ))

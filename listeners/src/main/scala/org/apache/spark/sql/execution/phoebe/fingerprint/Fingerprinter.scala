@@ -34,11 +34,11 @@ final class Fingerprinter(
     session: SparkSession,
     plannedMs: Long = System.currentTimeMillis()
 ) {
-  private val lineage = new Lineage(session)
+  private val lineage = new ReplanMatcher(session)
   private val relations = new Relations(lineage, settingsOf)
   private var settings: Either[Refusal, Settings] = Right(Settings("", Nil))
   private lazy val readers = Settings.ofReaders(session.sparkContext.hadoopConfiguration)
-  private val known = mutable.HashMap.empty[Statement, Fingerprint]
+  private val known = mutable.HashMap.empty[NodeKey, Fingerprint]
 
   /**
    * The fingerprints of shuffles, plain or ours, of one fragment's plan, whole or after a re-plan; or
@@ -62,8 +62,8 @@ final class Fingerprinter(
   }
 
   /** What the last plan's fingerprints are made of, part by part. */
-  def parts: Parts = synchronized {
-    new Parts(
+  def parts: FingerprintBreakdown = synchronized {
+    new FingerprintBreakdown(
       session.sessionState.conf,
       session.sparkContext.conf,
       settings.fold(_ => Nil, _.parts)
@@ -100,7 +100,7 @@ final class Fingerprinter(
   private def of(shuffle: ShuffleExchangeLike, settings: String): Fingerprint = {
     val relation = relations(shuffle)
     known.getOrElseUpdate(
-      new Statement(shuffle, Seq(relation)), {
+      new NodeKey(shuffle, Seq(relation)), {
         val columns = shuffle.output.map(a => relation.env(a) + typeText(a.dataType))
         val hash = new Digest("shuffle")
           .add(settings)

@@ -31,8 +31,8 @@ import org.apache.hadoop.fs.{EtagSource, FileStatus, Path}
 import org.apache.hadoop.hdfs.protocol.HdfsFileStatus
 
 import org.apache.spark.sql.classic.SparkSession
-import org.apache.spark.sql.execution.phoebe.Reason
 import org.apache.spark.util.{HadoopFSUtils, ThreadUtils}
+import org.apache.spark.sql.execution.phoebe.Reason
 
 /**
  * Looks at the inputs of one fingerprint. It is kept for as long as the checkpoint that waits for it, so

@@ -21,8 +21,8 @@ import org.apache.spark.sql.execution.{FileSourceScanExec, ReusedSubqueryExec, S
 import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, QueryStageExec}
 import org.apache.spark.sql.execution.datasources.{FileIndex, InMemoryFileIndex}
 import org.apache.spark.sql.execution.exchange.ReusedExchangeExec
-import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{literalText, Env}
 import org.apache.spark.sql.types.StructType
+import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{literalText, Env}
 
 /**
  * One listing of files, digested once. Compared by identity: the same listing is the same object.

@@ -16,8 +16,8 @@ import org.apache.spark.sql.execution.adaptive._
 import org.apache.spark.sql.execution.aggregate._
 import org.apache.spark.sql.execution.exchange._
 import org.apache.spark.sql.execution.joins._
-import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{unalias, Env}
 import org.apache.spark.sql.execution.window.{WindowExec, WindowGroupLimitExec}
+import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{unalias, Env}
 
 /** A node that stands for a subtree which will not run: the fingerprint looks through it. */
 trait CarriesOriginal {
@@ -51,7 +51,7 @@ private[fingerprint] final case class Relation(
  *   fingerprint counts anyway
  */
 private[fingerprint] final class Relations(
-    lineage: Lineage,
+    lineage: ReplanMatcher,
     settingsOf: SparkSession => Option[String] = _ => None
 ) {
   import Relations._
@@ -59,7 +59,7 @@ private[fingerprint] final class Relations(
   // Of the pass at hand, except query stages, which stay as long as the execution.
   private val nodes = new java.util.IdentityHashMap[SparkPlan, Either[Refusal, Relation]]
   private val stages = new java.util.IdentityHashMap[SparkPlan, Relation]
-  private val made = mutable.HashMap.empty[Statement, Either[Refusal, Relation]]
+  private val made = mutable.HashMap.empty[NodeKey, Either[Refusal, Relation]]
   private val subqueryInputs = mutable.Set.empty[Listing]
   val text = new ExpressionText(subquery, pruning)
 
@@ -88,17 +88,17 @@ private[fingerprint] final class Relations(
         stages.put(stage, relation)
       }
       relation
-    case _ if Statement.suits(plan) =>
-      val statement = new Statement(plan, plan.children.map(apply))
+    case _ if NodeKey.suits(plan) =>
+      val statement = new NodeKey(plan, plan.children.map(apply))
       made.getOrElseUpdate(statement, attempt(restrict(plan, visit(plan))))
         .fold(refusal => throw new Refused(refusal), identity)
     case scan: FileSourceScanExec if AllowList.operators(scan.getClass.getName) =>
       val listing = Sources.listing(scan, text)
       // Another session's settings may change from plan to plan, as this one's may.
-      if (Statement.hasSubquery(scan) || settings(scan).isDefined)
+      if (NodeKey.hasSubquery(scan) || settings(scan).isDefined)
         restrict(scan, visitScan(scan, listing))
       else {
-        val statement = new Statement(scan, Nil, listing)
+        val statement = new NodeKey(scan, Nil, listing)
         made.getOrElseUpdate(statement, attempt(restrict(scan, visitScan(scan, listing))))
           .fold(refusal => throw new Refused(refusal), identity)
       }

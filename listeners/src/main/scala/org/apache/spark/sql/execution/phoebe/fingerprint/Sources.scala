@@ -9,14 +9,14 @@ import java.util.Locale
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.execution.{FileSourceScanExec, LocalTableScanExec}
 import org.apache.spark.sql.execution.datasources.{FileFormat, HadoopFsRelation}
+import org.apache.spark.sql.internal.SQLConf
+import org.apache.spark.sql.types.{StructType, VariantType}
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{
   fieldText,
   schemaText,
   typeText,
   Env
 }
-import org.apache.spark.sql.internal.SQLConf
-import org.apache.spark.sql.types.{StructType, VariantType}
 
 private[fingerprint] object Sources {
 

@@ -329,7 +329,7 @@ private[phoebe] final class CheckpointStore(
    * Whose lease has run out is shut out, so that nothing here changes under its successors. Where a
    * process is known to be gone there is nobody to shut out.
    */
-  def shutOutExpired(before: Catalog, alive: Living): Unit =
+  def shutOutExpired(before: Catalog, alive: LiveOwners): Unit =
     before.leases.keys.foreach { who =>
       if (who != owner && !alive(who) && !alive.isGone(who) && !before.fences.contains(who)) {
         entitled()
@@ -358,7 +358,7 @@ private[phoebe] final class CheckpointStore(
   }
 
   /** Who is alive, as `catalog` has it, at a time by the store's clock. */
-  def living(catalog: Catalog, nowMs: Long): Living = {
+  def living(catalog: Catalog, nowMs: Long): LiveOwners = {
     val leases = catalog.leases.map { case (who, status) =>
       val read =
         try Lease.decode(readWhole(fs, status.getPath))
@@ -366,12 +366,13 @@ private[phoebe] final class CheckpointStore(
       who -> read
     }
     val renewedMs = catalog.leases.map(l => l._1 -> l._2.getModificationTime)
-    Living(leases, renewedMs, catalog.fences.keySet, nowMs, leaseMs)
+    LiveOwners(leases, renewedMs, catalog.fences.keySet, nowMs, leaseMs)
   }
 
   /** What a manifest names and is not there, or has another length; looked at now. */
   def missing(place: CheckpointPlace, manifest: Manifest): Option[String] =
-    if (manifest.packs.isEmpty) None else Stock.missing(manifest, list(fs, place.directory))
+    if (manifest.packs.isEmpty) None
+    else StoreInventory.missing(manifest, list(fs, place.directory))
 
   /**
    * The commit: the manifest appears whole under its name, or not at all.
@@ -440,7 +441,7 @@ private[phoebe] final class CheckpointStore(
       } catch { case _: LeaseLostException => Set.empty } // said already
 
   /** The living applications that restored a checkpoint. */
-  def users(catalog: Catalog, alive: Living, place: CheckpointPlace): Set[String] =
+  def users(catalog: Catalog, alive: LiveOwners, place: CheckpointPlace): Set[String] =
     catalog.readers.getOrElse(place.stem, Map.empty).keySet.filter(alive(_))
 
   /**
@@ -452,7 +453,7 @@ private[phoebe] final class CheckpointStore(
    * @return
    *   whether all of it is gone
    */
-  def retire(place: CheckpointPlace, before: Catalog, alive: Living): Boolean = {
+  def retire(place: CheckpointPlace, before: Catalog, alive: LiveOwners): Boolean = {
     entitled()
     val store = fs
     if (!before.entries.exists(_.place == place)) {
@@ -478,7 +479,7 @@ private[phoebe] final class CheckpointStore(
   }
 
   /** Says that a checkpoint is being removed; false: another living application does so. */
-  private def leaves(place: CheckpointPlace, alive: Living): Boolean =
+  private def leaves(place: CheckpointPlace, alive: LiveOwners): Boolean =
     createWhole(fs, place.leaving, owner.getBytes(UTF_8), !shared) ||
       leaver(place).exists(found => found == owner || !alive(found))
 
@@ -531,7 +532,7 @@ private[phoebe] final class CheckpointStore(
   }
 
   /** Removes what is left in the catalogue of applications that are dead and of checkpoints gone. */
-  def tidy(before: Catalog, alive: Living): Unit = {
+  def tidy(before: Catalog, alive: LiveOwners): Unit = {
     entitled()
     val store = fs
     val left = catalogue().entries.map(_.place)

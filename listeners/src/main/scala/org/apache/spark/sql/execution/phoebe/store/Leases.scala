@@ -107,7 +107,7 @@ private[phoebe] object Lease {
  * @param fenced
  *   who was counted for dead before, and stays so
  */
-private[phoebe] final case class Living(
+private[phoebe] final case class LiveOwners(
     leases: Map[String, Option[Lease]],
     renewedMs: Map[String, Long],
     fenced: Set[String],

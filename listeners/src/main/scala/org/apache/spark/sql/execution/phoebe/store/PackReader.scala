@@ -18,7 +18,7 @@ import org.apache.hadoop.fs.Path
  * @param sequential
  *   whether nearly all that lies in these partitions is wanted, so that it is read in one go
  */
-private[phoebe] final case class PackWish(
+private[phoebe] final case class PackReadRequest(
     pack: Pack,
     mapIds: Set[Long],
     from: Int,
@@ -56,7 +56,7 @@ private[phoebe] final class PackReader(
   private var chunk = Array.emptyByteArray
 
   /** The wished segments: pack by pack, each by partition and then by map task. */
-  def read(wishes: Seq[PackWish]): Iterator[Segment] =
+  def read(wishes: Seq[PackReadRequest]): Iterator[Segment] =
     if (fetcher.isLocal) {
       wishes.iterator.flatMap { wish =>
         val bounds = boundsOf(wish)
@@ -69,7 +69,7 @@ private[phoebe] final class PackReader(
         parts.iterator.flatMap(wish => segments(wish, boundsOf(wish), new SeekingInput(wish.pack)))
     }
 
-  private def readPlanned(wishes: Seq[(PackWish, Array[Long])]): Iterator[Segment] = {
+  private def readPlanned(wishes: Seq[(PackReadRequest, Array[Long])]): Iterator[Segment] = {
     fetcher.plan(wishes.iterator.flatMap { case (wish, bounds) =>
       rangeOf(wish.pack, bounds.head, bounds.last).split(fetcher.requestBytes)
     })
@@ -105,7 +105,7 @@ private[phoebe] final class PackReader(
     )
     val (footer, bytes) = fetcher.next()
     val offsets = decodeFooter(pack, footer, bytes)
-    val wish = PackWish(pack, pack.mapIds.toSet, 0, offsets.length - 1, 0, sequential = true)
+    val wish = PackReadRequest(pack, pack.mapIds.toSet, 0, offsets.length - 1, 0, sequential = true)
     val input = new PlannedInput
     segments(wish, offsets, input, promised = None).foreach { segment =>
       while (segment.stream.skip(Long.MaxValue) > 0) {}
@@ -126,7 +126,7 @@ private[phoebe] final class PackReader(
    * Where the wished runs start, and where the last one ends. What is wrong here shows when a run's
    * header is read, or by blocks that are missing at the end.
    */
-  private def boundsOf(wish: PackWish): Array[Long] = {
+  private def boundsOf(wish: PackReadRequest): Array[Long] = {
     val pack = wish.pack
     val bounds =
       if (fetcher.isLocal) {
@@ -158,11 +158,15 @@ private[phoebe] final class PackReader(
   private def decodeFooter(pack: Pack, range: FileRange, fetched: Array[Byte]): Array[Long] =
     Pack.decodeFooter(java.util.Arrays.copyOf(fetched, range.size), pack, range.path.toString)
 
-  private def segments(wish: PackWish, bounds: Array[Long], input: StoreInput): Iterator[Segment] =
+  private def segments(
+      wish: PackReadRequest,
+      bounds: Array[Long],
+      input: StoreInput
+  ): Iterator[Segment] =
     segments(wish, bounds, input, Some(wish.blocks))
 
   private def segments(
-      wish: PackWish,
+      wish: PackReadRequest,
       bounds: Array[Long],
       input: StoreInput,
       promised: Option[Int]

@@ -14,8 +14,8 @@ import scala.collection.mutable
 
 import org.apache.hadoop.fs.{FSDataInputStream, FSError, FileSystem, Path}
 
-import org.apache.spark.sql.execution.phoebe.PhoebeSettings
 import org.apache.spark.util.ThreadUtils
+import org.apache.spark.sql.execution.phoebe.plugin.PhoebeSettings
 
 /** Bytes `start` until `end` of a file of `fileBytes` bytes. */
 private[phoebe] final case class FileRange(path: Path, fileBytes: Long, start: Long, end: Long) {

@@ -13,7 +13,7 @@ import org.scalatest.funsuite.AnyFunSuite
 import org.apache.spark.sql.catalyst.expressions.Expression
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.datasources.FileFormat
-import org.apache.spark.sql.execution.phoebe.LeftAlone
+import org.apache.spark.sql.execution.phoebe.planner.SupportChecks
 
 /**
  * The allow-lists against the classes that this version of Spark has: a class that is new is in no
@@ -21,7 +21,7 @@ import org.apache.spark.sql.execution.phoebe.LeftAlone
  * an allow-list or into `refused.txt`. The arguments of known operators are read in code, so a new
  * one could be overlooked: their signatures are pinned in `signatures.txt`.
  *
- * `operators.txt` of the jar names all operators, for `LeftAlone`. With `-Dphoebe.pin=<directory>` the
+ * `operators.txt` of the jar names all operators, for `SupportChecks`. With `-Dphoebe.pin=<directory>` the
  * three files are written there anew.
  */
 class AllowListSuite extends AnyFunSuite {
@@ -108,7 +108,7 @@ class AllowListSuite extends AnyFunSuite {
   }
 
   test("all operators are known as Spark's") {
-    assert(LeftAlone.Operators.toSeq.sorted == known)
+    assert(SupportChecks.Operators.toSeq.sorted == known)
   }
 
   test("the arguments of what is read in code are those that were looked at") {

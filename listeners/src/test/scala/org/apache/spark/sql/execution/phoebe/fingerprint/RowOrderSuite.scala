@@ -4,8 +4,8 @@ import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.expressions.aggregate._
-import org.apache.spark.sql.execution.phoebe.fingerprint.RowOrder._
 import org.apache.spark.sql.types._
+import org.apache.spark.sql.execution.phoebe.fingerprint.RowOrder._
 
 class RowOrderSuite extends AnyFunSuite {
   private def column(t: DataType) = AttributeReference("c", t)()

@@ -8,9 +8,9 @@ import org.scalatest.funsuite.AnyFunSuite
 import org.apache.spark.SparkConf
 import org.apache.spark.sql.catalyst.expressions._
 import org.apache.spark.sql.catalyst.expressions.variant.VariantGet
-import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.Env
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
+import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.Env
 
 /** What no plan shows: the date, the JVM, Hadoop's settings, what a type's text leaves out. */
 class SurroundingsSuite extends AnyFunSuite {

@@ -20,7 +20,7 @@ class UnknownSuite extends AnyFunSuite {
 
   private def code(plan: SparkPlan): Option[String] =
     try {
-      val relations = new Relations(new Lineage(null))
+      val relations = new Relations(new ReplanMatcher(null))
       relations(ShuffleExchangeExec(HashPartitioning(plan.output, 2), plan))
       None
     } catch { case r: Refused => Some(r.refusal.code) }

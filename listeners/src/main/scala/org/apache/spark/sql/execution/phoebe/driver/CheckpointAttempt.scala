@@ -1,0 +1,547 @@
+package org.apache.spark.sql.execution.phoebe.driver
+
+import java.util.concurrent.RejectedExecutionException
+
+import scala.collection.mutable
+import scala.util.control.NonFatal
+
+import org.apache.spark.{ShuffleDependency, SPARK_VERSION, SparkConf}
+import org.apache.spark.internal.Logging
+import org.apache.spark.internal.config.SHUFFLE_COMPRESS
+import org.apache.spark.io.CompressionCodec
+import org.apache.spark.rdd.RDD
+import org.apache.spark.rpc.RpcEndpointRef
+import org.apache.spark.scheduler.MapStatus
+import org.apache.spark.sql.execution.SQLExecution
+import org.apache.spark.sql.execution.metric.SQLMetrics
+import org.apache.spark.storage.BlockManagerId
+import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.exchange.{
+  CheckpointExchangeExec,
+  CheckpointMetrics,
+  StoreLocation
+}
+import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
+import org.apache.spark.sql.execution.phoebe.store.{
+  CheckpointPlace,
+  Manifest,
+  ManifestPack,
+  Pack,
+  StoreFiles
+}
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
+
+/**
+ * One attempt to turn a shuffle into a checkpoint, on the driver: what executors have uploaded, the
+ * commit, and what follows it (readers go to the store, local files are freed).
+ *
+ * The query never waits for any of it. The map stage's outputs are announced as soon as they are
+ * there and read from local files; when the last of them has been uploaded too, the checkpoint is
+ * committed and the outputs' locations in the map output tracker are switched to the store. Tasks
+ * that began before keep their local files (each executor holds a lease for its readers); when the
+ * last lease has ended, the files are freed everywhere.
+ *
+ * {{{
+ * Writing -> Uploading -> Committing -> Committed -> Freed
+ *    \___________\____________\_______> Abandoned
+ * }}}
+ *
+ * @param inputs
+ *   looks at the input files, right before the commit, and says what identifies them
+ */
+private[phoebe] final class CheckpointAttempt(
+    exchange: CheckpointExchangeExec,
+    runtime: CheckpointRuntime,
+    inputs: () => Either[Reason, String]
+) extends CheckpointedShuffle
+    with Logging {
+  import CheckpointAttempt._
+
+  private val sc = runtime.phoebe.sparkContext
+  val place: CheckpointPlace = runtime.store.newAttempt(exchange.fingerprint)
+  override val executionId: Long = exchange.executionId
+  private val fingerprint = exchange.fingerprint
+  private val queryStartedNs = runtime.running(executionId).fold(System.nanoTime())(_.startedNs)
+  private val metrics = CheckpointMetrics.of(exchange)
+
+  private var state: State = Writing
+  private var shuffleId = -1
+  private var numMaps = 0
+  private var numPartitions = 0
+
+  /** The plan's node, until what it reads has been freed: it holds on to the whole query. */
+  private var node: Option[CheckpointExchangeExec] = Some(exchange)
+
+  /** The outputs that the map stage ended with. */
+  private var ended: Array[MapStatus] = Array.empty
+  private val joined = mutable.Map.empty[String, RpcEndpointRef]
+  private val uploads = mutable.Map.empty[Long, (Pack, MapOutput)]
+  private var copyNs = 0L
+
+  /** From the query's start to the map stage's end. */
+  private var workMs = 0L
+  private var stored: Option[Stored] = None
+
+  /** Executors that may still read local files. */
+  private val undrained = mutable.Set.empty[String]
+  private var located: Map[BlockManagerId, Array[Long]] = Map.empty
+
+  /** The map output tracker sends new readers to the store. */
+  private var switched = false
+
+  /** What the map stage computes, by its id, and the shuffles upstream that it computes it from. */
+  private var rddId = -1
+  private var upstreamIds = Set.empty[Int]
+
+  /** Whether Spark notes a checksum of each output's rows, whatever their order. */
+  private var rowsAreChecked = true
+
+  /** The shuffle has its id: its tasks may report. */
+  def begin(dependency: ShuffleDependency[_, _, _]): Unit = synchronized {
+    shuffleId = dependency.shuffleId
+    numMaps = dependency.rdd.getNumPartitions
+    numPartitions = dependency.partitioner.numPartitions
+    rddId = dependency.rdd.id
+    rowsAreChecked = dependency.rowBasedChecksums.nonEmpty
+    upstreamIds = upstream(dependency.rdd)
+  }
+
+  override def isOver: Boolean = synchronized(state == Freed || state == Abandoned)
+  override def isStored: Boolean = synchronized(stored.isDefined)
+  override def isUploading: Boolean = synchronized {
+    state == Uploading && ended.forall { status =>
+      uploads.contains(status.mapId) || joined.contains(status.location.executorId)
+    }
+  }
+  override def isCommitting: Boolean = synchronized(state == Committing)
+  override def executors: Map[String, RpcEndpointRef] = synchronized(joined.toMap)
+
+  override def join(executorId: String, executor: RpcEndpointRef): ShuffleState = synchronized {
+    joined(executorId) = executor
+    state match {
+      case Writing | Uploading | Committing =>
+        CheckpointMessages.Uploading(place, stageIsOver = state != Writing)
+      case Committed | Freed => stored.get
+      case Abandoned => Ordinary
+    }
+  }
+
+  override def executorLost(executorId: String): Unit = {
+    synchronized(joined.remove(executorId))
+    drained(executorId)
+  }
+
+  override def uploaded(upload: Upload): Boolean = {
+    val welcome = synchronized {
+      val open = state == Writing || state == Uploading
+      if (open && upload.error == null) {
+        upload.maps.foreach(map => uploads(map.mapId) = upload.pack -> map)
+        copyNs += upload.copyNs
+      }
+      open
+    }
+    if (!welcome) false
+    else if (upload.error != null) {
+      abandon(upload.error)
+      false
+    } else {
+      commitIfWhole()
+      true
+    }
+  }
+
+  /** The map stage is over, its outputs are announced. */
+  def stageIsOver(): Unit = {
+    val statuses = currentStatuses
+    val lost = statuses.count(_ == null) + math.max(0, numMaps - statuses.length)
+    if (lost == 0) {
+      val waiting = synchronized {
+        if (state == Writing) {
+          ended = statuses
+          workMs = (System.nanoTime() - queryStartedNs) / 1000000
+          state = Uploading
+        }
+        joined.values.toSeq
+      }
+      waiting.foreach(_.send(encode(Flush(shuffleId))))
+      commitIfWhole()
+    } else {
+      abandon(Reason(
+        "map_output_lost",
+        s"$lost of $numMaps map outputs were lost before the commit",
+        Map("lost" -> lost)
+      ))
+    }
+  }
+
+  /** Gives the checkpoint up; the query goes on with an ordinary shuffle. */
+  override def abandon(reason: Reason): Unit = {
+    val mine = synchronized {
+      val open = state == Writing || state == Uploading || state == Committing
+      if (open) state = Abandoned
+      open
+    }
+    if (mine) {
+      logWarning(s"phoebe: checkpoint abandoned, the query goes on: $reason")
+      closeQuietly()
+      tell("abandoned", "reason" -> reason.toJson)
+    }
+  }
+
+  /** Its execution computes other rows from here on, see [[CheckpointedShuffles.rolledBack]]. */
+  def rolledBack(): Unit = {
+    abandon(RolledBack)
+    // Readers here go on with it; no later application begins to.
+    if (isStored) runtime.pool.execute { () =>
+      StoreFiles.writeTombstone(place, sc.hadoopConfiguration, RolledBack.message)
+    }
+  }
+
+  /** The map stage failed, and says so itself. */
+  def discard(): Unit =
+    if (
+      synchronized {
+        val open = state == Writing
+        if (open) state = Abandoned
+        open
+      }
+    ) closeQuietly()
+
+  private def closeQuietly(): Unit = {
+    synchronized { node = None }
+    executors.values.foreach(_.send(encode(Close(shuffleId))))
+    // The store answers when it likes, and this may be one of the driver's RPC threads.
+    try runtime.pool.execute(() => runtime.store.remove(place))
+    catch {
+      // The application ends: the attempt goes with the next collection.
+      case _: RejectedExecutionException =>
+    }
+  }
+
+  private def currentStatuses: Array[MapStatus] = {
+    StoreLocation.tracker.shuffleStatuses.get(shuffleId).map(
+      _.withMapStatuses(_.clone())
+    ).getOrElse(Array.empty)
+  }
+
+  /**
+   * The outputs to commit, one for each map task: those that the stage ended with, or, where an
+   * executor was lost before it had uploaded one, what Spark computed in its stead. None yet if an
+   * upload is missing. The stage is determinate (others are not checkpointed, and what turns out to be
+   * none is given up, see `recomputedAlike`), so either is right.
+   */
+  private def winners(current: Array[MapStatus]): Option[Array[MapStatus]] =
+    if (state != Uploading) None
+    else if (ended.forall(status => uploads.contains(status.mapId))) Some(ended)
+    else {
+      val chosen = ended.indices.map { i =>
+        Seq(ended(i), if (i < current.length) current(i) else null)
+          .find(status => status != null && uploads.contains(status.mapId))
+      }
+      if (chosen.forall(_.isDefined)) Some(chosen.flatten.toArray) else None
+    }
+
+  private def allUploaded: Boolean =
+    uploads.size >= numMaps && uploads.valuesIterator.map(_._2.mapIndex).toSet.size == numMaps
+
+  private def commitIfWhole(): Unit = {
+    // Spark may hold its locks for long (to serialise what it sends): not under this attempt's own.
+    val current =
+      if (synchronized(state == Uploading && allUploaded)) currentStatuses
+      else Array.empty[MapStatus]
+    val chosen = synchronized {
+      val whole = winners(current)
+      if (whole.isDefined) state = Committing
+      // What a retry of the stage computes may be uploaded before Spark hears that its task is done.
+      else if (state == Uploading && allUploaded) runtime.later(RecheckMs)(commitIfWhole())
+      whole
+    }
+    chosen.foreach { statuses =>
+      // The store and the inputs' file system answer when they like: off the RPC threads.
+      runtime.pool.execute(() => FailSafe.run("commit")(commit(statuses)))
+    }
+  }
+
+  /**
+   * Spark compares the rows' checksums of outputs that it computes again with those before. Where they
+   * differ (sums of floating-point numbers, say), readers must not be sent from one to the other, and
+   * where it takes no checksums nobody knows: neither of this shuffle's outputs, nor of those that
+   * they were computed from.
+   */
+  private def recomputedAlike(statuses: Array[MapStatus]): Either[Reason, Unit] = {
+    val tracked = StoreLocation.tracker.shuffleStatuses
+    // Spark rolls back what has read an output that differs: also where it lies upstream.
+    val differs = (upstreamIds + shuffleId).exists { id =>
+      tracked.get(id)
+        .exists(status => status.withMapStatuses(_ => status.checksumMismatchIndices.nonEmpty))
+    }
+    def again = currentStatuses.zip(statuses).exists { case (now, chosen) =>
+      now != null && now.mapId != chosen.mapId
+    }
+    def mixed = synchronized(ended.map(_.mapId).toSeq != statuses.map(_.mapId).toSeq)
+    def lostUpstream = upstreamIds.exists { id =>
+      !runtime.shuffles.isFreed(id) && tracked.get(id)
+        .exists(status => status.withMapStatuses(_ => status.mapStatusesDeleted.exists(_ != null)))
+    }
+    if (differs) Left(Reason(
+      "recomputed_differently",
+      "a map output that was computed again is not the one that it was before"
+    ))
+    else if (!rowsAreChecked && (mixed || again || lostUpstream)) Left(Reason(
+      "recomputed_unchecked",
+      "map outputs were computed again, and without " +
+        "spark.sql.shuffle.orderIndependentChecksum.enabled Spark cannot tell whether they are alike"
+    ))
+    else Right(())
+  }
+
+  private def commit(statuses: Array[MapStatus]): Unit = {
+    val committed =
+      try recomputedAlike(statuses).flatMap(_ => inputs()).map { read =>
+          val manifest = manifestOf(statuses, read)
+          runtime.store.commit(place, manifest)
+          manifest
+        }
+      catch {
+        case e @ (NonFatal(_) | _: LinkageError) =>
+          Left(Reason(
+            "commit_failed",
+            s"the checkpoint could not be committed: $e",
+            Map("error" -> e.toString)
+          ))
+      }
+    committed match {
+      case Left(reason) => abandon(reason)
+      case Right(manifest) =>
+        runtime.committed(place)
+        recomputedAlike(statuses).left.foreach(abandon)
+        if (switch(statuses, manifest)) {
+          runtime.stands(place)
+          tell(
+            "committed",
+            "bytes" -> manifest.bytes,
+            "rows" -> manifest.rows,
+            "map_count" -> manifest.numMaps,
+            "partitions" -> manifest.numPartitions,
+            "copy_ms" -> copyNs / 1000000
+          )
+          logInfo(s"phoebe: checkpoint of ${manifest.bytes} bytes committed to $place")
+          post(CheckpointMetrics.CopyTime -> copyNs / 1000000)
+          post(CheckpointMetrics.BytesCopied -> manifest.bytes)
+          freeIfDrained()
+          freeUpstream()
+          runtime.store.removeOthers(place, manifest)
+        } else runtime.withdrawn(place) // given up while the manifest was being written
+    }
+  }
+
+  /**
+   * New readers go to the store from here on; false if the attempt was given up meanwhile.
+   *
+   * Executors that join are told of the store first, then the tracker: what it still says to be local
+   * they read in the store. The tracker's locks are not waited for under this attempt's own, for which
+   * the driver's RPC threads wait.
+   */
+  private def switch(statuses: Array[MapStatus], manifest: Manifest): Boolean = {
+    val packs = manifest.packs.map(_.pack).toArray
+    val mine = synchronized {
+      val open = state == Committing
+      if (open) {
+        state = Committed
+        stored = Some(Stored(place, packs, StoreLocation.tracker.getEpoch))
+        undrained ++= joined.keys
+        add(statuses)
+      }
+      open
+    }
+    if (mine) {
+      val (epoch, replaced) = ShuffleFreeing.moveToStore(
+        shuffleId,
+        statuses,
+        runtime.afterTold
+      )
+      val (answer, executors) = synchronized {
+        add(replaced)
+        stored = Some(Stored(place, packs, epoch))
+        switched = true
+        ended = Array.empty
+        uploads.clear()
+        (stored.get, joined.values.toSeq)
+      }
+      executors.foreach(_.send(encode(Switch(shuffleId, answer))))
+    }
+    mine
+  }
+
+  /** Local files of these outputs are to be freed where they are now. */
+  private def add(statuses: Iterable[MapStatus]): Unit = {
+    val local = statuses.filterNot(s => StoreLocation.matches(s.location))
+    add(ShuffleFreeing.byLocation(local.map(s => s.location -> s.mapId).toSeq))
+  }
+
+  private def add(local: Map[BlockManagerId, Array[Long]]): Unit =
+    local.foreach { case (where, mapIds) =>
+      located += where -> (located.getOrElse(where, Array.empty[Long]) ++ mapIds).distinct
+    }
+
+  /**
+   * Files of a decommissioned executor have been moved to another one (or to Spark's fallback storage),
+   * and the tracker was told so after the switch: readers are sent back to the store, and the copies
+   * freed as the files were.
+   */
+  override def migrated(mapIds: Set[Long]): Unit =
+    if (synchronized(switched)) {
+      val moved = ShuffleFreeing.backToStore(
+        shuffleId,
+        mapIds,
+        runtime.afterTold
+      )
+      val free = synchronized {
+        if (state == Freed) moved
+        else {
+          add(moved)
+          Map.empty[BlockManagerId, Array[Long]]
+        }
+      }
+      if (free.nonEmpty) {
+        val freed = ShuffleFreeing.own(sc, shuffleId, free, runtime.shuffles.executors)
+        if (freed > 0) tellFreed(freed)
+      }
+    }
+
+  override def drained(executorId: String): Unit = {
+    if (synchronized(undrained.remove(executorId))) freeIfDrained()
+  }
+
+  private def freeIfDrained(): Unit = {
+    val mine = synchronized {
+      val free = state == Committed && switched && undrained.isEmpty
+      if (free) state = Freed
+      free
+    }
+    if (mine) runtime.pool.execute { () =>
+      FailSafe.run("free local files") {
+        val where = synchronized(located)
+        // Also those that have got files of a decommissioned one, and never met the shuffle.
+        val who = runtime.shuffles.executors ++ executors
+        val freed = ShuffleFreeing.own(sc, shuffleId, where, who)
+        tellFreed(freed)
+        logInfo(s"phoebe: $freed bytes of local files freed, they are in $place")
+      }
+    }
+  }
+
+  /** Whatever goes wrong here, the checkpoint stands: what is upstream stays until the query ends. */
+  private def freeUpstream(): Unit =
+    try
+      FailSafe.run("free upstream") {
+        synchronized(node).foreach { exchange =>
+          if (duplicatesEnd()) {
+            val freed = ShuffleFreeing.upstream(exchange)
+            if (freed > 0) tellFreed(freed)
+          }
+        }
+      }
+    finally synchronized { node = None }
+
+  /**
+   * Tasks of the boundary's stage that still run although all its outputs are committed
+   * (speculative duplicates, outputs computed again after the loss of an executor) still read
+   * upstream: files that vanish under them would look like a lost executor to Spark.
+   *
+   * @return
+   *   whether there are none any more
+   */
+  private def duplicatesEnd(): Boolean = {
+    val rdd = synchronized(rddId)
+    def running: Boolean =
+      sc.statusStore.stageList(null).exists(s => s.rddIds.contains(rdd) && s.numActiveTasks > 0)
+    val deadline = System.nanoTime() + DuplicatesNs
+    while (running && System.nanoTime() < deadline) Thread.sleep(50)
+    !running
+  }
+
+  private var freedBytes = 0L
+
+  /** What was freed so far, in order: the last word is the sum. The SQL tab adds up by itself. */
+  private def tellFreed(bytes: Long): Unit = synchronized {
+    freedBytes += bytes
+    post(CheckpointMetrics.FreedBytes -> bytes)
+    tell("freed", "freed_bytes" -> freedBytes)
+  }
+
+  private def post(value: (String, Long)): Unit = {
+    val metric = metrics(value._1)
+    metric.set(value._2)
+    SQLMetrics.postDriverMetricUpdates(sc, executionId.toString, Seq(metric))
+  }
+
+  private def tell(event: String, fields: (String, Any)*): Unit =
+    runtime.tell(executionId, fingerprint, event, Some(place), fields: _*)
+
+  private def manifestOf(statuses: Array[MapStatus], read: String): Manifest = {
+    val (held, maps) = synchronized {
+      val found = statuses.map(status => uploads(status.mapId))
+      (found.map(_._1).distinctBy(_.file), found.map(_._2))
+    }
+    Manifest(
+      format = Manifest.Format,
+      fingerprint = fingerprint,
+      appId = sc.applicationId,
+      appAttempt = sc.applicationAttemptId.getOrElse(""),
+      appName = sc.appName,
+      user = sc.sparkUser,
+      executionId = executionId,
+      sparkVersion = SPARK_VERSION,
+      pluginVersion = PhoebeRuntime.pluginVersion,
+      createdAtMs = System.currentTimeMillis(),
+      owner = runtime.store.owner,
+      inputs = read,
+      workMs = workMs,
+      codec = codec(sc.conf),
+      numMaps = numMaps,
+      numPartitions = numPartitions,
+      bytes = maps.map(_.bytes).sum,
+      rows = maps.map(_.rows).sum,
+      dataSizeBytes = maps.map(_.dataSize).sum,
+      packs = held.map(ManifestPack.of).toSeq,
+      mapIds = statuses.map(_.mapId).toSeq,
+      statuses = Manifest.encodeStatuses(statuses.toSeq)
+    )
+  }
+}
+
+private[phoebe] object CheckpointAttempt {
+  private val RolledBack = Reason(
+    "rolled_back",
+    "a restored boundary of the query had to be computed again, and gave other rows"
+  )
+  private val RecheckMs = 200L
+  private val DuplicatesNs = 5L * 1000 * 1000 * 1000
+
+  sealed private trait State
+  private case object Writing extends State
+  private case object Uploading extends State
+  private case object Committing extends State
+  private case object Committed extends State
+  private case object Freed extends State
+  private case object Abandoned extends State
+
+  /** The shuffles that an RDD is computed from. */
+  private def upstream(rdd: RDD[_]): Set[Int] = {
+    val found = mutable.Set.empty[Int]
+    val seen = mutable.Set.empty[Int]
+    def walk(rdd: RDD[_]): Unit = if (seen.add(rdd.id)) rdd.dependencies.foreach {
+      case shuffle: ShuffleDependency[_, _, _] =>
+        found += shuffle.shuffleId
+        walk(shuffle.rdd)
+      case other => walk(other.rdd)
+    }
+    walk(rdd)
+    found.toSet
+  }
+
+  /** How the stored bytes are compressed: they are read back with this application's codec. */
+  def codec(conf: SparkConf): String =
+    if (conf.get(SHUFFLE_COMPRESS)) CompressionCodec.getCodecName(conf) else "none"
+}

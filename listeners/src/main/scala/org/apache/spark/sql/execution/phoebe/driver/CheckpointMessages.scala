@@ -1,0 +1,113 @@
+package org.apache.spark.sql.execution.phoebe.driver
+
+import org.apache.spark.rpc.RpcEndpointRef
+import org.apache.spark.util.Utils
+import org.apache.spark.sql.execution.phoebe.Reason
+import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, Pack}
+
+/**
+ * What driver and executors say to each other about checkpointed shuffles, over Spark's own RPC.
+ *
+ * An executor joins a shuffle when it first uploads or reads it. It then hears of the switch to
+ * the store, says when its last reader of local files is done, and is told to free those.
+ *
+ * They travel as bytes. Spark's RPC reads messages with the class loader of Spark itself, which on
+ * an executor does not know a jar that came with `--jars`; a message that it cannot read breaks the
+ * connection to the driver, and with it the executor.
+ */
+private[phoebe] object CheckpointMessages {
+
+  def encode(message: Serializable): Array[Byte] = Utils.serialize(message)
+
+  def decode(bytes: Array[Byte]): AnyRef =
+    Utils.deserialize[AnyRef](bytes, getClass.getClassLoader)
+
+  /** Asks the other side for an answer that is a message too. */
+  def ask[T](to: RpcEndpointRef, message: Serializable, from: RpcEndpointRef = null): T =
+    decode(to.askSync[Array[Byte]]((encode(message), from))).asInstanceOf[T]
+
+  /** Executor to driver, from the executor's own endpoint, as it starts: where to reach it. */
+  final case class Hello(executorId: String)
+
+  /** Executor to driver, from the executor's own endpoint; the answer is a [[ShuffleState]]. */
+  final case class Join(shuffleId: Int, executorId: String)
+
+  /**
+   * Executor to driver, after each upload; the answer says whether to go on with others. Where the
+   * executor does not go on anyway it asks for none.
+   */
+  final case class Uploaded(shuffleId: Int, upload: Upload)
+
+  /** Executor to driver: nobody here reads local files of this shuffle any more. */
+  final case class Drained(shuffleId: Int, executorId: String)
+
+  /**
+   * Executor to driver: an output that the driver located in the store cannot be read there. The
+   * answer says whether it can be computed.
+   */
+  final case class Unreadable(shuffleId: Int, mapIndex: Int, why: String)
+
+  /** Driver to executor: the map stage is over, waiting for more outputs is in vain. */
+  final case class Flush(shuffleId: Int)
+
+  /** Driver to executor: committed; new readers go to the store. */
+  final case class Switch(shuffleId: Int, stored: Stored)
+
+  /** Driver to executor: remove local files; the answer is their bytes. */
+  final case class Free(shuffleId: Int, mapIds: Array[Long])
+
+  /** Driver to executor: stop uploading, forget what was going to be. */
+  final case class Close(shuffleId: Int)
+
+  /** Driver to executor: the shuffle is gone, and all that is known of it. */
+  final case class Forget(shuffleId: Int)
+
+  /** Where a shuffle stands when an executor joins. */
+  sealed trait ShuffleState extends Serializable
+
+  /** Map tasks run, or their outputs are being uploaded. */
+  final case class Uploading(place: CheckpointPlace, stageIsOver: Boolean) extends ShuffleState
+
+  /** Committed: read from the store what the map output tracker locates there. */
+  final case class Stored(place: CheckpointPlace, packs: Array[Pack], epoch: Long)
+      extends ShuffleState {
+    @transient private lazy val mapIds = packs.iterator.flatMap(_.mapIds).toSet
+
+    def holds(mapId: Long): Boolean = mapIds.contains(mapId)
+  }
+
+  /** No (or no longer a) checkpoint: an ordinary shuffle. */
+  case object Ordinary extends ShuffleState
+
+  /**
+   * One pack that was written, or why it was not.
+   *
+   * @param maps
+   *   the outputs in it
+   * @param error
+   *   null if all is well
+   */
+  final case class Upload(pack: Pack, maps: Array[MapOutput], copyNs: Long, error: Reason)
+
+  object Upload {
+    def failed(maps: Array[MapOutput], why: Throwable): Upload = {
+      val indices = maps.map(_.mapIndex)
+      val reason = Reason(
+        "copy_failed",
+        s"uploading map outputs ${indices.mkString(", ")} failed: $why",
+        Map("map_index" -> indices.head)
+      )
+      Upload(null, maps, 0, reason)
+    }
+  }
+
+  /** A map task's output as its task knows it: bytes and rows as Spark's shuffle writer counted. */
+  final case class MapOutput(
+      mapIndex: Int,
+      mapId: Long,
+      numPartitions: Int,
+      bytes: Long,
+      rows: Long,
+      dataSize: Long
+  )
+}

@@ -1,0 +1,229 @@
+package org.apache.spark.sql.execution.phoebe.exchange
+
+import scala.concurrent.Future
+
+import org.apache.spark.{MapOutputStatistics, ShuffleDependency}
+import org.apache.spark.rdd.{DeterministicLevel, RDD, RDDOperationScope}
+import org.apache.spark.serializer.Serializer
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.plans.logical.Statistics
+import org.apache.spark.sql.catalyst.plans.physical.Partitioning
+import org.apache.spark.sql.execution.{
+  ShufflePartitionSpec,
+  SparkPlan,
+  SQLExecution,
+  UnsafeRowSerializer
+}
+import org.apache.spark.sql.execution.exchange.{
+  ShuffleExchangeExec,
+  ShuffleExchangeLike,
+  ShuffleOrigin
+}
+import org.apache.spark.sql.execution.metric.{
+  SQLMetric,
+  SQLMetrics,
+  SQLShuffleReadMetricsReporter,
+  SQLShuffleWriteMetricsReporter
+}
+import org.apache.spark.sql.execution.phoebe.driver.{CheckpointAttempt, CheckpointRuntime}
+import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
+
+/** Metrics that our exchanges show beside Spark's own shuffle metrics. */
+private[phoebe] object CheckpointMetrics {
+  val CopyTime = "checkpoint copy time"
+  val BytesCopied = "checkpoint bytes copied"
+  val FreedBytes = "checkpoint freed bytes"
+
+  /** A checkpoint's own metrics, without the node that holds on to the plan. */
+  def of(exchange: CheckpointExchangeExec): Map[String, SQLMetric] =
+    Seq(CopyTime, BytesCopied, FreedBytes).map(name => name -> exchange.metrics(name)).toMap
+}
+
+/** What a shuffle exchange of ours shares with Spark's: name, metrics, metrics reporters. */
+private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
+  def fingerprint: String
+  def executionId: Long
+
+  protected lazy val writeMetrics: Map[String, SQLMetric] =
+    SQLShuffleWriteMetricsReporter.createShuffleWriteMetrics(sparkContext)
+  protected lazy val readMetrics: Map[String, SQLMetric] =
+    SQLShuffleReadMetricsReporter.createShuffleReadMetrics(sparkContext)
+
+  protected def extraMetrics: Map[String, SQLMetric]
+
+  override lazy val metrics: Map[String, SQLMetric] = Map(
+    "dataSize" -> SQLMetrics.createSizeMetric(sparkContext, "data size"),
+    "numPartitions" -> SQLMetrics.createMetric(sparkContext, "number of partitions")
+  ) ++ readMetrics ++ writeMetrics ++ extraMetrics
+
+  /** User interfaces and profilers know shuffles by this name. */
+  override def nodeName: String = "Exchange"
+
+  /**
+   * The form by which Spark reuses exchanges is that of its own exchange in this place: what the
+   * fingerprint tells apart and Spark does not (a pruning filter that nothing needed) runs once, and an
+   * exchange that nobody replaced is reused for one that was.
+   */
+  override protected def doCanonicalize(): SparkPlan =
+    ShuffleExchangeExec(outputPartitioning, child, shuffleOrigin, advisoryPartitionSize)
+      .canonicalized
+
+  /** Fingerprint and execution id are ours: the plan reads as Spark's own exchange does. */
+  override def stringArgs: Iterator[Any] =
+    Iterator[Any](outputPartitioning, shuffleOrigin) ++ advisoryPartitionSize ++ Iterator(
+      s"[plan_id=$id]"
+    )
+
+  def shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow]
+
+  override def numPartitions: Int = shuffleDependency.partitioner.numPartitions
+
+  override def shuffleId: Int = shuffleDependency.shuffleId
+
+  protected def postDriverMetric(names: String*): Unit =
+    SQLMetrics.postDriverMetricUpdates(
+      sparkContext,
+      sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY),
+      names.map(metrics)
+    )
+
+  /** Where tasks find the store's part of this shuffle. */
+  protected def source: CheckpointSource
+
+  override def getShuffleRDD(partitionSpecs: Array[ShufflePartitionSpec]): RDD[InternalRow] =
+    new CheckpointShuffleRDD(shuffleDependency, readMetrics, partitionSpecs, source)
+
+  protected override def doExecute(): RDD[InternalRow] =
+    new CheckpointShuffleRDD(shuffleDependency, readMetrics, source)
+}
+
+/**
+ * A shuffle whose map output also becomes a durable checkpoint, uploaded beside the query, and whose
+ * local files, with those upstream that nothing else reads, are freed once it is committed
+ * ([[CheckpointAttempt]]).
+ *
+ * Everything that adaptive execution sees (statistics, partitioning, metrics) is what
+ * [[ShuffleExchangeExec]] shows. A checkpoint that cannot be written or committed leaves an
+ * ordinary shuffle.
+ */
+case class CheckpointExchangeExec(
+    override val outputPartitioning: Partitioning,
+    child: SparkPlan,
+    shuffleOrigin: ShuffleOrigin,
+    advisoryPartitionSize: Option[Long],
+    fingerprint: String,
+    executionId: Long
+)(
+    @transient val runtime: CheckpointRuntime
+) extends PhoebeExchange {
+
+  override protected def otherCopyArgs: Seq[AnyRef] = runtime :: Nil
+
+  override protected lazy val extraMetrics: Map[String, SQLMetric] = Map(
+    CheckpointMetrics.CopyTime -> SQLMetrics.createTimingMetric(
+      sparkContext,
+      CheckpointMetrics.CopyTime
+    ),
+    CheckpointMetrics.BytesCopied -> SQLMetrics.createSizeMetric(
+      sparkContext,
+      CheckpointMetrics.BytesCopied
+    ),
+    CheckpointMetrics.FreedBytes -> SQLMetrics.createSizeMetric(
+      sparkContext,
+      CheckpointMetrics.FreedBytes
+    )
+  )
+
+  private lazy val serializer: Serializer =
+    new UnsafeRowSerializer(child.output.size, longMetric("dataSize"))
+
+  @transient lazy val inputRDD: RDD[InternalRow] = child.execute()
+
+  /** Without partitions of its input no map stage is submitted, and there is nothing to keep. */
+  private def hasNoStage = inputRDD.getNumPartitions == 0
+
+  /** One attempt of this node at a checkpoint: its place in the store, and its commit. */
+  @transient private lazy val attempt: CheckpointAttempt =
+    new CheckpointAttempt(this, runtime, runtime.inputs(executionId, fingerprint, child))
+
+  @transient override protected lazy val source: CheckpointSource =
+    CheckpointSource(attempt.place, runtime.hadoopConf, restored = false)
+
+  @transient override lazy val shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow] =
+    RDDOperationScope.withScope(sparkContext, nodeName, false, true, rddScopeId) {
+      val plain = ShuffleExchangeExec.prepareShuffleDependency(
+        inputRDD,
+        child.output,
+        outputPartitioning,
+        serializer,
+        writeMetrics
+      )
+      val dependency = if (hasNoStage) plain else checkpointed(plain)
+      metrics("numPartitions").set(dependency.partitioner.numPartitions)
+      postDriverMetric("numPartitions")
+      dependency
+    }
+
+  /**
+   * The same dependency with another write processor. The first one's shuffle id goes unused and is
+   * forgotten with it.
+   */
+  private def checkpointed(
+      plain: ShuffleDependency[Int, InternalRow, InternalRow]
+  ): ShuffleDependency[Int, InternalRow, InternalRow] = {
+    val dependency =
+      if (plain.rdd.outputDeterministicLevel == DeterministicLevel.INDETERMINATE) {
+        attempt.abandon(CheckpointExchangeExec.Indeterminate)
+        plain
+      } else new ShuffleDependency[Int, InternalRow, InternalRow](
+        plain.rdd,
+        plain.partitioner,
+        plain.serializer,
+        plain.keyOrdering,
+        plain.aggregator,
+        plain.mapSideCombine,
+        new CheckpointWriteProcessor(source, writeMetrics, longMetric("dataSize")),
+        plain.rowBasedChecksums,
+        plain.checksumMismatchFullRetryEnabled,
+        plain.checksumMismatchQueryLevelRollbackEnabled
+      )
+    attempt.begin(dependency)
+    runtime.begun(dependency.shuffleId, attempt, fingerprint)
+    dependency
+  }
+
+  @transient override lazy val mapOutputStatisticsFuture: Future[MapOutputStatistics] =
+    if (hasNoStage) Future.successful(null)
+    else {
+      val action = sparkContext.submitMapStage(shuffleDependency)
+      futureAction.set(Some(action))
+      // The outputs are announced at once; what becomes of the checkpoint is not waited for.
+      action.onComplete { result =>
+        FailSafe.run("after a map stage") {
+          if (result.isSuccess) attempt.stageIsOver() else attempt.discard()
+        }
+      }(runtime.pool)
+      action
+    }
+
+  override def numMappers: Int = shuffleDependency.rdd.getNumPartitions
+
+  override def runtimeStatistics: Statistics = {
+    val dataSize = metrics("dataSize").value
+    val rowCount = metrics(SQLShuffleWriteMetricsReporter.SHUFFLE_RECORDS_WRITTEN).value
+    Statistics(dataSize, Some(rowCount))
+  }
+
+  override protected def withNewChildInternal(newChild: SparkPlan): CheckpointExchangeExec =
+    copy(child = newChild)(runtime)
+}
+
+private[phoebe] object CheckpointExchangeExec {
+
+  /** A retry may give other rows, so Spark rolls back all that has read the first ones. */
+  private val Indeterminate = Reason(
+    "indeterminate",
+    "the rows of this boundary can differ from one attempt of its stage to the next"
+  )
+}

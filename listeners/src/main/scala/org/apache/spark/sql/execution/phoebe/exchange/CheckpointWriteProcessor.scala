@@ -1,0 +1,51 @@
+package org.apache.spark.sql.execution.phoebe.exchange
+
+import org.apache.spark.{ShuffleDependency, TaskContext}
+import org.apache.spark.scheduler.MapStatus
+import org.apache.spark.shuffle.{ShuffleWriteMetricsReporter, ShuffleWriteProcessor}
+import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
+import org.apache.spark.sql.execution.phoebe.FailSafe
+import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.MapOutput
+import org.apache.spark.sql.execution.phoebe.executor.{CheckpointSource, ExecutorCheckpoints}
+
+/**
+ * Writes a map task's shuffle output as Spark does and leaves it to be uploaded to the checkpoint
+ * store: the stage's output becomes the checkpoint, and the task waits for none of it.
+ *
+ * @param writeMetrics Spark's shuffle write metrics of the exchange
+ * @param dataSize the metric that the exchange's serializer counts into, read for this task alone
+ */
+private[phoebe] final class CheckpointWriteProcessor(
+    source: CheckpointSource,
+    writeMetrics: Map[String, SQLMetric],
+    dataSize: SQLMetric
+) extends ShuffleWriteProcessor {
+
+  override protected def createMetricsReporter(context: TaskContext): ShuffleWriteMetricsReporter =
+    new SQLShuffleWriteMetricsReporter(context.taskMetrics().shuffleWriteMetrics, writeMetrics)
+
+  override def write(
+      inputs: Iterator[_],
+      dep: ShuffleDependency[_, _, _],
+      mapId: Long,
+      mapIndex: Int,
+      context: TaskContext
+  ): MapStatus = {
+    val status = super.write(inputs, dep, mapId, mapIndex, context)
+    FailSafe.run("leave a map output for upload") {
+      ExecutorCheckpoints.get.upload(
+        dep.shuffleId,
+        source,
+        MapOutput(
+          mapIndex,
+          mapId,
+          dep.partitioner.numPartitions,
+          context.taskMetrics().shuffleWriteMetrics.bytesWritten,
+          context.taskMetrics().shuffleWriteMetrics.recordsWritten,
+          dataSize.value
+        )
+      )
+    }
+    status
+  }
+}

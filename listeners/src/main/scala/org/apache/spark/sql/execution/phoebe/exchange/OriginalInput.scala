@@ -1,0 +1,111 @@
+package org.apache.spark.sql.execution.phoebe.exchange
+
+import java.util.Properties
+
+import scala.collection.mutable
+
+import org.apache.spark.SparkException
+import org.apache.spark.rdd.{DeterministicLevel, RDD}
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.{DynamicPruningExpression, Literal}
+import org.apache.spark.sql.execution._
+import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
+import org.apache.spark.sql.execution.reuse.ReuseExchangeAndSubquery
+
+/**
+ * The map side of a restored boundary as it would be computed without a checkpoint. It is planned
+ * only once the checkpoint cannot be read: planning may run jobs (subqueries, broadcasts, the samples
+ * of a range partitioning), which belong to the query.
+ */
+private[phoebe] object OriginalInput {
+
+  /** Local property of the thread that plans: what it plans in turn is left alone. */
+  val Recomputing = "spark.phoebe.recomputing"
+
+  /**
+   * @param properties
+   *   of the job that needs it
+   * @return
+   *   rows with their reduce partitions, as Spark's shuffle writer takes them
+   */
+  def mapSide(
+      exchange: RestoredExchangeExec,
+      captured: SQLExecutionThreadLocalCaptured,
+      properties: Properties
+  ): RDD[Product2[Int, InternalRow]] = {
+    val own = properties.clone().asInstanceOf[Properties]
+    own.setProperty(Recomputing, "true")
+    captured.copy(localProps = own).runWith {
+      SQLExecution.withSQLConfPropagated(captured.sparkSession) {
+        val original = exchange.child match {
+          case input: RestoredInputExec => input.original
+          case other => throw SparkException.internalError(s"not a restored input: $other")
+        }
+        val planned = plan(original, captured)
+        val dependency = ShuffleExchangeExec.prepareShuffleDependency(
+          planned.execute(),
+          planned.output,
+          exchange.outputPartitioning,
+          new UnsafeRowSerializer(planned.output.size),
+          Map.empty
+        )
+        val rows = dependency.rdd
+        if (rows.outputDeterministicLevel == DeterministicLevel.INDETERMINATE) {
+          throw SparkException.internalError("its rows can differ from one attempt to the next")
+        }
+        listPartitions(rows)
+        within(rows, dependency.partitioner.numPartitions, exchange.numPartitions)
+      }
+    }
+  }
+
+  /** What adaptive execution does to a stage before it runs, for all stages at once. */
+  private def plan(original: SparkPlan, captured: SQLExecutionThreadLocalCaptured): SparkPlan = {
+    // Planned for a join that adaptive execution would broadcast: they only spare work.
+    val unpruned = original.transformAllExpressions {
+      case DynamicPruningExpression(InSubqueryExec(
+            _,
+            _: SubqueryAdaptiveBroadcastExec,
+            _,
+            _,
+            _,
+            _
+          )) =>
+        DynamicPruningExpression(Literal.TrueLiteral)
+    }
+    val rules = Seq(
+      ApplyColumnarRulesAndInsertTransitions(
+        captured.sparkSession.sessionState.columnarRules,
+        outputsColumnar = false
+      ),
+      CollapseCodegenStages(),
+      ReuseExchangeAndSubquery
+    )
+    rules.foldLeft(unpruned)((plan, rule) => rule(plan))
+  }
+
+  /** Files are listed here, not on the scheduler's thread. */
+  private def listPartitions(rdd: RDD[_]): Unit = {
+    val seen = mutable.Set.empty[Int]
+    var open = List[RDD[_]](rdd)
+    while (open.nonEmpty) {
+      val next = open.head
+      open = open.tail
+      if (seen.add(next.id)) {
+        next.partitions
+        open = next.dependencies.map(_.rdd).toList ++ open
+      }
+    }
+  }
+
+  /** A range partitioning may find more ranges than it did before: the last ones become one. */
+  private def within(
+      rows: RDD[Product2[Int, InternalRow]],
+      found: Int,
+      limit: Int
+  ): RDD[Product2[Int, InternalRow]] =
+    if (found <= limit) rows
+    else rows.mapPartitionsInternal(_.map { row =>
+      if (row._1 < limit) row else (limit - 1, row._2): Product2[Int, InternalRow]
+    })
+}

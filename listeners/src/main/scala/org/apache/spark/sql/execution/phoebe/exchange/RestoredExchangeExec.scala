@@ -1,0 +1,171 @@
+package org.apache.spark.sql.execution.phoebe.exchange
+
+import scala.concurrent.Future
+
+import org.apache.spark.{
+  MapOutputStatistics,
+  PartitionIdPassthrough,
+  ShuffleDependency,
+  SparkException
+}
+import org.apache.spark.rdd.RDD
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.Attribute
+import org.apache.spark.sql.catalyst.plans.logical.Statistics
+import org.apache.spark.sql.catalyst.plans.physical.Partitioning
+import org.apache.spark.sql.catalyst.expressions.UnsafeRowChecksum
+import org.apache.spark.sql.execution.{
+  CoalescedMapperPartitionSpec,
+  CoalescedPartitionSpec,
+  LeafExecNode,
+  PartialMapperPartitionSpec,
+  ShufflePartitionSpec,
+  SparkPlan,
+  UnsafeRowSerializer
+}
+import org.apache.spark.sql.execution.exchange.{ShuffleExchangeExec, ShuffleOrigin}
+import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
+import org.apache.spark.sql.execution.phoebe.driver.CheckpointRuntime
+import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
+import org.apache.spark.sql.execution.phoebe.fingerprint.CarriesOriginal
+import org.apache.spark.sql.execution.phoebe.store.{CommittedCheckpoint, Manifest}
+
+/**
+ * A shuffle that was written by an earlier application: its map outputs are in the checkpoint
+ * store, nothing upstream of it is planned or run.
+ *
+ * Its files were looked at when it was put into the plan ([[CheckpointVerifier]]), each chunk is verified when it
+ * is read. What cannot be read then is computed from the original input ([[RestoredOutputs]]).
+ */
+case class RestoredExchangeExec(
+    override val outputPartitioning: Partitioning,
+    child: SparkPlan,
+    shuffleOrigin: ShuffleOrigin,
+    advisoryPartitionSize: Option[Long],
+    fingerprint: String,
+    executionId: Long
+)(
+    @transient val checkpoint: CommittedCheckpoint,
+    @transient val runtime: CheckpointRuntime
+) extends PhoebeExchange {
+
+  override protected def otherCopyArgs: Seq[AnyRef] = checkpoint :: runtime :: Nil
+
+  override protected lazy val extraMetrics: Map[String, SQLMetric] = Map.empty
+
+  private def manifest: Manifest = checkpoint.manifest
+
+  @transient override protected lazy val source: CheckpointSource =
+    CheckpointSource(checkpoint.place, runtime.hadoopConf, restored = true, checkpoint.held)
+
+  /** Its outputs are registered with the map output tracker before anyone can ask for them. */
+  @transient override lazy val shuffleDependency
+      : ShuffleDependency[Int, InternalRow, InternalRow] = {
+    val outputs = new RestoredOutputs(this, checkpoint, runtime)
+    val place = checkpoint.place.toString
+    val maps = new RestoredMapOutputRDD(sparkContext, manifest.numMaps, place, outputs)
+    // As Spark's own exchange would, for outputs that are computed again and lost again.
+    val checksums = conf.shuffleOrderIndependentChecksumEnabled ||
+      conf.shuffleChecksumMismatchFullRetryEnabled
+    val dependency = new ShuffleDependency[Int, InternalRow, InternalRow](
+      maps,
+      new PartitionIdPassthrough(manifest.numPartitions),
+      new UnsafeRowSerializer(child.output.size, longMetric("dataSize")),
+      shuffleWriterProcessor = ShuffleExchangeExec.createShuffleWriteProcessor(writeMetrics),
+      rowBasedChecksums =
+        UnsafeRowChecksum.createUnsafeRowChecksums(if (checksums) manifest.numPartitions else 0),
+      _checksumMismatchFullRetryEnabled = conf.shuffleChecksumMismatchFullRetryEnabled,
+      checksumMismatchQueryLevelRollbackEnabled =
+        conf.shuffleChecksumMismatchQueryLevelRollbackEnabled
+    )
+    outputs.begin(maps, dependency.shuffleId)
+    runtime.restored(this, dependency.shuffleId, checkpoint, outputs)
+    metrics("numPartitions").set(manifest.numPartitions)
+    metrics("dataSize").set(manifest.dataSizeBytes)
+    metrics(SQLShuffleWriteMetricsReporter.SHUFFLE_RECORDS_WRITTEN).set(manifest.rows)
+    postDriverMetric(
+      "numPartitions",
+      "dataSize",
+      SQLShuffleWriteMetricsReporter.SHUFFLE_RECORDS_WRITTEN
+    )
+    dependency
+  }
+
+  /**
+   * An id that no shuffle has. Spark's clean-up removes the shuffles of a query when it ends, by this
+   * id; there is nothing of ours on local disks, and the query's rows may be asked for once more.
+   */
+  override def shuffleId: Int = -1 - shuffleDependency.shuffleId
+
+  override def getShuffleRDD(partitionSpecs: Array[ShufflePartitionSpec]): RDD[InternalRow] = {
+    val specs = RestoredExchangeExec.byPartition(partitionSpecs, manifest.numPartitions)
+    if (!specs.forall(_.isInstanceOf[CoalescedPartitionSpec])) outputs.splits()
+    super.getShuffleRDD(specs)
+  }
+
+  private def outputs: RestoredOutputs =
+    shuffleDependency.rdd.asInstanceOf[RDD[_]].asInstanceOf[RestoredMapOutputRDD].outputs
+
+  @transient override lazy val mapOutputStatisticsFuture: Future[MapOutputStatistics] =
+    Future.fromTry(scala.util.Try(StoreLocation.tracker.getStatistics(shuffleDependency)))
+
+  override def numMappers: Int = manifest.numMaps
+
+  override def runtimeStatistics: Statistics =
+    Statistics(manifest.dataSizeBytes, Some(manifest.rows))
+
+  override protected def withNewChildInternal(newChild: SparkPlan): RestoredExchangeExec =
+    copy(child = newChild)(checkpoint, runtime)
+}
+
+private[phoebe] object RestoredExchangeExec {
+
+  /**
+   * A local shuffle reader takes map output by map output, in any distribution of all rows. In a store
+   * nothing is local, and packs lie by reduce partition: as many tasks take those instead. (Whole
+   * partitions are also what can be computed again beside tasks that have read theirs.)
+   */
+  def byPartition(
+      specs: Array[ShufflePartitionSpec],
+      numPartitions: Int
+  ): Array[ShufflePartitionSpec] = {
+    val local = specs.nonEmpty && specs.forall {
+      case _: PartialMapperPartitionSpec | _: CoalescedMapperPartitionSpec => true
+      case _ => false
+    }
+    if (!local) specs
+    else Array.tabulate(specs.length) { i =>
+      def at(n: Int) = (n.toLong * numPartitions / specs.length).toInt
+      CoalescedPartitionSpec(at(i), at(i + 1))
+    }
+  }
+}
+
+/**
+ * Stands where the restored boundary's input was, so that nothing upstream is planned.
+ *
+ * @param original the input as it was planned: what it is, for fingerprints, reuse and user
+ *                 interfaces. On the driver only: operators on executors still ask for the output
+ */
+case class RestoredInputExec(override val output: Seq[Attribute])(
+    @transient val original: SparkPlan
+) extends LeafExecNode
+    with CarriesOriginal {
+  override protected def otherCopyArgs: Seq[AnyRef] = original :: Nil
+  override def nodeName: String = "RestoredCheckpoint"
+  override protected def stringArgs: Iterator[Any] = Iterator.empty
+  override def doCanonicalize(): SparkPlan = original.canonicalized
+
+  protected override def doExecute(): RDD[InternalRow] =
+    throw SparkException.internalError("the input of a restored checkpoint is never executed")
+}
+
+/**
+ * A restored checkpoint cannot be read any more, and its boundary cannot be computed in its stead: a
+ * part of a result that would be another one is handed out, or the original input cannot be planned.
+ */
+class DamagedCheckpointException(checkpoint: String)
+    extends SparkException(
+      s"phoebe: the restored checkpoint $checkpoint cannot be read, and cannot be computed again in " +
+        "this query. Submit the job once more."
+    )

@@ -1,0 +1,308 @@
+package org.apache.spark.sql.execution.phoebe.exchange
+
+import java.util.Properties
+
+import scala.collection.mutable
+import scala.util.control.NonFatal
+
+import org.apache.spark.{
+  Dependency,
+  NarrowDependency,
+  Partition,
+  ShuffleStatus,
+  SparkContext,
+  TaskContext
+}
+import org.apache.spark.internal.Logging
+import org.apache.spark.rdd.RDD
+import org.apache.spark.shuffle.MetadataFetchFailedException
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.execution.{SQLExecution, SQLExecutionThreadLocalCaptured}
+import org.apache.spark.scheduler.phoebe.MapStages
+import org.apache.spark.sql.execution.phoebe.driver.{CheckpointRuntime, ShuffleFreeing}
+import org.apache.spark.sql.execution.phoebe.executor.ExecutorCheckpoints
+import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
+
+/**
+ * The map side of a restored shuffle. Nothing of it runs as long as the checkpoint can be read: all
+ * its map outputs are registered. When it cannot be read any more, the boundary's original input
+ * becomes what this RDD depends on ([[RestoredOutputs]]), spread over as many map outputs.
+ */
+private[phoebe] final class RestoredMapOutputRDD(
+    sc: SparkContext,
+    numMaps: Int,
+    directory: String,
+    @transient val outputs: RestoredOutputs
+) extends RDD[Product2[Int, InternalRow]](sc, Nil) {
+  import RestoredMapOutputRDD._
+
+  private var shuffleId = -1
+  @transient private var input: Option[RDD[Product2[Int, InternalRow]]] = None
+
+  def of(shuffleId: Int): Unit = this.shuffleId = shuffleId
+
+  /** From now on it is computed. On the scheduler's thread: no task set of it is being made. */
+  def computeFrom(rows: RDD[Product2[Int, InternalRow]]): Unit = {
+    val below = rows.partitions
+    partitions.foreach { case mine: RestoredMapPartition =>
+      mine.below = share(mine.index, below.length).map(below(_)).toArray
+    }
+    input = Some(rows)
+    clearDependencies() // they are asked for anew
+  }
+
+  /** The partitions of the input that become one map output. */
+  private def share(map: Int, below: Int): Range =
+    (map.toLong * below / numMaps).toInt until ((map + 1).toLong * below / numMaps).toInt
+
+  override protected def getPartitions: Array[Partition] =
+    Array.tabulate[Partition](numMaps)(new RestoredMapPartition(_))
+
+  /** On the driver: they travel with tasks. */
+  override protected def getDependencies: Seq[Dependency[_]] = input.toSeq.map { rows =>
+    val below = rows.getNumPartitions
+    new NarrowDependency[Product2[Int, InternalRow]](rows) {
+      override def getParents(map: Int): Seq[Int] = share(map, below)
+    }
+  }
+
+  /**
+   * Spark's scheduler asks this, on its own thread, when it makes the shuffle's map stage and when
+   * an output could not be fetched, before it does anything about that.
+   */
+  override private[spark] def isBarrier(): Boolean = {
+    if (outputs != null) outputs.beforeScheduling()
+    false
+  }
+
+  override def compute(
+      split: Partition,
+      context: TaskContext
+  ): Iterator[Product2[Int, InternalRow]] = dependencies.headOption match {
+    case Some(dependency) =>
+      val rows = dependency.rdd.asInstanceOf[RDD[Product2[Int, InternalRow]]]
+      split.asInstanceOf[RestoredMapPartition].below.iterator.flatMap(rows.iterator(_, context))
+    case None =>
+      // The outputs are gone, and the driver has not planned the input yet. Like any reader that
+      // misses them, this task leaves: Spark's scheduler asks as above, and the stage waits.
+      val computes = ExecutorCheckpoints.get.unreadable(shuffleId, 0, "its map outputs are gone")
+      if (!computes) throw new DamagedCheckpointException(directory)
+      throw new MetadataFetchFailedException(
+        shuffleId,
+        -1,
+        s"phoebe: the input of the restored checkpoint $directory is being planned"
+      )
+  }
+}
+
+private[phoebe] object RestoredMapOutputRDD {
+
+  /** @param index the map output's; `below` are the partitions that it is computed from */
+  final class RestoredMapPartition(override val index: Int) extends Partition {
+    var below: Array[Partition] = Array.empty
+  }
+}
+
+/**
+ * Where a restored shuffle's outputs come from, on the driver: the store, or, once that cannot be
+ * read, the boundary's original input.
+ *
+ * {{{
+ * InStore -> Unreadable -> Planning -> Computed
+ *                 \___________/\-----> Lost
+ * }}}
+ *
+ * All changes but the first happen on the scheduler's thread, so no event of Spark's comes between
+ * the outputs' removal from the map output tracker and the stage's waiting for its input.
+ */
+private[phoebe] final class RestoredOutputs(
+    exchange: RestoredExchangeExec,
+    checkpoint: CommittedCheckpoint,
+    runtime: CheckpointRuntime
+) extends Logging {
+  import RestoredOutputs._
+
+  private val manifest = checkpoint.manifest
+  private val sc = runtime.phoebe.sparkContext
+  private val scheduler = sc.dagScheduler
+
+  /** None: it cannot be computed later. */
+  private val captured: Option[SQLExecutionThreadLocalCaptured] =
+    FailSafe("keep a query's settings", Option.empty[SQLExecutionThreadLocalCaptured]) {
+      Some(SQLExecution.captureThreadLocals(exchange.session))
+    }
+
+  private val isLinked =
+    runtime.running(exchange.executionId).exists(_.isLinked(exchange.fingerprint))
+
+  private var rdd: RestoredMapOutputRDD = _
+  private var shuffleId = -1
+  private var state: State = InStore
+  private var plannings = 0
+  private var why = ""
+  private val readers = mutable.Set.empty[Int] // as many as have had their map stage made
+  private var rolledBack: Option[DamagedCheckpointException] = None
+
+  /** Whether a reader took some of the map outputs of a reduce partition. */
+  @volatile private var readInParts = false
+
+  /** Its outputs are there before anyone can ask for them. */
+  def begin(rdd: RestoredMapOutputRDD, shuffleId: Int): Unit = synchronized {
+    this.rdd = rdd
+    this.shuffleId = shuffleId
+    rdd.of(shuffleId)
+    register()
+  }
+
+  private def register(): Unit = {
+    val status = new ShuffleStatus(manifest.numMaps)
+    manifest.mapStatuses.zipWithIndex.foreach { case (output, i) =>
+      output.updateLocation(StoreLocation(shuffleId, i))
+      status.addMapOutput(i, output)
+    }
+    // In one step: readers see all of them or none.
+    StoreLocation.tracker.shuffleStatuses.put(shuffleId, status)
+  }
+
+  def splits(): Unit = readInParts = true
+
+  def isInStore: Boolean = synchronized(state == InStore)
+
+  /** Whether rows computed again can stand beside those that were read before. */
+  def isReproducible: Boolean = !readInParts && reproducible
+
+  private lazy val reproducible =
+    FailSafe("look at a restored boundary's rows", false)(Reproducible(exchange))
+
+  /**
+   * A reader could not read the store.
+   *
+   * @return
+   *   whether the boundary will be computed; if not, it never will
+   */
+  def unreadable(reason: String): Boolean = synchronized {
+    if (state == InStore) {
+      // Rows that come out otherwise must not stand beside those of a boundary that is still restored.
+      if (captured.isDefined && MapStages.mayRelease && (!isLinked || isReproducible)) {
+        state = Unreadable
+        why = reason
+        runtime.tell(
+          exchange.executionId,
+          exchange.fingerprint,
+          "damaged",
+          Some(checkpoint.place),
+          "from_app_id" -> manifest.appId,
+          "reason" -> Reason("unreadable", reason).toJson
+        )
+        runtime.restorer.refuse(checkpoint.place, Reason("unreadable", reason))
+        logWarning(
+          s"phoebe: the restored checkpoint ${checkpoint.place} cannot be read, " +
+            s"its boundary is computed: $reason"
+        )
+      } else state = Lost
+    }
+    state != Lost
+  }
+
+  /** Spark's scheduler makes the map stage, or has heard of an output that could not be fetched. */
+  def beforeScheduling(): Unit = if (MapStages.isSchedulerThread(scheduler)) {
+    FailSafe.run("schedule a restored boundary") {
+      synchronized {
+        state match {
+          case Unreadable if mayPlan => planInput()
+          case InStore | Unreadable =>
+            if (!MapStages.exists(scheduler, shuffleId)) readers += MapStages.jobsSoFar(scheduler)
+            // Whoever has removed the shuffle, the store still has it.
+            if (!StoreLocation.tracker.containsShuffle(shuffleId)) register()
+          case Planning => MapStages.park(scheduler, shuffleId)
+          case Computed | Lost =>
+        }
+      }
+    }
+  }
+
+  /**
+   * Rows that come out otherwise need all that has read it to be rolled back, which Spark finds by its
+   * map stage: where there is none now, the next reader's failure finds it.
+   */
+  private def mayPlan: Boolean = isReproducible || MapStages.exists(scheduler, shuffleId)
+
+  private def planInput(): Unit =
+    try dropAndPlan()
+    catch {
+      case e @ (NonFatal(_) | _: LinkageError) =>
+        // Its outputs may be gone, and nobody would wake its readers.
+        state = Lost
+        MapStages.abort(scheduler, shuffleId, failure(s"$why, and it cannot be computed: $e"))
+        throw e
+    }
+
+  private def dropAndPlan(): Unit = {
+    val tracker = StoreLocation.tracker
+    val dropped = tracker.shuffleStatuses.put(shuffleId, new ShuffleStatus(manifest.numMaps))
+    dropped.foreach(ShuffleFreeing.forgetSerialized(_, runtime.afterTold))
+    tracker.incrementEpoch()
+    rolledBack = if (isReproducible) None else Some(failure(why))
+    rolledBack.foreach { cause =>
+      val wasRead = readers.size > 1
+      def isRunning(id: Long) = SQLExecution.getQueryExecution(id) != null
+      runtime.shuffles.rolledBack(exchange.executionId)
+      MapStages.rollBack(scheduler, shuffleId, cause, wasRead, isRunning)
+    }
+    val query = captured.get // it would be lost otherwise
+    val properties = MapStages.park(scheduler, shuffleId).getOrElse(query.localProps)
+    state = Planning
+    plannings += 1
+    runtime.plannings.execute(() => plan(query, properties))
+    // Others that are known to be unreadable would cost their reader an attempt each.
+    runtime.shuffles.restored(exchange.executionId).foreach(_.planIfUnreadable())
+  }
+
+  private def planIfUnreadable(): Unit = synchronized {
+    if (state == Unreadable && mayPlan) planInput()
+  }
+
+  private def plan(query: SQLExecutionThreadLocalCaptured, properties: Properties): Unit = {
+    // Whatever ends this, the stage that waits for it must hear.
+    val planned =
+      try Right(OriginalInput.mapSide(exchange, query, properties))
+      catch { case e: Throwable => Left(e) }
+    def failed(e: Throwable): Unit = {
+      // It may have been the query's end; the next one that asks tries again.
+      if (state != Computed) state = if (plannings < MaxPlannings) Unreadable else Lost
+      logWarning(s"phoebe: the input of ${checkpoint.place} could not be planned", e)
+      MapStages.abort(scheduler, shuffleId, failure(s"$why, and computing it failed: $e"))
+    }
+    MapStages.onSchedulerThread(scheduler) {
+      synchronized {
+        planned match {
+          case Left(e) => failed(e)
+          case Right(rows) =>
+            try {
+              rdd.computeFrom(rows)
+              state = Computed
+              MapStages.release(scheduler, shuffleId, rolledBack)
+            } catch {
+              case e @ (NonFatal(_) | _: LinkageError | _: StackOverflowError) => failed(e)
+            }
+        }
+      }
+    }
+  }
+
+  private def failure(reason: String) =
+    new DamagedCheckpointException(s"${checkpoint.place} ($reason)")
+}
+
+private[phoebe] object RestoredOutputs {
+  private val MaxPlannings = 3
+
+  sealed private trait State
+
+  private case object InStore extends State
+  private case object Unreadable extends State
+  private case object Planning extends State
+  private case object Computed extends State
+  private case object Lost extends State
+}

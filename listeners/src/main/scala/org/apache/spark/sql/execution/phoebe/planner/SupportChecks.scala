@@ -1,0 +1,129 @@
+package org.apache.spark.sql.execution.phoebe.planner
+
+import scala.io.{Codec, Source}
+import scala.util.Using
+
+import org.apache.spark.{SparkConf, SparkContext, SparkEnv}
+import org.apache.spark.internal.config.{
+  IO_ENCRYPTION_ENABLED,
+  PLUGINS,
+  SHUFFLE_COMPRESS,
+  SHUFFLE_USE_OLD_FETCH_PROTOCOL
+}
+import org.apache.spark.shuffle.sort.SortShuffleManager
+import org.apache.spark.sql.classic.SparkSession
+import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
+import org.apache.spark.sql.execution.streaming.runtime.StreamExecution
+import org.apache.spark.sql.internal.StaticSQLConf.SPARK_SESSION_EXTENSIONS
+import org.apache.spark.util.Utils
+import org.apache.spark.sql.execution.phoebe.Reason
+import org.apache.spark.sql.execution.phoebe.exchange.OriginalInput
+import org.apache.spark.sql.execution.phoebe.plugin.{PhoebeRuntime, PhoebeSettings}
+
+/** What the planner hook does not touch, with the reason. */
+private[phoebe] object SupportChecks {
+
+  /** Plans that are not a query of the user's, or none that we may change. */
+  def plan(sc: SparkContext): Option[Reason] = {
+    def property(key: String) = Option(sc.getLocalProperty(key))
+    if (property(PhoebeRuntime.InternalProperty).isDefined)
+      Some(Reason("own_job", "a job of our own"))
+    else if (property(OriginalInput.Recomputing).isDefined) {
+      Some(Reason("recomputing", "what a checkpoint that cannot be read stood for is computed"))
+    } else if (property(StreamExecution.QUERY_ID_KEY).isDefined) {
+      Some(Reason("streaming", "streaming queries and foreachBatch are left alone"))
+    } else if (property(SQLExecution.EXECUTION_ID_KEY).isEmpty) {
+      Some(Reason("no_execution", "planned outside a SQL execution"))
+    } else None
+  }
+
+  /** Why this application's shuffles cannot be checkpointed at all; then it is only observed. */
+  def application(settings: PhoebeSettings): Option[Reason] = {
+    val env = SparkEnv.get
+    if (env.shuffleManager.getClass != classOf[SortShuffleManager]) {
+      val name = env.shuffleManager.getClass.getName
+      Some(Reason(
+        "unknown_shuffle_manager",
+        s"shuffles are managed by $name",
+        Map("class" -> name)
+      ))
+    } else if (accelerator(env.conf).isDefined) accelerator(env.conf)
+    else if (env.conf.get(SHUFFLE_USE_OLD_FETCH_PROTOCOL)) {
+      // A map output is known by its index then: two attempts of a task have one name.
+      Some(Reason("old_fetch_protocol", s"${SHUFFLE_USE_OLD_FETCH_PROTOCOL.key} is on"))
+    } else if (Utils.isPushBasedShuffleEnabled(env.conf, isDriver = true)) {
+      Some(Reason("push_based_shuffle", "push-based shuffle is on"))
+    } else if (env.conf.get(IO_ENCRYPTION_ENABLED) && !settings.storeEncrypts) {
+      val message =
+        "spark.io.encryption.enabled is on, and spark.phoebe.checkpoint.encryption does " +
+          "not say that the store encrypts what it holds"
+      Some(Reason("io_encryption", message))
+    } else if (env.conf.get(IO_ENCRYPTION_ENABLED) && !env.conf.get(SHUFFLE_COMPRESS)) {
+      Some(Reason("io_encryption", "encrypted shuffles that are not compressed are left alone"))
+    } else None
+  }
+
+  /** Replaces Spark's operators with its own, after our hook and as it finds Spark's. */
+  private[phoebe] def accelerator(conf: SparkConf): Option[Reason] = {
+    val named = conf.get(PLUGINS) ++ conf.get(SPARK_SESSION_EXTENSIONS).getOrElse(Nil)
+    named.flatMap { name =>
+      Accelerators.collectFirst {
+        case (who, prefixes) if prefixes.exists(name.startsWith) =>
+          Reason("accelerator", s"$who ($name) replaces operators", Map("class" -> name))
+      }
+    }.headOption
+  }
+
+  /**
+   * Rules of other extensions that change physical plans: they know Spark's own exchange only, and
+   * what they make of a plan is not known here. Delta Lake's extension has none.
+   */
+  def session(session: SparkSession): Option[Reason] = {
+    val state = session.sessionState
+    val adaptive = state.adaptiveRulesHolder
+    val rules = adaptive.queryStagePrepRules ++ adaptive.queryStageOptimizerRules ++
+      adaptive.queryPostPlannerStrategyRules
+    state.columnarRules.headOption.map { rule =>
+      val name = rule.getClass.getName
+      Reason("columnar_rules", s"an extension has columnar rules ($name)", Map("class" -> name))
+    }.orElse(rules.find(!_.isInstanceOf[PlannerHook]).map { rule =>
+      val name = rule.getClass.getName
+      Reason(
+        "physical_rules",
+        s"another extension changes physical plans ($name)",
+        Map("class" -> name)
+      )
+    })
+  }
+
+  /** Operators that are neither Spark's nor Delta Lake's, in a plan with its subqueries. */
+  def operators(plan: SparkPlan): Option[Reason] =
+    plan.collectFirstWithSubqueries {
+      case node if !isKnown(node.getClass.getName) => node.getClass.getName
+    }.map { name =>
+      Reason(
+        "foreign_operator",
+        s"the plan has an operator of others ($name)",
+        Map("class" -> name)
+      )
+    }
+
+  private def isKnown(name: String): Boolean =
+    Operators(name) || name.startsWith("org.apache.spark.sql.execution.phoebe.") ||
+      name.startsWith("org.apache.spark.sql.delta.")
+
+  /** All physical operators of Spark 4.2, by exact class. */
+  private[phoebe] lazy val Operators: Set[String] =
+    Using.resource(Source.fromInputStream(
+      getClass.getResourceAsStream("/phoebe/operators.txt")
+    )(Codec.UTF8))(_.getLines().map(_.trim).filterNot(l => l.isEmpty || l.startsWith("#")).toSet)
+
+  private val Accelerators = Seq(
+    "RAPIDS" -> Seq("com.nvidia.spark."),
+    "Comet" -> Seq("org.apache.spark.CometPlugin", "org.apache.comet."),
+    "Gluten" -> Seq("org.apache.gluten.", "io.glutenproject."),
+    "Auron" -> Seq("org.apache.auron.", "org.apache.spark.sql.auron."),
+    "Blaze" -> Seq("org.apache.spark.sql.blaze.", "org.apache.spark.BlazeSparkSessionExtension"),
+    "Gazelle" -> Seq("com.intel.oap.")
+  )
+}
