@@ -7,7 +7,8 @@ import pytest
 from benchmarks import faults
 from tests.support import resume_trials, trials
 
-TYPED = "Py4JJavaError: org.apache.spark.sql.execution.phoebe.exchange.DamagedCheckpointException: it is bad"
+OURS = "org.apache.spark.sql.execution.phoebe.exchange"
+TYPED = f"Py4JJavaError: {OURS}.DamagedCheckpointException: it is bad"
 ALL_KINDS = (*trials.KINDS, *resume_trials.KINDS)
 
 

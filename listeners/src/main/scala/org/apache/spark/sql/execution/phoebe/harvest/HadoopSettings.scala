@@ -10,8 +10,8 @@ import org.apache.spark.sql.execution.phoebe.Json
 
 /**
  * The driver's Hadoop settings of the store that holds a home, for the companion, which makes its
- * own library's options of them (`phoebe_spark/tables/storage_options.py`). They hold credentials: they go into the
- * process's environment, never into a message, a log or a file.
+ * own library's options of them (`phoebe_spark/tables/storage_options.py`). They hold credentials: they
+ * go into the process's environment, never into a message, a log or a file.
  */
 private[phoebe] object HadoopSettings {
   private val Variable = "PHOEBE_HADOOP_SETTINGS"
