@@ -15,7 +15,7 @@ from tests.exactness.queries import Pick
 T = TypeVar("T")
 
 CASES_PER_BATCH = 24
-_OF_A_FAMILY = 55
+_OF_A_FAMILY = 70
 """Percent."""
 
 
@@ -45,6 +45,9 @@ def _empty_batch(pick: Pick) -> Batch:
         conf["spark.shuffle.compress"] = "false"
     if pick.chance(15):
         conf["spark.shuffle.sort.bypassMergeThreshold"] = "1"
+    if pick.chance(60):
+        # What the driver holds of a store's bytes cannot be damaged.
+        conf["spark.phoebe.checkpoint.held_bytes"] = "0"
     if pick.chance(10):
         conf["spark.io.compression.codec"] = pick.one(["zstd", "snappy"])
     return Batch(

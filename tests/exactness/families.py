@@ -1,7 +1,7 @@
 """Families of cases: each brings together what a kind of fault needs, and leaves the rest open.
 
 Which formats, settings, keys, nulls, other tables, queries and actions there are is drawn as in any
-other case; a family says only what two applications do to one another. Half of all cases are of a
+other case; a family says only what two applications do to one another. Most cases are of a
 family, whatever is looked for.
 """
 
@@ -39,9 +39,11 @@ SPLITS: tuple[dict[str, str], ...] = (
     {_FILES + "openCostInBytes": "0", _FILES + "maxPartitionBytes": "16"},
     {_FILES + "openCostInBytes": "0", _FILES + "maxPartitionBytes": "48"},
 )
+_TOGETHER = SPLITS[2]
 _TEXT = ("csv", "csv", "csv", "json", "xml")
 _DOUBLES: tuple[Any, ...] = (0.0, -0.0, 0.0, -0.0, 1.5, float("nan"))
-_WILD: tuple[Any, ...] = (1e16, 1.0, -1e16, 1.0, 3.0, 5.0)
+# Sums of them differ in two of three groupings; one large one would hide all others.
+_WILD: tuple[Any, ...] = (0.1, 0.7, 0.3, 1e3, -1e3, 0.9)
 
 
 def _tables(pick: Pick, delta: bool, *wishes: Wish) -> Tables:
@@ -65,8 +67,9 @@ def _again(pick: Pick, first: Run, **more: Any) -> Run:
 
 
 def _two_splits(pick: Pick) -> tuple[dict[str, str], dict[str, str]]:
-    one, two = pick.one(SPLITS), pick.one(SPLITS)
-    return (one, two) if one != two else (SPLITS[1], SPLITS[2])
+    """Most ways put each small file into a task of its own: one of the two has all in one task."""
+    other = pick.one([s for s in SPLITS if s != _TOGETHER])
+    return (_TOGETHER, other) if pick.chance(50) else (other, _TOGETHER)
 
 
 def _cased(tables: list[Table], first: Run, second: Run, **more: Any) -> Case:
@@ -102,7 +105,7 @@ def asked_for_other_columns(pick: Pick, delta: bool) -> Case:
 def two_branches(pick: Pick, delta: bool) -> Case:
     """One computation twice in a query, with rows spread over tasks in another way later."""
     wish = Wish(
-        values={"w": _WILD}, wild=100, files=(2, 2, 3), rows=(3, 8), keys=2, strays=5, bad=20
+        values={"w": _WILD}, wild=100, files=(2, 2, 3), rows=(4, 11), keys=2, strays=5, bad=10
     )
     tables, seen = _tables(pick, delta, dataclasses.replace(wish, forms=_without_text(wish)))
     query = Grammar(pick, seen).branches(0 if pick.chance(85) else 1)[0]
@@ -155,7 +158,7 @@ def operands_swapped(pick: Pick, delta: bool) -> Case:
     made = [grammar._add(rel, "k", columns[0].type)] if pick.chance(70) else []
     for _ in range(pick.integer(1, 2)):
         if pick.chance(75):
-            op = pick.one(["greatest", "least", "greatest", "least", "+", "*", "coalesce", "nanvl"])
+            op = pick.one([*["greatest", "least"] * 3, "+", "*", "coalesce", "nanvl"])
             expr: Any = [op, *(grammar.expression("double", columns, d) for d in (1, 0))]
             made.append(grammar._add(rel, ["cast string", expr], "string"))
         else:
@@ -195,8 +198,9 @@ def inputs_changed(pick: Pick, delta: bool) -> Case:
         pick, Grammar(pick, seen), "repartitioned", "repartitioned", "distinct", "grouped", "joined"
     )
     first = _run(pick, query)
-    change = changed(pick, tables, seen)
-    moments = [*["between"] * 3, *["listed"] * 3, *["running_write"] * 3, "ran_write"]
+    kinds = (*["rewrite"] * 6, "swap", "swap", "append", "remove")
+    change = changed(pick, tables, seen, kinds)
+    moments = [*["between"] * 4, *["listed"] * 3, *["running_write"] * 3, "ran_write"]
     moment = pick.one([*moments, "listed_write"])
     change = dataclasses.replace(
         change,
@@ -214,7 +218,7 @@ def python_above(pick: Pick, delta: bool) -> Case:
     grammar = Grammar(pick, seen)
     below = getattr(grammar, pick.one(["grouped", "distinct", "repartitioned", "joined"]))
     query = Grammar(pick, seen, below(1)).grouped(1)[0] if pick.chance(70) else below(2)[0]
-    post = pick.one(["python_udf", "pandas_groups", "pandas_groups", "pandas_map"])
+    post = pick.one(["python_udf", *["pandas_groups"] * 3, "pandas_map", "pandas_map"])
     first = _run(pick, query, post=post, force=pick.one(["e2", "e2", "e2", "e1", "all", "e1,e2"]))
     return _cased(tables, first, _again(pick, first))
 
@@ -275,13 +279,18 @@ def spread_below(pick: Pick, delta: bool) -> Case:
     rel["hint"] = (
         f"REPARTITION_BY_RANGE({n}, {pick.one(keys)})" if by_range else f"REPARTITION({n})"
     )
-    above = Grammar(pick, seen, (rel, made))
-    query = _shapes(pick, above, "grouped", "grouped", "distinct", "windowed", "joined")
     splits = _two_splits(pick)
-    first = _run(pick, query, settings=splits[0], force="all" if pick.chance(10) else "e1")
-    second = _again(pick, first, settings={**_bare(first, splits[0]), **splits[1]})
-    kind = pick.one(["flipped"] * 5 + ["lost", "none"])
-    mishap = Mishap(kind, pick.integer(0, 99), pick.chance(20), kind == "lost" and pick.chance(50))
+    slowly = pick.chance(60)
+    above = Grammar(pick, seen, (rel, made))
+    # Readers that take their time: some have read when the others find the damage.
+    query = rel if slowly else _shapes(pick, above, "grouped", "grouped", "distinct", "windowed")
+    more = {"post": "pandas_map", "action": "collect"} if slowly else {}
+    force = "all" if pick.chance(10) else "e1"
+    first = _run(pick, query, settings=splits[0], force=force, **more)
+    second = _again(pick, first, settings={**_bare(first, splits[0]), **splits[1]}, **more)
+    kind = pick.one(["flipped"] * 4 + ["lost"] * 2 + ["none"])
+    running = kind != "none" and pick.chance(85 if slowly else 20)
+    mishap = Mishap(kind, pick.integer(0, 99), pick.chance(60), running)
     return _cased(tables, first, second, mishap=mishap)
 
 

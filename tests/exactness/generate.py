@@ -351,11 +351,19 @@ def drawn_settings(
     return found
 
 
-def changed(pick: Pick, tables: Sequence[Table], seen: dict[str, list[Column]]) -> Change:
+_CHANGES = ("rewrite", "rewrite", "rewrite", "touch", "append", "remove", "swap", "swap")
+
+
+def changed(
+    pick: Pick,
+    tables: Sequence[Table],
+    seen: dict[str, list[Column]],
+    kinds: Sequence[str] = _CHANGES,
+) -> Change:
     n = pick.integer(0, len(tables) - 1)
     it = tables[n]
     f = pick.integer(0, len(it.files) - 1)
-    kind = pick.one(["rewrite", "rewrite", "rewrite", "touch", "append", "remove", "swap", "swap"])
+    kind = pick.one(kinds)
     wild = {c.name for c in seen[it.name] if c.wild}
     if kind == "rewrite" and pick.chance(85):
         rows = [[nudged(v) for v in row] for row in it.files[f].rows]

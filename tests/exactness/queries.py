@@ -606,7 +606,7 @@ class Grammar:
         elif column.type == "bigint":
             value = [pick.one(["try_sum", "try_sum", "try_avg"]), column.name]
         else:
-            value = [pick.one(["sum", "avg", "sum", "max", "min", "stddev"]), column.name]
+            value = [pick.one(["sum", "avg", "sum", "avg", "max", "stddev"]), column.name]
         where = [self._boolean([key], 1)] if pick.chance(25) else []
         sides = []
         for n in range(2):

@@ -172,11 +172,13 @@ def posted(frame: Any, post: str) -> Any:
     if post == "pandas_groups":
 
         def count(pdf: Any) -> Any:
+            time.sleep(0.05)  # a commit below comes while the query runs
             return pdf.groupby("k", dropna=False).size().reset_index(name="n")
 
         return keys.groupBy("k").applyInPandas(count, "k string, n long").repartition("n")
 
     def same(parts: Iterator[Any]) -> Iterator[Any]:
+        time.sleep(0.15)  # others find what befalls the store meanwhile
         yield from parts
 
     return keys.distinct().mapInPandas(same, "k string").groupBy("k").count()
