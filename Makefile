@@ -62,7 +62,7 @@ unit: setup ## tests that never start Spark
 	$(call say,unit tests)
 	@$(BIN)/python -m pytest -q $(TWO) tests/unit
 
-one: setup ## one test, file or folder: make one T=tests/unit/test_session.py, or T=phoebe.store.PackSuite
+one: setup ## one test, file or folder: make one T=tests/unit/test_session.py, or T='*PackSuite'
 	@case "$(T)" in \
 	  tests/*) $(BIN)/python -m pytest -q "$(T)";; \
 	  *) $(MVN) test -Dscala.recompile=incremental -Dsuites="$(T)";; \

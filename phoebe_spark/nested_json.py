@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-# How orjson says that a text is too deep for it, or has half of a surrogate pair: ijson reads both.
-_REFUSED = re.compile("limit|no (low|high) surrogate")
+# How orjson says what ijson reads: too deep, half of a surrogate pair, beyond a double.
+_REFUSED = re.compile("limit|surrogate|infinity")
 
 
 def loads(text: bytes) -> Any:

@@ -160,7 +160,9 @@ def _present_conf() -> dict[str, str]:
         return dict(SparkContext._active_spark_context.getConf().getAll())
     if SparkContext._jvm is not None:
         return dict(SparkConf(_jvm=SparkContext._jvm).getAll())
-    from pyspark.find_spark_home import _find_spark_home
+    environment = dict(os.environ)
+    if not environment.get("SPARK_CONF_DIR"):
+        from pyspark.find_spark_home import _find_spark_home
 
-    found = {"SPARK_HOME": str(_find_spark_home()), **os.environ}
-    return spark_defaults(found)
+        environment["SPARK_HOME"] = str(_find_spark_home())
+    return spark_defaults(environment)

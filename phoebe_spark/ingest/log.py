@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deltalake.exceptions import DeltaError
 
@@ -33,9 +33,6 @@ from phoebe_spark.tables.records import (
     Record,
     from_row,
 )
-
-if TYPE_CHECKING:
-    pass
 
 _NEWEST_SPARK = (4, 2)
 _TO_THE_SECOND = "%Y-%m-%d %H:%M:%S"

@@ -232,7 +232,7 @@ class ResumeBench:
             self.control.unlink(missing_ok=True)
         if trial.kind == "restore_gone":
             self._end()  # it writes into no other store than the one that it opened
-            # A tombstone may have made the directory anew; without a marker nobody would use it.
+            # An upload under way may have made the directory anew; without a marker nobody uses it.
             shutil.rmtree(self.store, ignore_errors=True)
         else:
             clear(self.store)

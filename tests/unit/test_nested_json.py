@@ -39,6 +39,7 @@ def test_odd_scalars() -> None:
     text = b'{"lone":"\\ud800","deep":%s,"big":%s}' % (b"[" * 2000 + b"]" * 2000, b"9" * 40)
     found = nested_json.loads(text)
     assert (found["lone"], found["big"]) == ("?", 1e40)
+    assert len(nested_json.loads(b'["\\ud83d\\u0041"]')) == 1, "half of a pair, and no more"
 
 
 @pytest.mark.parametrize(

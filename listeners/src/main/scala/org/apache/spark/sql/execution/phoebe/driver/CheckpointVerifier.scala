@@ -68,7 +68,8 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
     if (admitted.containsKey(place)) {
       // A query that read it may have found damage since, and is run again.
       if (FailSafe("look for a tombstone", false)(runtime.store.fs.exists(place.tombstone))) {
-        admitted.remove(place)
+        // Queries that read what is held of it go on; it goes when they have ended.
+        release(admitted.remove(place).checkpoint)
         val reason = damaged(place, "a query has found damage in it")
         refused.put(place, reason)
         Left(reason)
@@ -81,18 +82,18 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
           for {
             checkpoint <- read(entry)
             _ <- compatible(checkpoint.manifest)
-            _ <- whole(checkpoint, everyByte)
-          } yield {
-            val bytes = if (everyByte) hold(checkpoint) else None
-            Admitted(checkpoint.copy(held = bytes), (System.nanoTime() - began) / 1000000L)
-          }
+            held <- whole(checkpoint, everyByte)
+          } yield Admitted(checkpoint.copy(held = held), (System.nanoTime() - began) / 1000000L)
         } catch {
           case e @ (NonFatal(_) | _: LinkageError) =>
             Left(Reason(CheckFailed, s"the checkpoint $place could not be checked: $e"))
         }
       answer match {
         // It came too late: nobody waits for it any more.
-        case Right(_) if refused.containsKey(place) => runtime.store.unpin(place)
+        case Right(late) if refused.containsKey(place) =>
+          late.checkpoint.held.foreach(_.destroy())
+          release(late.checkpoint)
+          runtime.store.unpin(place)
         case Right(found) => admitted.put(place, found)
         case Left(reason) =>
           // What stood in the way of a look (a query was cancelled) may not the next time.
@@ -139,19 +140,22 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
   private def whole(
       checkpoint: CommittedCheckpoint,
       everyByte: Boolean
-  ): Either[Reason, Unit] = {
+  ): Either[Reason, Option[Held]] = {
     val place = checkpoint.place
     val packs = checkpoint.manifest.packs.map(_.pack)
+    val readsAll = everyByte && checkpoint.manifest.bytes <= SmallBytes
+    var held = Option.empty[Held]
     // One listing has the lengths of all packs. A mount may be stale for a moment, and a tombstone
     // is for good: so what is missing is looked for twice.
     def missing = runtime.store.missing(place, checkpoint.manifest)
     val problem = missing.flatMap(_ => missing).orElse {
-      if (everyByte && checkpoint.manifest.bytes <= SmallBytes) {
-        CheckpointVerifier.all(place, sc.hadoopConfiguration, packs)(_.verify(_))
-      } else CheckpointVerifier.footers(place, sc.hadoopConfiguration, packs)
+      held = if (readsAll) hold(checkpoint) else None
+      if (held.isDefined) None
+      else if (readsAll) CheckpointVerifier.all(place, sc.hadoopConfiguration, packs)(_.verify(_))
+      else CheckpointVerifier.footers(place, sc.hadoopConfiguration, packs)
     }
     problem match {
-      case None => Right(())
+      case None => Right(held)
       case Some(why) =>
         StoreFiles.writeTombstone(place, sc.hadoopConfiguration, why)
         Left(damaged(place, why))
@@ -163,23 +167,16 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
 
   /**
    * What a later loss of the store could turn into a failed query is kept for its readers, as a
-   * broadcast, while there is room for it.
+   * broadcast, while there is room for it. None also where it is not whole: whoever asks the store
+   * next says what is wrong.
    */
-  private def hold(
-      checkpoint: CommittedCheckpoint
-  ): Option[Broadcast[Map[String, Array[Byte]]]] = {
-    val packs = checkpoint.manifest.packs
-    val bytes = packs.map(_.bytes).sum
+  private def hold(checkpoint: CommittedCheckpoint): Option[Held] = {
+    val bytes = checkpoint.manifest.packs.map(_.bytes).sum
     if (mayHold.addAndGet(-bytes) < 0) {
       mayHold.addAndGet(bytes)
       None
     } else {
-      val directory = checkpoint.place.directory
-      def read(pack: ManifestPack) = {
-        val path = new Path(directory, pack.file)
-        StoreFiles.readRange(runtime.store.fs, path, pack.bytes, 0, pack.bytes.toInt)
-      }
-      try Some(sc.broadcast(packs.map(pack => pack.file -> read(pack)).toMap))
+      try Some(sc.broadcast(verified(checkpoint)))
       catch {
         case NonFatal(e) =>
           logInfo(s"phoebe: ${checkpoint.place} is not held, its readers ask the store: $e")
@@ -188,6 +185,26 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
       }
     }
   }
+
+  /** All packs' bytes, read once and checked. */
+  private def verified(checkpoint: CommittedCheckpoint): Map[String, Array[Byte]] = {
+    val directory = checkpoint.place.directory
+    val packs = checkpoint.manifest.packs
+    val read =
+      ThreadUtils.parmap(packs, "phoebe-packs", math.min(packs.size, PackThreads)) { pack =>
+        val path = new Path(directory, pack.file)
+        pack.file -> StoreFiles.readRange(runtime.store.fs, path, pack.bytes, 0, pack.bytes.toInt)
+      }.toMap
+    val reader = new PackReader(directory, sc.hadoopConfiguration, read)
+    try packs.foreach(pack => reader.verify(pack.pack))
+    finally reader.close()
+    read
+  }
+
+  /** Its bytes are not held any more, or will not be when its readers have ended. */
+  private def release(checkpoint: CommittedCheckpoint): Unit =
+    if (checkpoint.held.isDefined)
+      mayHold.addAndGet(checkpoint.manifest.packs.map(_.bytes).sum): Unit
 
   /** A query could not read it: no other one of this application is sent there. */
   def refuse(place: CheckpointPlace, reason: Reason): Unit = refused.put(place, reason): Unit
@@ -207,6 +224,9 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
 
 private[phoebe] object CheckpointVerifier {
   private val CheckFailed = "check_failed"
+
+  /** Packs' bytes, by file name. */
+  private type Held = Broadcast[Map[String, Array[Byte]]]
 
   /** Beyond so many packs they are looked at side by side. */
   private val FewPacks = 8

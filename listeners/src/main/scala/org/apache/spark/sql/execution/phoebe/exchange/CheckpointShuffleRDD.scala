@@ -16,6 +16,7 @@ import org.apache.spark.{
   TaskContext,
   TaskKilledException
 }
+import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.rdd.RDD
 import org.apache.spark.shuffle.{
@@ -213,6 +214,16 @@ private[phoebe] final class StoreShuffleReader(
     val first = blocks.head._2.head._1.asInstanceOf[ShuffleBlockId]
     var current = (first.mapId, first.reduceId)
 
+    /** A broadcast that cannot be had says nothing about the store, which has the bytes as well. */
+    def heldOrNone(held: Broadcast[Map[String, Array[Byte]]]): Map[String, Array[Byte]] =
+      try held.value
+      catch {
+        case e: TaskKilledException => throw e
+        case NonFatal(_) =>
+          context.killTaskIfInterrupted()
+          Map.empty
+      }
+
     def guarded[T](body: => T): T =
       try body
       catch {
@@ -232,7 +243,7 @@ private[phoebe] final class StoreShuffleReader(
       val reader = new PackReader(
         table.place.directory,
         source.conf.value.value,
-        source.held.fold(Map.empty[String, Array[Byte]])(_.value)
+        source.held.fold(Map.empty[String, Array[Byte]])(heldOrNone)
       )
       context.addTaskCompletionListener[Unit](_ => closeQuietly(reader))
       reader.read(wishes(table, blocks, startReduce, endReduce, allMaps))

@@ -181,7 +181,8 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
   /** None goes on when the time is over, but what a file system never answers holds its thread. */
   private def atOnce(tasks: Seq[Task]): Seq[Seq[Found]] =
     if (tasks.isEmpty) Nil
-    else if (busy.get() > MostBusy) throw new IOException("earlier looks still wait for an answer")
+    else if (stuck.get() > MostStuck)
+      throw new IOException("earlier looks still wait for an answer")
     else {
       val threads = Executors.newFixedThreadPool(
         math.min(tasks.size, Threads),
@@ -190,16 +191,13 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
       try {
         val left = math.max(1L, deadline - System.nanoTime())
         threads.invokeAll(tasks.asJava, left, TimeUnit.NANOSECONDS).asScala.map(_.get()).toSeq
-      } finally threads.shutdownNow()
+      } finally {
+        threads.shutdownNow()
+        tasks.foreach(_.leave())
+      }
     }
 
-  private def task(body: => Seq[Found]): Task = new Callable[Seq[Found]] {
-    override def call(): Seq[Found] = {
-      busy.incrementAndGet()
-      try body
-      finally busy.decrementAndGet(): Unit
-    }
-  }
+  private def task(body: => Seq[Found]): Task = new Task(() => body)
 
   /** By the call that Spark lists with: stores give times more precisely in one than in another. */
   private def inStore(place: Path, files: Array[FileStatus], listing: Listing): Task = task {
@@ -264,14 +262,36 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
 
 private[fingerprint] object Looks {
   private type Found = Either[String, SeenFile]
-  private type Task = Callable[Seq[Found]]
+
+  /** A part of a look, for one thread. */
+  private final class Task(body: () => Seq[Found]) extends Callable[Seq[Found]] {
+    private var runs = false
+    private var isLeft = false
+
+    override def call(): Seq[Found] = {
+      synchronized { runs = true }
+      try body()
+      finally synchronized {
+          runs = false
+          if (isLeft) stuck.decrementAndGet(): Unit
+        }
+    }
+
+    /** Nobody waits for it any more. */
+    def leave(): Unit = synchronized {
+      if (runs) {
+        isLeft = true
+        stuck.incrementAndGet(): Unit
+      }
+    }
+  }
 
   private val Threads = 16
   private val FilesAtOnce = 4096
 
-  /** The application's threads that look at a directory right now. */
-  private val busy = new AtomicInteger
-  private val MostBusy = 8 * Threads
+  /** This JVM's threads that still wait for a file system though their look is over. */
+  private val stuck = new AtomicInteger
+  private val MostStuck = 8 * Threads
 
   /** The kernel's clock of files ticks so often, at the least. */
   private val TickMs = 10L

@@ -5,7 +5,7 @@ import org.scalatest.funsuite.AnyFunSuite
 import org.apache.spark.sql.execution.phoebe.store.CheckpointPlace
 
 /** Which of an application's own checkpoints a later one stands for. */
-class OwnCheckpointsSuite extends AnyFunSuite {
+class SupersededCheckpointsSuite extends AnyFunSuite {
   private def place(fingerprint: String, attempt: Int): CheckpointPlace =
     CheckpointPlace("file:/store", fingerprint, attempt.toString)
 

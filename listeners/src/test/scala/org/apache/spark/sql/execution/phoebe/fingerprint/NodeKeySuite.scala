@@ -7,7 +7,7 @@ import org.apache.spark.sql.execution.{FilterExec, LocalTableScanExec, ProjectEx
 import org.apache.spark.sql.types.{DoubleType, LongType}
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.Env
 
-class StatementSuite extends AnyFunSuite {
+class NodeKeySuite extends AnyFunSuite {
   private val a = AttributeReference("a", LongType)()
   private val x = AttributeReference("x", DoubleType)()
   private val scan = LocalTableScanExec(Seq(a, x), Nil, None)

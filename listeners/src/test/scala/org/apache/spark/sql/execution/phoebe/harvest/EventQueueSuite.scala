@@ -4,7 +4,7 @@ import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.scheduler.SparkListenerApplicationEnd
 
-class OutboxSuite extends AnyFunSuite {
+class EventQueueSuite extends AnyFunSuite {
   private val event = SparkListenerApplicationEnd(1L)
 
   private def drained(outbox: EventQueue): Seq[EventQueue.Item] =
