@@ -199,6 +199,10 @@ def test_an_input_that_changes_before_the_commit_costs_what_read_it(
         "spark__hadoop__fs__faulty__impl": "phoebe.testing.FaultyFileSystem",
         "spark__hadoop__fs__faulty__control": str(control),
     }
+    # A store that is one already: with no file that can be written none would be made.
+    place.mkdir(mode=0o700)
+    marker = next(p for folder in written for p in folder.rglob("phoebe-store.json"))
+    shutil.copy(marker, place)
     control.write_text("write hang\n")
     items = [_item(3, data=data, pause_after=gate)]
     folder, home_ = tmp_path / "app", tmp_path / "home"
