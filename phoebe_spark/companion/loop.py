@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from phoebe_spark.companion.protocol import Plugin
+from phoebe_spark.tables.protocol import Appends
 from phoebe_spark.tables.records import ApplicationRecord, Record
 
 log = logging.getLogger(__name__)
@@ -34,12 +35,6 @@ class HarvestLike(Protocol):
     def close(self) -> list[Record]: ...
 
 
-class TablesLike(Protocol):
-    """`phoebe_spark.tables.deltalake.Tables`."""
-
-    def append(self, records: Iterable[Record]) -> int: ...
-
-
 class Companion:
     """Harvests one application.
 
@@ -50,7 +45,7 @@ class Companion:
     def __init__(
         self,
         harvest: HarvestLike,
-        open_tables: Callable[[], TablesLike],
+        open_tables: Callable[[], Appends],
         plugin: Plugin,
         *,
         flush_ms: int,
@@ -59,7 +54,7 @@ class Companion:
     ) -> None:
         self._harvest = harvest
         self._open_tables = open_tables
-        self._tables: TablesLike | None = None
+        self._tables: Appends | None = None
         self._plugin = plugin
         self._flush = timedelta(milliseconds=flush_ms)
         self._lease = timedelta(milliseconds=lease_ms)

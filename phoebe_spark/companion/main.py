@@ -24,11 +24,12 @@ import orjson
 import phoebe_spark
 from phoebe_spark.companion.desk import AdviceDesk
 from phoebe_spark.companion.intake import PUT_LIMIT_S, Intake
-from phoebe_spark.companion.loop import Companion, TablesLike
+from phoebe_spark.companion.loop import Companion
 from phoebe_spark.companion.protocol import PROTOCOL, Plugin
 from phoebe_spark.errors import PhoebeError
 from phoebe_spark.settings import SettingError, Value, resolve
 from phoebe_spark.tables.ownership import needs_one
+from phoebe_spark.tables.protocol import Appends
 from phoebe_spark.tables.storage_options import options_for
 
 log = logging.getLogger("phoebe")
@@ -180,7 +181,7 @@ def _companion(
 ) -> Companion:
     from phoebe_spark.harvest import Harvest
 
-    def open_tables() -> TablesLike:
+    def open_tables() -> Appends:
         from phoebe_spark.tables.deltalake import Tables
 
         return Tables(str(hello["home"]), storage_options=options)

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from phoebe_spark.tables.records import Record
-from phoebe_spark.tables.rows import Filter
-
 if TYPE_CHECKING:
     import pyarrow
 
+    from phoebe_spark.tables.records import Record
+    from phoebe_spark.tables.rows import Filter
 
-class AnyTables(Protocol):
+
+class Appends(Protocol):
+    """Where rows go: all that a companion needs."""
+
+    def append(self, records: Iterable[Record]) -> int: ...
+
+
+class AnyTables(Appends, Protocol):
     """`Tables`, or what stands for it.
 
     ``home`` is empty where nothing can fail to be written.
     """
 
     home: str
-
-    def append(self, records: Iterable[Record]) -> int: ...
 
     def read(
         self, table: str, *, filters: Sequence[Filter] | None = None, latest: bool = True

@@ -140,16 +140,16 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
   private def whole(
       checkpoint: CommittedCheckpoint,
       everyByte: Boolean
-  ): Either[Reason, Option[Held]] = {
+  ): Either[Reason, Option[Broadcast[PackReader.PackBytes]]] = {
     val place = checkpoint.place
     val packs = checkpoint.manifest.packs.map(_.pack)
     val readsAll = everyByte && checkpoint.manifest.bytes <= SmallBytes
-    var held = Option.empty[Held]
     // One listing has the lengths of all packs. A mount may be stale for a moment, and a tombstone
     // is for good: so what is missing is looked for twice.
     def missing = runtime.store.missing(place, checkpoint.manifest)
-    val problem = missing.flatMap(_ => missing).orElse {
-      held = if (readsAll) hold(checkpoint) else None
+    val absent = missing.flatMap(_ => missing)
+    val held = if (absent.isEmpty && readsAll) hold(checkpoint) else None
+    val problem = absent.orElse {
       if (held.isDefined) None
       else if (readsAll) CheckpointVerifier.all(place, sc.hadoopConfiguration, packs)(_.verify(_))
       else CheckpointVerifier.footers(place, sc.hadoopConfiguration, packs)
@@ -170,8 +170,8 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
    * broadcast, while there is room for it. None also where it is not whole: whoever asks the store
    * next says what is wrong.
    */
-  private def hold(checkpoint: CommittedCheckpoint): Option[Held] = {
-    val bytes = checkpoint.manifest.packs.map(_.bytes).sum
+  private def hold(checkpoint: CommittedCheckpoint): Option[Broadcast[PackReader.PackBytes]] = {
+    val bytes = storedBytes(checkpoint)
     if (mayHold.addAndGet(-bytes) < 0) {
       mayHold.addAndGet(bytes)
       None
@@ -187,7 +187,7 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
   }
 
   /** All packs' bytes, read once and checked. */
-  private def verified(checkpoint: CommittedCheckpoint): Map[String, Array[Byte]] = {
+  private def verified(checkpoint: CommittedCheckpoint): PackReader.PackBytes = {
     val directory = checkpoint.place.directory
     val packs = checkpoint.manifest.packs
     val read =
@@ -203,8 +203,10 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
 
   /** Its bytes are not held any more, or will not be when its readers have ended. */
   private def release(checkpoint: CommittedCheckpoint): Unit =
-    if (checkpoint.held.isDefined)
-      mayHold.addAndGet(checkpoint.manifest.packs.map(_.bytes).sum): Unit
+    if (checkpoint.held.isDefined) mayHold.addAndGet(storedBytes(checkpoint)): Unit
+
+  private def storedBytes(checkpoint: CommittedCheckpoint) =
+    checkpoint.manifest.packs.map(_.bytes).sum
 
   /** A query could not read it: no other one of this application is sent there. */
   def refuse(place: CheckpointPlace, reason: Reason): Unit = refused.put(place, reason): Unit
@@ -224,9 +226,6 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
 
 private[phoebe] object CheckpointVerifier {
   private val CheckFailed = "check_failed"
-
-  /** Packs' bytes, by file name. */
-  private type Held = Broadcast[Map[String, Array[Byte]]]
 
   /** Beyond so many packs they are looked at side by side. */
   private val FewPacks = 8

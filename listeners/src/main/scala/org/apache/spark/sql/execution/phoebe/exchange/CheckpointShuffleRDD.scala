@@ -215,7 +215,7 @@ private[phoebe] final class StoreShuffleReader(
     var current = (first.mapId, first.reduceId)
 
     /** A broadcast that cannot be had says nothing about the store, which has the bytes as well. */
-    def heldOrNone(held: Broadcast[Map[String, Array[Byte]]]): Map[String, Array[Byte]] =
+    def heldOrNone(held: Broadcast[PackReader.PackBytes]): PackReader.PackBytes =
       try held.value
       catch {
         case e: TaskKilledException => throw e
@@ -243,7 +243,7 @@ private[phoebe] final class StoreShuffleReader(
       val reader = new PackReader(
         table.place.directory,
         source.conf.value.value,
-        source.held.fold(Map.empty[String, Array[Byte]])(heldOrNone)
+        source.held.fold[PackReader.PackBytes](Map.empty)(heldOrNone)
       )
       context.addTaskCompletionListener[Unit](_ => closeQuietly(reader))
       reader.read(wishes(table, blocks, startReduce, endReduce, allMaps))

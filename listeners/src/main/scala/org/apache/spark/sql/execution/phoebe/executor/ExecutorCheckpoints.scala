@@ -16,11 +16,10 @@ import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.rpc.{IsolatedThreadSafeRpcEndpoint, RpcCallContext, RpcEnv}
 import org.apache.spark.util.{RpcUtils, SerializableConfiguration}
-import org.apache.spark.sql.execution.phoebe.store.CheckpointPlace
+import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, PackReader, RangeFetcher}
 import org.apache.spark.sql.execution.phoebe.FailSafe
 import org.apache.spark.sql.execution.phoebe.driver.CheckpointEndpoint
 import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
-import org.apache.spark.sql.execution.phoebe.store.RangeFetcher
 
 /**
  * The checkpoints' side of one executor (in local mode: of the driver acting as one): which
@@ -318,5 +317,5 @@ private[phoebe] final case class CheckpointSource(
     place: CheckpointPlace,
     conf: Broadcast[SerializableConfiguration],
     restored: Boolean,
-    held: Option[Broadcast[Map[String, Array[Byte]]]] = None
+    held: Option[Broadcast[PackReader.PackBytes]] = None
 )

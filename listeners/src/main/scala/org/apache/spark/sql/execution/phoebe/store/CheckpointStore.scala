@@ -23,7 +23,7 @@ import org.apache.spark.internal.Logging
 private[phoebe] final case class CommittedCheckpoint(
     place: CheckpointPlace,
     manifest: Manifest,
-    held: Option[Broadcast[Map[String, Array[Byte]]]] = None
+    held: Option[Broadcast[PackReader.PackBytes]] = None
 )
 
 /** Another user may have written a manifest, as the file system has it. */

@@ -49,7 +49,7 @@ private[phoebe] final case class Segment(
 private[phoebe] final class PackReader(
     directory: Path,
     conf: Configuration,
-    held: Map[String, Array[Byte]] = Map.empty
+    held: PackReader.PackBytes = Map.empty
 ) extends Closeable {
   private lazy val fs = StoreFiles.fileSystem(directory, conf)
   private val fetcher = new RangeFetcher(fs, held = held)
@@ -396,6 +396,10 @@ private[phoebe] final class PackReader(
 }
 
 private[phoebe] object PackReader {
+
+  /** Whole packs in memory, by file name. */
+  type PackBytes = Map[String, Array[Byte]]
+
   private val CacheBytes = 32L << 20
 
   /** Footers of packs that this executor has read lately, by path. */

@@ -41,7 +41,7 @@ private[phoebe] final case class FileRange(path: Path, fileBytes: Long, start: L
 private[phoebe] final class RangeFetcher(
     store: => FileSystem,
     timeoutMs: Long = PhoebeSettings.readTimeoutMs,
-    held: Map[String, Array[Byte]] = Map.empty
+    held: PackReader.PackBytes = Map.empty
 ) extends Closeable {
   import RangeFetcher._
 
