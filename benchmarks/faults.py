@@ -67,7 +67,7 @@ def run(options: Options) -> Result:
     drawn = trials.draw(total - resumed - lost, options.seed)
     resuming = [
         *trials.draw(resumed, options.seed + 1, resume_trials.KINDS),
-        *_named("lost", trials.draw(lost, options.seed + 2, LATE, tuple(resume_trials.SHAPES))),
+        *_named("lost", trials.draw(lost, options.seed + 2, LATE, tuple(trials.ALL_SHAPES))),
     ]
     outcomes: list[trials.Outcome] = []
     figures: dict[str, Any] = {"upstream_reruns": 0, "losses_judged": 0}

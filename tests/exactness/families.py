@@ -16,6 +16,7 @@ from tests.exactness import sql
 from tests.exactness.cases import Case, Mishap, Run, Table
 from tests.exactness.generate import (
     ACTIONS,
+    FORMATS,
     MAKER,
     Wish,
     changed,
@@ -41,6 +42,7 @@ SPLITS: tuple[dict[str, str], ...] = (
 )
 _TOGETHER = SPLITS[2]
 _TEXT = ("csv", "csv", "csv", "json", "xml")
+_WITH_COLUMNS = tuple(form for form in FORMATS if form != "text")
 _DOUBLES: tuple[Any, ...] = (0.0, -0.0, 0.0, -0.0, 1.5, float("nan"))
 # Sums of them differ in two of three groupings; one large one would hide all others.
 _WILD: tuple[Any, ...] = (0.1, 0.7, 0.3, 1e3, -1e3, 0.9)
@@ -105,23 +107,28 @@ def asked_for_other_columns(pick: Pick, delta: bool) -> Case:
 def two_branches(pick: Pick, delta: bool) -> Case:
     """One computation twice in a query, with rows spread over tasks in another way later."""
     wish = Wish(
-        values={"w": _WILD}, wild=100, files=(2, 2, 3), rows=(4, 11), keys=2, strays=5, bad=10
+        forms=_WITH_COLUMNS,
+        values={"w": _WILD},
+        wild=100,
+        files=(2, 2, 3),
+        rows=(4, 11),
+        keys=2,
+        strays=5,
+        bad=10,
     )
-    tables, seen = _tables(pick, delta, dataclasses.replace(wish, forms=_without_text(wish)))
+    tables, seen = _tables(pick, delta, wish)
     query = Grammar(pick, seen).branches(0 if pick.chance(85) else 1)[0]
     splits = _two_splits(pick)
     force = pick.one(["e0", "e0", "e0", "e1", "e1", "e0,e2"])
     first = _run(pick, query, settings=splits[0], force=force)
-    second = _again(pick, first, settings={**_bare(first, splits[0]), **splits[1]})
+    second = _again(pick, first, settings=_spread_anew(first, splits))
     return _cased(tables, first, second)
 
 
-def _without_text(wish: Wish) -> tuple[str, ...]:
-    return tuple(form for form in wish.forms if form != "text")
-
-
-def _bare(run: Run, splits: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in run.settings.items() if key not in splits}
+def _spread_anew(first: Run, splits: tuple[dict[str, str], dict[str, str]]) -> dict[str, str]:
+    """The settings of a run with the first of two splits, with the second one instead."""
+    others = {key: value for key, value in first.settings.items() if key not in splits[0]}
+    return {**others, **splits[1]}
 
 
 def _shuffled(pick: Pick, grammar: Grammar, rel: Rel, made: list[Column]) -> Rel:
@@ -133,7 +140,7 @@ def _shuffled(pick: Pick, grammar: Grammar, rel: Rel, made: list[Column]) -> Rel
         rel["distinct"] = True
     elif way == "grouped":
         rel["group"] = [copy.deepcopy(expr) for expr, _ in rel["items"]]
-        grammar._add(rel, ["count", "1"], "bigint")
+        grammar.add(rel, ["count", "1"], "bigint")
     else:
         return Grammar(pick, grammar.tables, (rel, made)).grouped(1)[0]
     return rel
@@ -142,27 +149,26 @@ def _shuffled(pick: Pick, grammar: Grammar, rel: Rel, made: list[Column]) -> Rel
 def operands_swapped(pick: Pick, delta: bool) -> Case:
     """An expression, and the same with operands in another order; what it gives is shown."""
     wish = Wish(
+        forms=_WITH_COLUMNS,
         columns=("double", "double", pick.one(["double", "int", "string", "boolean"])),
         values=dict.fromkeys(("v0", "v1", "v2"), _DOUBLES) if pick.chance(80) else {},
         wild=0,
         rows=(3, 9),
     )
-    wish = dataclasses.replace(wish, forms=_without_text(wish))
     if wish.columns[2] != "double":
         wish.values.pop("v2", None)
     tables, seen = _tables(pick, delta, wish)
     grammar = Grammar(pick, seen)
-    source, columns = grammar.scan()
-    rel, columns = grammar._select(source, columns)
+    rel, columns = grammar.selected()
     rel["where"] = []
-    made = [grammar._add(rel, "k", columns[0].type)] if pick.chance(70) else []
+    made = [grammar.add(rel, "k", columns[0].type)] if pick.chance(70) else []
     for _ in range(pick.integer(1, 2)):
         if pick.chance(75):
             op = pick.one([*["greatest", "least"] * 3, "+", "*", "coalesce", "nanvl"])
             expr: Any = [op, *(grammar.expression("double", columns, d) for d in (1, 0))]
-            made.append(grammar._add(rel, ["cast string", expr], "string"))
+            made.append(grammar.add(rel, ["cast string", expr], "string"))
         else:
-            made.append(grammar._add(rel, *grammar.scalar(columns, 3)))
+            made.append(grammar.add(rel, *grammar.scalar(columns, 3)))
     rel = _shuffled(pick, grammar, rel, made)
     first = _run(pick, rel)
     other = mutated(pick, rel, seen, "swap")
@@ -179,11 +185,10 @@ def relations_of_another_session(pick: Pick, delta: bool) -> Case:
     if pick.chance(30):
         query = _shapes(pick, grammar, "repartitioned", "distinct", "grouped", "windowed", "joined")
     else:
-        source, columns = grammar.scan()
-        query, columns = grammar._select(source, columns)
-        made = [grammar._add(query, c.name, c.type, c.wild) for c in columns if pick.chance(60)]
+        query, columns = grammar.selected()
+        made = [grammar.add(query, c.name, c.type, c.wild) for c in columns if pick.chance(60)]
         shown = pick.one(["v0", "v0", ["cast string", "v0"], ["cast date", "v0"], ["hour", "v0"]])
-        made.append(grammar._add(query, shown, "string"))
+        made.append(grammar.add(query, shown, "string"))
         query = _shuffled(pick, grammar, query, made)
     first = _run(pick, query)
     key, values = pick.one(MAKER)
@@ -261,18 +266,17 @@ def unreadable(pick: Pick, delta: bool) -> Case:
     if pick.chance(40):
         splits = _two_splits(pick)
         first = dataclasses.replace(first, settings={**first.settings, **splits[0]})
-        second = dataclasses.replace(second, settings={**_bare(second, splits[0]), **splits[1]})
+        second = dataclasses.replace(second, settings=_spread_anew(first, splits))
     return _cased(tables, first, second, mishap=_mishap(pick))
 
 
 def spread_below(pick: Pick, delta: bool) -> Case:
     """A boundary whose rows lie by chance or by range, below another one; damage, other tasks."""
-    wish = Wish(files=(2, 3), rows=(3, 9), wild=0, bad=10, parted=10)
-    tables, seen = _tables(pick, delta, dataclasses.replace(wish, forms=_without_text(wish)))
+    wish = Wish(forms=_WITH_COLUMNS, files=(2, 3), rows=(3, 9), wild=0, bad=10, parted=10)
+    tables, seen = _tables(pick, delta, wish)
     grammar = Grammar(pick, seen)
-    source, columns = grammar.scan()
-    rel, columns = grammar._select(source, columns)
-    made = [grammar._add(rel, c.name, c.type, c.wild) for c in columns]
+    rel, columns = grammar.selected()
+    made = [grammar.add(rel, c.name, c.type, c.wild) for c in columns]
     n = pick.integer(3, 4)
     keys = [c.name for c in made if c.type in KEYS]
     by_range = pick.chance(35)
@@ -287,7 +291,7 @@ def spread_below(pick: Pick, delta: bool) -> Case:
     more = {"post": "pandas_map", "action": "collect"} if slowly else {}
     force = "all" if pick.chance(10) else "e1"
     first = _run(pick, query, settings=splits[0], force=force, **more)
-    second = _again(pick, first, settings={**_bare(first, splits[0]), **splits[1]}, **more)
+    second = _again(pick, first, settings=_spread_anew(first, splits), **more)
     kind = pick.one(["flipped"] * 4 + ["lost"] * 2 + ["none"])
     running = kind != "none" and pick.chance(85 if slowly else 20)
     mishap = Mishap(kind, pick.integer(0, 99), pick.chance(60), running)
@@ -321,22 +325,21 @@ def types_from_lines(pick: Pick, delta: bool) -> Case:
     )
     tables, seen = _tables(pick, delta, wish)
     grammar = Grammar(pick, seen)
-    source, columns = grammar.scan()
-    rel, columns = grammar._select(source, columns)
+    rel, columns = grammar.selected()
     rel["where"] = []
-    made = [grammar._add(rel, "k", columns[0].type)]
+    made = [grammar.add(rel, "k", columns[0].type)]
     shown = pick.one(["schema_of_variant", "cast string", "to_json"])
-    made.append(grammar._add(rel, [shown, "v0"], "string"))
+    made.append(grammar.add(rel, [shown, "v0"], "string"))
     if pick.chance(50):
         rel["hint"] = f"REPARTITION({pick.integer(1, 3)}, {made[0].name})"
     elif pick.chance(60):
         rel["distinct"] = True
     else:
         rel["group"] = [copy.deepcopy(expr) for expr, _ in rel["items"]]
-        grammar._add(rel, ["count", "1"], "bigint")
+        grammar.add(rel, ["count", "1"], "bigint")
     splits = _two_splits(pick)
     first = _run(pick, rel, settings=splits[0])
-    second = _again(pick, first, settings={**_bare(first, splits[0]), **splits[1]})
+    second = _again(pick, first, settings=_spread_anew(first, splits))
     return _cased(tables, first, second)
 
 
@@ -345,12 +348,11 @@ def reused(pick: Pick, delta: bool) -> Case:
     wish = Wish(forms=("parquet", "parquet", "orc", "json"), parted=100, wild=0, rows=(1, 5))
     tables, seen = _tables(pick, delta, wish)
     grammar = Grammar(pick, seen)
-    source, columns = grammar.scan()
-    inner, columns = grammar._select(source, columns)
+    inner, columns = grammar.selected()
     if not inner["where"]:
         inner["where"] = [["=", "k", "1"]] if columns[0].type != "string" else []
     keep = [c for c in columns if c.name in ("p", "k")]
-    made = [grammar._add(inner, c.name, c.type) for c in keep]
+    made = [grammar.add(inner, c.name, c.type) for c in keep]
     on = [["=", f"l.{made[-1].name}", f"r.{made[-1].name}"]]
     body: Rel = {
         "k": "select",
@@ -363,7 +365,7 @@ def reused(pick: Pick, delta: bool) -> Case:
     }
     for side in "lr":
         for c in made:
-            grammar._add(body, f"{side}.{c.name}", c.type)
+            grammar.add(body, f"{side}.{c.name}", c.type)
     query: Rel = {"k": "with", "defs": [["w", inner]], "body": body}
     first = _run(pick, query, action="collect", settings={_BROADCAST: "-1"})
     return _cased(tables, first, _again(pick, first))

@@ -263,11 +263,6 @@ class Wish:
     parted: int = 20
 
 
-def _key(pick: Pick, wish: Wish) -> int:
-    """Of few: rows of several files meet in one group."""
-    return pick.integer(1, wish.keys)
-
-
 def table(pick: Pick, name: str, delta: bool, wish: Wish) -> tuple[Table, list[Column]]:
     """A table and its columns as queries see them."""
     form = "delta" if delta and pick.chance(30) else pick.one(wish.forms)
@@ -306,7 +301,10 @@ def table(pick: Pick, name: str, delta: bool, wish: Wish) -> tuple[Table, list[C
         if column in wish.values and (column != "w" or kind == "double"):
             return pick.one(wish.values[column])
         if column == "k" and not pick.chance(wish.strays):
-            return pick.one(["a", "b", "A"][: wish.keys]) if kind == "string" else _key(pick, wish)
+            # Of few: rows of several files meet in one group.
+            if kind == "string":
+                return pick.one(["a", "b", "A"][: wish.keys])
+            return pick.integer(1, wish.keys)
         if column in wild and kind == "bigint" and pick.chance(75):
             return pick.one(_OVERFLOWING[n % 2])  # as long as files are summed up one by one
         return value(pick, kind, column in wild)

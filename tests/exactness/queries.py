@@ -321,7 +321,11 @@ class Grammar:
             "where": where,
         }, list(columns)
 
-    def _add(self, rel: Rel, expr: Expr, kind: str, wild: bool = False) -> Column:
+    def selected(self) -> tuple[Rel, list[Column]]:
+        """A select of nothing yet over one table, and the table's columns."""
+        return self._select(*self.scan())
+
+    def add(self, rel: Rel, expr: Expr, kind: str, wild: bool = False) -> Column:
         # Averages are not exact, and what is made of a wild value is no better than that.
         words = set(_WORD.findall(sql.text(expr))) if kind in ("double", "bigint") else set()
         wild = wild or bool(words & self._wild) or bool(words & {"avg", "median", "stddev"})
@@ -334,9 +338,9 @@ class Grammar:
     def projected(self, depth: int) -> tuple[Rel, list[Column]]:
         source, columns = self.relation(depth - 1)
         rel, columns = self._select(source, columns)
-        made = [self._add(rel, c.name, c.type, c.wild) for c in columns if self.pick.chance(70)]
+        made = [self.add(rel, c.name, c.type, c.wild) for c in columns if self.pick.chance(70)]
         for _ in range(self.pick.integer(0 if made else 1, 2)):
-            made.append(self._add(rel, *self.scalar(columns)))
+            made.append(self.add(rel, *self.scalar(columns)))
         return rel, made
 
     def repartitioned(self, depth: int) -> tuple[Rel, list[Column]]:
@@ -371,9 +375,9 @@ class Grammar:
             else:
                 keys.append(self.scalar(columns, 1))
         rel["group"] = [k for k, _ in keys if not (isinstance(k, str) and k[0].isdigit())]
-        made = [self._add(rel, k, kind) for k, kind in keys if k in rel["group"]]
+        made = [self.add(rel, k, kind) for k, kind in keys if k in rel["group"]]
         for _ in range(self.pick.integer(1, 3)):
-            made.append(self._add(rel, *self.aggregate(columns)))
+            made.append(self.add(rel, *self.aggregate(columns)))
         if self.pick.chance(12):
             rel["having"] = [[">", ["count", "1"], str(self.pick.integer(0, 2))]]
         return rel, made
@@ -435,9 +439,9 @@ class Grammar:
             rel["hint"] = pick.one(
                 ["BROADCAST(r)", "MERGE(r)", "SHUFFLE_HASH(r)", "SHUFFLE_HASH(l)"]
             )
-        made = [self._add(rel, c.name, c.type, c.wild) for c in seen if pick.chance(60)]
+        made = [self.add(rel, c.name, c.type, c.wild) for c in seen if pick.chance(60)]
         if not made or pick.chance(40):
-            made.append(self._add(rel, *self.scalar(seen)))
+            made.append(self.add(rel, *self.scalar(seen)))
         return rel, made
 
     def set(self, depth: int) -> tuple[Rel, list[Column]]:
@@ -452,7 +456,7 @@ class Grammar:
                     pick.one(["int", "string", "int", "double", "date"])
                     for _ in range(pick.integer(1, 3))
                 ]
-            made = [self._add(rel, self.expression(k, columns, 1), k) for k in kinds]
+            made = [self.add(rel, self.expression(k, columns, 1), k) for k in kinds]
             sides.append((rel, made))
         op = pick.one(
             [
@@ -471,7 +475,7 @@ class Grammar:
         source, columns = self.relation(depth - 1)
         rel, columns = self._select(source, columns)
         pick = self.pick
-        made = [self._add(rel, c.name, c.type, c.wild) for c in columns if pick.chance(60)]
+        made = [self.add(rel, c.name, c.type, c.wild) for c in columns if pick.chance(60)]
         keys = [c.name for c in columns if c.type in KEYS and not c.wild]
         partition = [pick.one(keys)] if keys else []
         numbers = self.of_type([c for c in columns if not c.wild], "int")
@@ -488,7 +492,7 @@ class Grammar:
                 if pick.chance(30)
                 else ""
             )
-        made.append(self._add(rel, ["over", function, partition, order, frame], "bigint"))
+        made.append(self.add(rel, ["over", function, partition, order, frame], "bigint"))
         return rel, made
 
     def read_twice(self, depth: int) -> tuple[Rel, list[Column]]:
@@ -507,8 +511,8 @@ class Grammar:
             "where": [],
             "group": [key.name],
         }
-        again_key = self._add(again, key.name, key.type)
-        total = self._add(again, *self.aggregate(columns))
+        again_key = self.add(again, key.name, key.type)
+        total = self.add(again, *self.aggregate(columns))
         body: Rel = {
             "k": "select",
             "items": [],
@@ -523,8 +527,8 @@ class Grammar:
             ],
             "where": [],
         }
-        made = [self._add(body, f"l.{c.name}", c.type, c.wild) for c in columns if pick.chance(60)]
-        made.append(self._add(body, f"r.{total.name}", total.type))
+        made = [self.add(body, f"l.{c.name}", c.type, c.wild) for c in columns if pick.chance(60)]
+        made.append(self.add(body, f"r.{total.name}", total.type))
         return {"k": "with", "defs": [[name, source]], "body": body}, made
 
     def filtered_by(self, depth: int) -> tuple[Rel, list[Column]]:
@@ -533,9 +537,9 @@ class Grammar:
         source, columns = self.relation(depth - 1)
         other, other_columns = self.relation(pick.integer(0, depth - 1))
         rel, columns = self._select(source, columns)
-        made = [self._add(rel, c.name, c.type, c.wild) for c in columns if pick.chance(80)]
+        made = [self.add(rel, c.name, c.type, c.wild) for c in columns if pick.chance(80)]
         if not made:
-            made = [self._add(rel, columns[0].name, columns[0].type, columns[0].wild)]
+            made = [self.add(rel, columns[0].name, columns[0].type, columns[0].wild)]
         pairs = [
             (a, b)
             for a in columns
@@ -546,18 +550,18 @@ class Grammar:
         way = pick.integer(0, 2)
         if way == 0 and pairs:
             a, b = pick.one(pairs)
-            self._add(inner, b.name, b.type)
+            self.add(inner, b.name, b.type)
             rel["where"].append([pick.one(["in query", "in query", "not in query"]), a.name, inner])
         elif way == 1 and pairs:
             a, b = pick.one(pairs)
-            self._add(inner, "1", "int")
+            self.add(inner, "1", "int")
             inner["from"][0]["as"] = "e"
             inner["where"] = [["=", f"e.{b.name}", f"s.{a.name}"]]
             rel["where"].append([pick.one(["exists", "not exists"]), inner])
         else:
             numbers = self.of_type([c for c in other_columns if not c.wild], "int")
             argument: Expr = pick.one(numbers).name if numbers else "1"
-            self._add(inner, [pick.one(["max", "min", "count"]), argument], "bigint")
+            self.add(inner, [pick.one(["max", "min", "count"]), argument], "bigint")
             mine = self.of_type(columns, "int")
             left = pick.one(mine).name if mine else "1"
             rel["where"].append([pick.one(["<=", "<", ">=", "<>"]), left, ["scalar", inner]])
@@ -572,8 +576,8 @@ class Grammar:
         name = self.name()
         outer = self.pick.one(["", "OUTER "])
         rel["lateral"] = [f"{outer}explode({self.pick.one(arrays).name}) e AS {name}"]
-        made = [self._add(rel, c.name, c.type, c.wild) for c in columns if self.pick.chance(50)]
-        made.append(self._add(rel, f"e.{name}", "int"))
+        made = [self.add(rel, c.name, c.type, c.wild) for c in columns if self.pick.chance(50)]
+        made.append(self.add(rel, f"e.{name}", "int"))
         return rel, made
 
     def top(self, depth: int) -> tuple[Rel, list[Column]]:
@@ -619,7 +623,7 @@ class Grammar:
             }
             if (n == 1) != pick.chance(15):
                 for _ in range(pick.integer(1, 2)):
-                    self._add(rel, *self.aggregate(columns))
+                    self.add(rel, *self.aggregate(columns))
             sides.append(rel)
         cast = (lambda e: ["cast string", e]) if pick.chance(60) else (lambda e: e)
         a, b = cast("l.v"), cast("r.v")
@@ -637,9 +641,9 @@ class Grammar:
                 {"rel": sides[1], "as": "r", "join": "INNER", "on": on},
             ],
         }
-        made = [self._add(rel, "l.k", key.type)]
+        made = [self.add(rel, "l.k", key.type)]
         if pick.chance(50):
-            made.append(self._add(rel, ["<=>", a, b], "boolean"))
+            made.append(self.add(rel, ["<=>", a, b], "boolean"))
         else:
             rel["where"] = [["<=>", a, b]]
         rel["where"] += [["coalesce", e, "true"] for e in used]

@@ -60,13 +60,8 @@ class Reason:
 
 
 def _says(why: str, text: str) -> bool:
-    at = 0
-    for part in text.split(" ... "):
-        found = why.find(part, at)
-        if found < 0:
-            return False
-        at = found + len(part)
-    return True
+    parts = map(re.escape, text.split(" ... "))
+    return re.search(".*".join(parts), why, re.DOTALL) is not None
 
 
 class BadListError(ValueError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.support import apps, queries, stored_job, tpc
 from tests.support.compare import compare_results
+from tests.support.waiting import until
 
 LEASE_MS = 6000  # a driver on a busy machine may stand still for seconds, too
 _SECOND = "select l_returnflag, count(*) as n from lineitem group by l_returnflag"
@@ -47,22 +47,18 @@ def run(
     def manifests() -> set[str]:
         return {name for name in catalog() if name.endswith(".manifest")}
 
-    def wait(what: Callable[[], object], why: str) -> None:
-        deadline = time.monotonic() + 120
-        while not what():
-            assert time.monotonic() < deadline, why
-            time.sleep(0.1)
-
     # Its end would remove all that it has written.
     with submit("paused", "failure") as paused:
         paused.wait_for(folder / "paused.reached")
-        wait(lambda: len(manifests()) == 3, "three checkpoints are committed")
+        until(lambda: len(manifests()) == 3, "three checkpoints are committed", 120)
         (owner,) = {name.rsplit("-", 1)[1][:16] for name in manifests()}
         os.kill(paused.pid, signal.SIGSTOP)
         try:
             with submit("successor", "always") as successor:
                 successor.wait_for(folder / "successor.reached")
-                wait(lambda: f"{owner}.fenced" in catalog(), "the successor counts it for dead")
+                until(
+                    lambda: f"{owner}.fenced" in catalog(), "the successor counts it for dead", 120
+                )
                 (folder / "successor").touch()
                 successor.wait().check()
             read = {name.partition(".")[0] for name in catalog() if ".reader-" in name}

@@ -66,7 +66,6 @@ KINDS: tuple[str, ...] = (
 )
 LATE = ("restore_late", "restore_gone")
 """Of these, when it is whole until it is read."""
-SHAPES = {**trials.SHAPES, **trials.WRITTEN}
 WORK = 1500
 _RESTORED = re.compile(r"phoebe: restores \d+ bytes that .*?/data/([0-9a-f]+/[0-9a-f]{32})\b")
 _COMPUTED = re.compile(
@@ -255,7 +254,7 @@ class ResumeBench:
         paused, self._served = self.served, None
         try:
             asked = paused.ask(trial.name, sql_of(trial), self._conf(trial))
-            wanted = rng.randrange(SHAPES[trial.shape][2] + 1)
+            wanted = rng.randrange(trials.ALL_SHAPES[trial.shape][2] + 1)
             try:
                 await_moment(
                     paused,
@@ -330,7 +329,8 @@ class ResumeBench:
         self.partial |= found & self.harmed
 
     def _conf(self, trial: Trial) -> dict[str, str]:
-        return {"spark.phoebe.mode": "apply", "spark.phoebe.force": SHAPES[trial.shape][1]}
+        force = trials.ALL_SHAPES[trial.shape][1]
+        return {"spark.phoebe.mode": "apply", "spark.phoebe.force": force}
 
     def _answer(self, number: int) -> Answer:
         try:
@@ -370,7 +370,7 @@ class ResumeBench:
             case "driver_between":
                 self._answer(number)
             case _:
-                wanted = SHAPES[trial.shape][2]
+                wanted = trials.ALL_SHAPES[trial.shape][2]
                 await_moment(self.served, number, lambda: len(committed(self.store)) >= wanted)
         return 0.0
 

@@ -100,6 +100,7 @@ WRITTEN: Mapping[str, tuple[str, str, int]] = {
 }
 """As ``SHAPES``; here the tasks that read the last boundary write the result, one after the other,
 and computed again it would place rows in other partitions."""
+ALL_SHAPES = {**SHAPES, **WRITTEN}
 
 CONF: Mapping[str, str] = {
     **queries.SHUFFLE_CONF,
@@ -441,7 +442,7 @@ def harm(file: Path, kind: str, rng: random.Random) -> None:
 
 
 def sql_of(shape: str, work: int) -> str:
-    return {**SHAPES, **WRITTEN}[shape][0].format(work=work)
+    return ALL_SHAPES[shape][0].format(work=work)
 
 
 def upstream_reruns(served: Served, outcomes: list[Outcome]) -> dict[str, reruns.Losses]:

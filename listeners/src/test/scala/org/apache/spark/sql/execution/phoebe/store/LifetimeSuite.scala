@@ -38,34 +38,9 @@ class LifetimeSuite extends AnyFunSuite {
       new Path(place.directory, "m0-1.pack"),
       new Array[Byte](bytes)
     )
-    writer.commit(place, manifest(writer.owner, bytes))
+    writer.commit(place, Manifests.small(Fingerprint, writer.owner, bytes))
     place
   }
-
-  private def manifest(owner: String, bytes: Int): Manifest = Manifest(
-    Manifest.Format,
-    Fingerprint,
-    "app-1",
-    "",
-    "daily",
-    "ann",
-    3,
-    "4.2.0",
-    "0.1.0",
-    1,
-    owner,
-    "",
-    1000,
-    "lz4",
-    1,
-    1,
-    bytes,
-    1,
-    bytes,
-    Seq(ManifestPack("m0-1.pack", bytes, 0, 0, 64, Seq(1L))),
-    Seq(1L),
-    Manifest.encodeStatuses(Nil)
-  )
 
   /** As if it had last said that it lives so long ago. */
   private def silent(application: CheckpointStore, ms: Long): Unit = {
@@ -255,7 +230,10 @@ class LifetimeSuite extends AnyFunSuite {
   test("a commit of what is not in the store fails") {
     val writer = application(root())
     val place = writer.newAttempt(Fingerprint)
-    def failure = intercept[java.io.IOException](writer.commit(place, manifest(writer.owner, 10)))
+    def failure = intercept[java.io.IOException](writer.commit(
+      place,
+      Manifests.small(Fingerprint, writer.owner, 10)
+    ))
     fs(place.root).mkdirs(place.directory)
     assert(failure.getMessage.contains("m0-1.pack is missing"))
     val pack = new Path(place.directory, "m0-1.pack")
@@ -293,7 +271,7 @@ class LifetimeSuite extends AnyFunSuite {
     val begun = writer.newAttempt(Fingerprint)
     val before = application(here).catalogue()
     StoreFiles.writeWhole(fs(here), new Path(begun.directory, "m0-1.pack"), new Array[Byte](10))
-    writer.commit(begun, manifest(writer.owner, 10))
+    writer.commit(begun, Manifests.small(Fingerprint, writer.owner, 10))
     assert(!retire(application(here), begun, before))
     assert(exists(begun))
   }

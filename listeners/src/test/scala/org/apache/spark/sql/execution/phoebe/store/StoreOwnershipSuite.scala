@@ -50,30 +50,7 @@ class StoreOwnershipSuite extends AnyFunSuite {
     place
   }
 
-  private def manifest(owner: String): Manifest = Manifest(
-    Manifest.Format,
-    Fingerprint,
-    "app-1",
-    "",
-    "daily",
-    "ann",
-    3,
-    "4.2.0",
-    "0.1.0",
-    1,
-    owner,
-    "",
-    1000,
-    "lz4",
-    1,
-    1,
-    10,
-    1,
-    10,
-    Seq(ManifestPack("m0-1.pack", 10, 0, 0, 64, Seq(1L))),
-    Seq(1L),
-    Manifest.encodeStatuses(Nil)
-  )
+  private def manifest(owner: String) = Manifests.small(Fingerprint, owner, bytes = 10)
 
   private def commit(writer: CheckpointStore, place: CheckpointPlace): CheckpointPlace = {
     writer.commit(place, manifest(writer.owner))
