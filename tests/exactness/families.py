@@ -44,8 +44,8 @@ _TOGETHER = SPLITS[2]
 _TEXT = ("csv", "csv", "csv", "json", "xml")
 _WITH_COLUMNS = tuple(form for form in FORMATS if form != "text")
 _DOUBLES: tuple[Any, ...] = (0.0, -0.0, 0.0, -0.0, 1.5, float("nan"))
-# Sums of them differ in two of three groupings; one large one would hide all others.
-_WILD: tuple[Any, ...] = (0.1, 0.7, 0.3, 1e3, -1e3, 0.9)
+# Sums of them differ in most groupings; a much larger one would hide all others.
+_WILD: tuple[Any, ...] = (0.1, 1 / 3, 0.7, 1e3 / 7, -1e3 / 3, 1e2 / 9, -0.9)
 
 
 def _tables(pick: Pick, delta: bool, *wishes: Wish) -> Tables:
@@ -90,7 +90,7 @@ def asked_for_other_columns(pick: Pick, delta: bool) -> Case:
         pick.one(["int", "int", "double", "date", "bigint", "timestamp", "boolean"])
         for _ in range(pick.integer(2, 4))
     )
-    modes = ("DROPMALFORMED", "DROPMALFORMED", "PERMISSIVE")
+    modes = (*["DROPMALFORMED"] * 4, "PERMISSIVE")
     wish = Wish(forms=_TEXT, columns=kinds, bad=100, modes=modes, wild=20)
     tables, seen = _tables(pick, delta, wish)
     ways = ("grouped", "grouped", "grouped", "windowed", "rollup", "repartitioned", "read_twice")
@@ -110,16 +110,17 @@ def two_branches(pick: Pick, delta: bool) -> Case:
         forms=_WITH_COLUMNS,
         values={"w": _WILD},
         wild=100,
-        files=(2, 2, 3),
-        rows=(4, 11),
+        files=(2, 3, 3),
+        rows=(8, 14),
         keys=2,
         strays=5,
         bad=10,
+        parted=5,
     )
     tables, seen = _tables(pick, delta, wish)
     query = Grammar(pick, seen).branches(0 if pick.chance(85) else 1)[0]
     splits = _two_splits(pick)
-    force = pick.one(["e0", "e0", "e0", "e1", "e1", "e0,e2"])
+    force = pick.one([*["e0"] * 4, *["e1"] * 3, "e0,e2"])
     first = _run(pick, query, settings=splits[0], force=force)
     second = _again(pick, first, settings=_spread_anew(first, splits))
     return _cased(tables, first, second)
@@ -178,8 +179,9 @@ def operands_swapped(pick: Pick, delta: bool) -> Case:
 def relations_of_another_session(pick: Pick, delta: bool) -> Case:
     """The session that made a relation has other settings in the second application."""
     kinds = ["timestamp", pick.one(["int", "date", "double"]), pick.one(["string", "int"])]
-    forms = ("csv", "csv", "csv", "json", "json", "json", "xml", "xml", "parquet", "avro")
-    wish = Wish(forms=forms, columns=tuple(kinds), by=("global",), wild=20)
+    forms = (*["csv"] * 4, *["json"] * 4, "xml", "parquet", "avro")
+    modes = ("PERMISSIVE", "DROPMALFORMED")
+    wish = Wish(forms=forms, columns=tuple(kinds), by=("global",), modes=modes, wild=20, bad=30)
     tables, seen = _tables(pick, delta, wish)
     grammar = Grammar(pick, seen)
     if pick.chance(30):
@@ -191,7 +193,7 @@ def relations_of_another_session(pick: Pick, delta: bool) -> Case:
         made.append(grammar.add(query, shown, "string"))
         query = _shuffled(pick, grammar, query, made)
     first = _run(pick, query)
-    key, values = pick.one(MAKER)
+    key, values = pick.one(MAKER[:1] if pick.chance(50) else MAKER)
     other = pick.one([v for v in values if v != first.maker.get(key)] or list(values))
     return _cased(tables, first, _again(pick, first, maker={**first.maker, key: other}))
 
@@ -199,33 +201,66 @@ def relations_of_another_session(pick: Pick, delta: bool) -> Case:
 def inputs_changed(pick: Pick, delta: bool) -> Case:
     """Files that change between the applications, after a listing, or under a running query."""
     tables, seen = _tables(pick, delta, Wish(wild=20, bad=15, parted=15))
+    moments = [*["between"] * 4, *["listed"] * 3, *["running_write"] * 4, "ran_write"]
+    moment = pick.one([*moments, "listed_write"])
+    grammar = Grammar(pick, seen)
+    if moment == "running_write":
+        grammar = Grammar(pick, seen, _slowly(grammar))
     query = _shapes(
-        pick, Grammar(pick, seen), "repartitioned", "repartitioned", "distinct", "grouped", "joined"
+        pick, grammar, "repartitioned", "repartitioned", "distinct", "grouped", "joined"
     )
     first = _run(pick, query)
     kinds = (*["rewrite"] * 6, "swap", "swap", "append", "remove")
     change = changed(pick, tables, seen, kinds)
-    moments = [*["between"] * 4, *["listed"] * 3, *["running_write"] * 3, "ran_write"]
-    moment = pick.one([*moments, "listed_write"])
     change = dataclasses.replace(
         change,
         keep_time=pick.chance(75),
         moment=moment,
-        delay_ms=pick.integer(0, 60) if moment in ("running_write", "ran_write") else 0,
+        delay_ms=pick.integer(0, 120) if moment in ("running_write", "ran_write") else 0,
         back=moment.endswith("write") and pick.chance(25),
     )
     return _cased(tables, first, _again(pick, first), change=change)
+
+
+def _slowly(grammar: Grammar) -> tuple[Rel, list[Column]]:
+    """All of one table, each row at the cost of some milliseconds: it is read long before its
+    query ends.
+    """
+    rel, columns = grammar.selected()
+    made = [grammar.add(rel, c.name, c.type, c.wild) for c in columns]
+    steps = ["+", "100000", ["coalesce", ["ascii", ["cast string", columns[0].name]], "0"]]
+    rel["where"] = [[">", ["aggregate", ["sequence", "1", steps], "0L", "(a, i) -> a + i"], "0"]]
+    return rel, made
 
 
 def python_above(pick: Pick, delta: bool) -> Case:
     """Python functions above boundaries, with another exchange above them."""
     tables, seen = _tables(pick, delta, Wish(rows=(2, 6)), Wish(rows=(1, 4)))
     grammar = Grammar(pick, seen)
-    below = getattr(grammar, pick.one(["grouped", "distinct", "repartitioned", "joined"]))
-    query = Grammar(pick, seen, below(1)).grouped(1)[0] if pick.chance(70) else below(2)[0]
-    post = pick.one(["python_udf", *["pandas_groups"] * 3, "pandas_map", "pandas_map"])
-    first = _run(pick, query, post=post, force=pick.one(["e2", "e2", "e2", "e1", "all", "e1,e2"]))
+    if pick.chance(70):
+        query = _grouped_twice(pick, grammar)
+    else:
+        below = getattr(grammar, pick.one(["grouped", "distinct", "repartitioned", "joined"]))
+        query = Grammar(pick, seen, below(1)).grouped(1)[0] if pick.chance(50) else below(2)[0]
+    post = pick.one(["python_udf", *["pandas_groups"] * 5, "pandas_map"])
+    first = _run(pick, query, post=post, force=pick.one([*["e2"] * 5, "e1", "all", "e1,e2"]))
     return _cased(tables, first, _again(pick, first))
+
+
+def _grouped_twice(pick: Pick, grammar: Grammar) -> Rel:
+    """Groups of all keys of a table, then by one of them: a shuffle right above another."""
+    rel, columns = grammar.selected()
+    keys = [c for c in columns if c.type in KEYS and not c.wild]
+    made = [grammar.add(rel, c.name, c.type) for c in keys]
+    rel["group"] = [c.name for c in keys]
+    made.append(grammar.add(rel, ["count", "1"], "bigint"))
+    above = Grammar(pick, grammar.tables, (rel, made))
+    query, _ = above.selected()
+    query["group"] = [pick.one(made[:-1]).name] if keys else []
+    for key in query["group"]:
+        above.add(query, key, next(c.type for c in made if c.name == key))
+    above.add(query, ["sum", made[-1].name], "bigint")
+    return query
 
 
 def read_again(pick: Pick, delta: bool) -> Case:
@@ -279,21 +314,21 @@ def spread_below(pick: Pick, delta: bool) -> Case:
     made = [grammar.add(rel, c.name, c.type, c.wild) for c in columns]
     n = pick.integer(3, 4)
     keys = [c.name for c in made if c.type in KEYS]
-    by_range = pick.chance(35)
+    by_range = pick.chance(15)
     rel["hint"] = (
         f"REPARTITION_BY_RANGE({n}, {pick.one(keys)})" if by_range else f"REPARTITION({n})"
     )
     splits = _two_splits(pick)
-    slowly = pick.chance(60)
+    slowly = pick.chance(80)
     above = Grammar(pick, seen, (rel, made))
     # Readers that take their time: some have read when the others find the damage.
     query = rel if slowly else _shapes(pick, above, "grouped", "grouped", "distinct", "windowed")
     more = {"post": "pandas_map", "action": "collect"} if slowly else {}
-    force = "all" if pick.chance(10) else "e1"
+    force = "all" if pick.chance(10) else "e2" if slowly else "e1"
     first = _run(pick, query, settings=splits[0], force=force, **more)
     second = _again(pick, first, settings=_spread_anew(first, splits), **more)
-    kind = pick.one(["flipped"] * 4 + ["lost"] * 2 + ["none"])
-    running = kind != "none" and pick.chance(85 if slowly else 20)
+    kind = pick.one(["flipped"] * 3 + ["lost"] * 3 + ["none"])
+    running = kind != "none" and pick.chance(92 if slowly else 20)
     mishap = Mishap(kind, pick.integer(0, 99), pick.chance(60), running)
     return _cased(tables, first, second, mishap=mishap)
 
@@ -379,6 +414,7 @@ FAMILIES: Sequence[Callable[[Pick, bool], Case]] = (
     two_branches,
     two_branches,
     two_branches,
+    two_branches,
     operands_swapped,
     operands_swapped,
     relations_of_another_session,
@@ -388,10 +424,13 @@ FAMILIES: Sequence[Callable[[Pick, bool], Case]] = (
     inputs_changed,
     inputs_changed,
     python_above,
+    python_above,
+    python_above,
     read_again,
     read_again,
     unreadable,
     unreadable,
+    spread_below,
     spread_below,
     spread_below,
     in_order,

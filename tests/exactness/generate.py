@@ -84,7 +84,8 @@ ACTIONS = (
 _WORDS = ("a", "ab", "b", "A", "Ab", "c", "", "z")
 
 
-_OVERFLOWING = ((-50, -20, -90), (2**63 - 1, 9, 9, 9, 9, 9))
+# Of two files, one overflows if it is summed up by itself. Spark reads the larger one first.
+_OVERFLOWING = ((-(2**55), -(2**55) + 1, -90), (2**63 - 1, 9, 9, 9, 9, 9))
 
 
 def value(pick: Pick, kind: str, wild: bool) -> Any:
@@ -159,10 +160,10 @@ def _bad_lines(pick: Pick, table: Table, rows: int) -> list[list[Any]]:
         spot = pick.integer(0, max(0, len(good) - 1))
         if table.format == "csv":
             sep = table.options.get("sep", ",")
-            way = pick.integer(0, 3)
-            if way <= 1 and good:
+            way = pick.integer(0, 4)
+            if way <= 2 and good:
                 good[spot] = "x?"
-            elif way == 2:
+            elif way == 3:
                 good = good[:spot]
             else:
                 good = [*good, "more"]
@@ -245,8 +246,8 @@ class Wish:
 
     ``columns`` beside the key, some of them: empty is any. ``values``: what a column's values are
     drawn from. ``keys``: how many there are, beside ``strays`` percent of other ones. More
-    percentages: ``wild`` (a column whose sums follow from the order of rows), ``bad``
-    (a file with malformed lines), ``parted`` (partition folders).
+    percentages: ``wild`` (a column whose sums follow from the order of rows, of a type out of
+    ``wild_as``), ``bad`` (a file with malformed lines), ``parted`` (partition folders).
     """
 
     forms: tuple[str, ...] = FORMATS
@@ -258,6 +259,7 @@ class Wish:
     strays: int = 15
     by: tuple[str, ...] = ("path", "path", "path", "global", "global", "catalog")
     modes: tuple[str, ...] = ("PERMISSIVE", "DROPMALFORMED") * 2 + ("FAILFAST",)
+    wild_as: tuple[str, ...] = ("double", "bigint")
     wild: int = 60
     bad: int = 55
     parted: int = 20
@@ -283,7 +285,7 @@ def table(pick: Pick, name: str, delta: bool, wish: Wish) -> tuple[Table, list[C
             columns = [c for c in columns if not c[1].startswith("decimal")]
     wild: set[str] = set()
     if form != "text" and pick.chance(wish.wild):
-        columns.append(["w", pick.one(["double", "bigint"])])
+        columns.append(["w", pick.one(wish.wild_as)])
         wild.add("w")
     options = _options(pick, form)
     if "mode" in options:
@@ -305,7 +307,7 @@ def table(pick: Pick, name: str, delta: bool, wish: Wish) -> tuple[Table, list[C
             if kind == "string":
                 return pick.one(["a", "b", "A"][: wish.keys])
             return pick.integer(1, wish.keys)
-        if column in wild and kind == "bigint" and pick.chance(75):
+        if column in wild and kind == "bigint" and pick.chance(97):
             return pick.one(_OVERFLOWING[n % 2])  # as long as files are summed up one by one
         return value(pick, kind, column in wild)
 

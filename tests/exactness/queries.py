@@ -608,9 +608,9 @@ class Grammar:
             if value[0] in ("max_by", "min_by"):
                 value.append(pick.one([key.name, "1"]))
         elif column.type == "bigint":
-            value = [pick.one(["try_sum", "try_sum", "try_avg"]), column.name]
+            value = [pick.one([*["try_sum"] * 4, "try_avg"]), column.name]
         else:
-            value = [pick.one(["sum", "avg", "sum", "avg", "max", "stddev"]), column.name]
+            value = [pick.one(["sum", "avg", "sum", "avg", "stddev"]), column.name]
         where = [self._boolean([key], 1)] if pick.chance(25) else []
         sides = []
         for n in range(2):

@@ -87,6 +87,7 @@ class Application:
             "spark.default.parallelism": "2",
             "spark.sql.leafNodeDefaultParallelism": "2",
             "spark.sql.execution.arrow.pyspark.enabled": "true",
+            "spark.python.daemon.module": "tests.exactness.python_daemon",
             **batch.conf,
             **(_DELTA if batch.delta else {}),
         }
@@ -149,6 +150,7 @@ def view(session: Any, maker: Any, table: Table, files: Path, name: str) -> None
 
 def posted(frame: Any, post: str) -> Any:
     """What is done to a query's frame before it is asked for its rows."""
+    import pandas
     from pyspark.sql import functions
 
     if not post:
@@ -168,20 +170,20 @@ def posted(frame: Any, post: str) -> Any:
             .groupBy("posted")
             .sum("count")
         )
-    keys = frame.select(functions.col(name).cast("string").alias("k"))
-    if post == "pandas_groups":
-
-        def count(pdf: Any) -> Any:
-            time.sleep(0.05)  # a commit below comes while the query runs
-            return pdf.groupby("k", dropna=False).size().reset_index(name="n")
-
-        return keys.groupBy("k").applyInPandas(count, "k string, n long").repartition("n")
 
     def same(parts: Iterator[Any]) -> Iterator[Any]:
-        time.sleep(0.15)  # others find what befalls the store meanwhile
+        time.sleep(0.25)  # a commit below, and what befalls the store, come before its end
         yield from parts
 
-    return keys.distinct().mapInPandas(same, "k string").groupBy("k").count()
+    def count(pdf: Any) -> Any:
+        return pandas.DataFrame({"k": pdf["k"].tolist()[:1], "n": [len(pdf)]})
+
+    # Of the first column and the last one: what computes either must not be optimized away.
+    both = [functions.col(c).cast("string") for c in (name, frame.columns[-1])]
+    keys = frame.select(functions.concat_ws("|", *both).alias("k"))
+    if post == "pandas_map":
+        return keys.mapInPandas(same, "k string").groupBy("k").count().repartition("count")
+    return keys.groupBy("k").applyInPandas(count, "k string, n long").repartition("n")
 
 
 def _cleaned_up(session: Any) -> None:

@@ -7,7 +7,7 @@ from tests.exactness.cases import Batch, Case, size
 from tests.exactness.draw import batches
 from tests.exactness.shrink import shrunk, smaller
 
-_CASES = [case for batch in batches(11, 6) for case in batch.cases]
+_CASES = [case for batch in batches(11, 15) for case in batch.cases]
 
 
 def _fails(case: Case) -> bool:
