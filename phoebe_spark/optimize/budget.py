@@ -19,11 +19,6 @@ _THRESHOLDS = 12
 _FILLERS = 40
 
 
-def best_chain(problem: Problem, weights: Weights, budget: float, max_cuts: int) -> tuple[int, ...]:
-    """The best chain found of at most ``max_cuts`` nested sets whose checkpoints fit ``budget``."""
-    return next(ranked_chains(problem, weights, budget, max_cuts), ())
-
-
 def ranked_chains(
     problem: Problem, weights: Weights, budget: float, max_cuts: int
 ) -> Iterator[tuple[int, ...]]:

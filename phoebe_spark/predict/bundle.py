@@ -23,9 +23,11 @@ import orjson
 
 from phoebe_spark.errors import BundleDamaged, BundleFormat, BundleMissing, BundleRemote
 
-FORMAT = 1
+FORMAT = 2
 METADATA = "metadata.json"
-HISTORY = "history.json"
+SHAPES = "shapes.json"
+HISTORY = "history.sqlite"
+"""Large, and of which a driver needs a few rows: verified like the others, never read whole."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,127}")
@@ -33,12 +35,17 @@ _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A verified bundle: ``metadata`` decoded, ``files`` the bytes of every other file by path."""
+    """A verified bundle: ``metadata`` decoded, ``files`` the bytes of every other file by path, but
+    for the history, which stays on disk (``history``)."""
 
     version: str
     path: Path
     metadata: dict[str, Any]
     files: dict[str, bytes]
+
+    @property
+    def history(self) -> Path:
+        return self.path / HISTORY
 
 
 def local_home(home: str | Path) -> Path:
@@ -60,11 +67,6 @@ def local_home(home: str | Path) -> Path:
 def bundle_root(home: str | Path) -> Path:
     """Raises `BundleRemote` unless ``home`` is local."""
     return local_home(home) / "bundle"
-
-
-def current_version(home: str | Path) -> str:
-    """The promoted version's name. Raises a `BundleError`."""
-    return _current(home)[0]
 
 
 def _current(home: str | Path) -> tuple[str, str]:
@@ -94,13 +96,16 @@ def read_bundle(home: str | Path) -> Bundle:
     for name, told in metadata["files"].items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise BundleDamaged(f"{path / METADATA} names a file outside the bundle: {name}")
-        content = _read(path / name)
-        if len(content) != told["bytes"] or _sha256(content) != told["sha256"]:
+        if name == HISTORY:
+            size, digest = _measure(path / name)
+        else:
+            files[name] = _read(path / name)
+            size, digest = len(files[name]), _sha256(files[name])
+        if size != told["bytes"] or digest != told["sha256"]:
             raise BundleDamaged(
                 f"{path / name} is not what was written (sha256 differs): "
                 "train again or restore the file"
             )
-        files[name] = content
     return Bundle(version, path, metadata, files)
 
 
@@ -159,18 +164,18 @@ def write_bundle(
 
 
 def long_shapes(home: str | Path, min_duration_ms: float) -> list[str]:
-    """Plan shapes whose median duration in the bundle's history is at least ``min_duration_ms``.
+    """Plan shapes whose median duration in the past was at least ``min_duration_ms``.
 
-    Cheap: reads and verifies the metadata and ``history.json`` only, imports no models. Raises
+    Cheap: reads and verifies the metadata and ``shapes.json`` only, imports no models. Raises
     `BundleMissing`, `BundleDamaged`, `BundleFormat` or `BundleRemote`.
     """
     version, digest = _current(home)
     path = bundle_root(home) / version
-    told = _read_metadata(path, digest)["files"].get(HISTORY)
-    content = _read(path / HISTORY)
+    told = _read_metadata(path, digest)["files"].get(SHAPES)
+    content = _read(path / SHAPES)
     if told is None or _sha256(content) != told["sha256"]:
-        raise BundleDamaged(f"{path / HISTORY} is not what was written (sha256 differs)")
-    shapes: dict[str, float] = orjson.loads(content)["shapes"]
+        raise BundleDamaged(f"{path / SHAPES} is not what was written (sha256 differs)")
+    shapes: dict[str, float] = orjson.loads(content)
     return sorted(shape for shape, ms in shapes.items() if ms >= min_duration_ms)
 
 
@@ -199,7 +204,9 @@ def _read_metadata(path: Path, digest: str) -> dict[str, Any]:
         raise BundleDamaged(f"{path / METADATA} is not JSON: {error}") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         found = metadata.get("format") if isinstance(metadata, dict) else None
-        raise BundleFormat(f"{path} has format {found!r}, this version reads {FORMAT}")
+        raise BundleFormat(
+            f"{path} has format {found!r}, this version reads {FORMAT}: run `phoebe train`"
+        )
     if not isinstance(metadata.get("files"), dict):
         raise BundleDamaged(f"{path / METADATA} does not list the bundle's files")
     return metadata
@@ -208,6 +215,16 @@ def _read_metadata(path: Path, digest: str) -> dict[str, Any]:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except OSError as error:
+        raise BundleDamaged(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    """Size and sha256 of a file, without holding it in memory."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return file.tell(), digest
     except OSError as error:
         raise BundleDamaged(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -9,10 +9,10 @@ that grow from day to day do not leave the last value behind.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Protocol
 
 from phoebe_spark.graph import Stage
 from phoebe_spark.predict.query import Query, log_partitions, log_size, stage_key, template_key
@@ -36,20 +36,6 @@ class Past:
     at: float = math.nan  # its end, days since the epoch
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What the past says of one figure: ``count`` of runs in all; over the window ``last`` and
-    ``median`` in the figure's unit, ``spread`` (the median absolute deviation of its log1p, scaled
-    to a normal's standard deviation) and ``trend`` (log1p per day, the median slope between two
-    runs: Theil-Sen; 0 where times are not known)."""
-
-    count: int
-    last: float
-    median: float
-    spread: float
-    trend: float
-
-
 @dataclass(slots=True)
 class StageHistory:
     """The last runs of one key, oldest first, and how many there were in all."""
@@ -64,24 +50,6 @@ class StageHistory:
 
     def median(self, figure: str) -> float:
         return median(run.figures[figure] for run in self.runs)
-
-    def stats(self, figure: str) -> Stats:
-        """The window's ``figure`` in short. Raises ``IndexError`` where there is no run."""
-        values = [run.figures[figure] for run in self.runs]
-        middle = median(values)
-        slopes = [
-            (b.figures[figure] - a.figures[figure]) / (b.at - a.at)
-            for n, a in enumerate(self.runs)
-            for b in self.runs[n + 1 :]
-            if b.at > a.at
-        ]
-        return Stats(
-            count=self.count,
-            last=math.expm1(values[-1]),
-            median=math.expm1(middle),
-            spread=1.4826 * median(abs(value - middle) for value in values),
-            trend=median(slopes) if slopes else 0.0,
-        )
 
     def slope(self, figure: str) -> float:
         """Log figure per log size over the runs whose size is known."""
@@ -107,71 +75,54 @@ class StageHistory:
         return median(r.figures[figure] for r in recent)
 
 
-@dataclass(slots=True)
-class ExecutionHistory:
-    """Past runs of a whole template: durations and total task times, ms, oldest first."""
+class Histories(Protocol):
+    """The past of every template: in memory (`History`), or in a bundle's file."""
 
-    count: int = 0
-    durations_ms: list[float] = field(default_factory=list)
-    task_times_ms: list[float] = field(default_factory=list)
+    def stages(self, keys: Iterable[str]) -> Mapping[str, StageHistory]:
+        """The histories that there are among ``keys`` (`keys`)."""
+        ...
+
+    def task_times_ms(self, template: str) -> Sequence[float]:
+        """Total task times of past runs of a whole template, ms, oldest first."""
+        ...
 
 
 @dataclass(slots=True)
 class History:
-    """All that the bundle's ``history.json`` holds."""
+    """A past that grows in memory, run after run; training replays it."""
 
-    stages: dict[str, StageHistory] = field(default_factory=dict)
-    executions: dict[str, ExecutionHistory] = field(default_factory=dict)
-    shapes: dict[str, list[float]] = field(default_factory=dict)
+    _stages: dict[str, StageHistory] = field(default_factory=dict)
+    _task_times_ms: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, query: Query, shape: str | None, duration_ms: float) -> None:
+    def add(self, query: Query) -> None:
         """Add one finished execution: ``query.graph`` with true figures."""
         size = log_size(query)
         for stage in query.graph.stages:
             past = Past(figures_of(stage), size, log_partitions(stage))
             for key in keys(query, stage):
-                self.stages.setdefault(key, StageHistory()).add(past)
-        run = self.executions.setdefault(query.template, ExecutionHistory())
-        run.count += 1
-        run.durations_ms = [*run.durations_ms, duration_ms][-KEEP:]
+                self._stages.setdefault(key, StageHistory()).add(past)
         total = sum(s.task_time_ms for s in query.graph.stages)
-        run.task_times_ms = [*run.task_times_ms, total][-KEEP:]
-        if shape:
-            self.shapes[shape] = [*self.shapes.get(shape, []), duration_ms][-KEEP:]
+        known = self._task_times_ms.setdefault(query.template, [])
+        known.append(total)
+        del known[:-KEEP]
 
-    def lookup(self, query: Query, stage: Stage) -> tuple[StageHistory | None, int]:
-        """The history that speaks for ``stage`` and its level: 2 this boundary of this template,
-        1 the same stage template elsewhere, 0 none."""
-        exact = self.stages.get(stage_key(query, stage))
-        if exact is not None:
-            return exact, 2
-        elsewhere = self.stages.get(template_key(stage)) if stage.template else None
-        return elsewhere, 1 if elsewhere is not None else 0
+    def stages(self, keys: Iterable[str]) -> dict[str, StageHistory]:
+        return {key: self._stages[key] for key in keys if key in self._stages}
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON; ``shapes`` maps a plan shape to its median duration in ms."""
-        return {
-            "stages": {
-                key: {
-                    "count": h.count,
-                    "runs": [past_to_json(r) for r in h.runs],
-                }
-                for key, h in self.stages.items()
-            },
-            "executions": {key: asdict(h) for key, h in self.executions.items()},
-            "shapes": {shape: median(ms) for shape, ms in self.shapes.items()},
-        }
+    def task_times_ms(self, template: str) -> list[float]:
+        return self._task_times_ms.get(template, [])
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> History:
-        return cls(
-            stages={
-                key: StageHistory(h["count"], [past_from_json(r) for r in h["runs"]])
-                for key, h in data["stages"].items()
-            },
-            executions={key: ExecutionHistory(**h) for key, h in data["executions"].items()},
-            shapes={shape: [ms] for shape, ms in data["shapes"].items()},
-        )
+
+def look_up(histories: Histories, query: Query) -> dict[int, tuple[StageHistory | None, int]]:
+    """By stage id, the history that speaks for the stage and its level: 2 this boundary of this
+    template, 1 the same stage template elsewhere, 0 none."""
+    wanted = {stage.stage_id: keys(query, stage) for stage in query.graph.stages}
+    known = histories.stages({key for those in wanted.values() for key in those})
+    found: dict[int, tuple[StageHistory | None, int]] = {}
+    for stage_id, those in wanted.items():
+        at = next(((known[key], 2 - n) for n, key in enumerate(those) if key in known), None)
+        found[stage_id] = at if at is not None else (None, 0)
+    return found
 
 
 def figures_of(stage: Stage) -> dict[str, float]:
@@ -186,33 +137,6 @@ def figures_of(stage: Stage) -> dict[str, float]:
 
 
 def keys(query: Query, stage: Stage) -> tuple[str, ...]:
-    """Under what a stage's run is remembered."""
+    """Under what a stage's run is remembered, the most exact one first."""
     exact = stage_key(query, stage)
     return (exact, template_key(stage)) if stage.template else (exact,)
-
-
-def past_to_json(past: Past) -> dict[str, Any]:
-    return {
-        "figures": dict(past.figures),
-        "log_size": _null(past.log_size),
-        "log_partitions": _null(past.log_partitions),
-        "at": _null(past.at),
-    }
-
-
-def past_from_json(data: Mapping[str, Any]) -> Past:
-    """``at`` is absent in a bundle that an earlier version wrote."""
-    return Past(
-        data["figures"],
-        _nan(data["log_size"]),
-        _nan(data["log_partitions"]),
-        _nan(data.get("at")),
-    )
-
-
-def _null(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _nan(value: float | None) -> float:
-    return float("nan") if value is None else value

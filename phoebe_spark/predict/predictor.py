@@ -8,19 +8,18 @@ correct its starts and ends. Without LightGBM models a predictor falls back to i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from phoebe_spark.cluster.simulate import StageTime, simulate, with_times
 from phoebe_spark.errors import BundleDamaged
 from phoebe_spark.graph import Stage, StageGraph
-from phoebe_spark.predict.bundle import HISTORY, Bundle, read_bundle
+from phoebe_spark.predict.bundle import Bundle, read_bundle
 from phoebe_spark.predict.heads import GROUPS, Head, history_features
-from phoebe_spark.predict.history import History, StageHistory
+from phoebe_spark.predict.history import Histories, StageHistory, look_up
+from phoebe_spark.predict.history_file import HistoryFile
 from phoebe_spark.predict.query import Query, log_size, plan_features
 
 _MAX_LOG = 45.0  # e^45 bytes is more than any disk
@@ -47,7 +46,7 @@ class Predictor:
     """Heads by figure, ``(recurring, general)``, and history."""
 
     heads: Mapping[str, tuple[Head, Head]]
-    history: History
+    history: Histories
     version: str | None = None
     stage_delay_ms: float = 0.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -97,7 +96,7 @@ def from_bundle(bundle: Bundle) -> Predictor:
             raise KeyError(*sorted(missing))
         return Predictor(
             heads=heads,
-            history=History.from_json(orjson.loads(bundle.files[HISTORY])),
+            history=HistoryFile(bundle.history),
             version=bundle.version,
             stage_delay_ms=float(bundle.metadata["stage_delay_ms"]),
             metadata=bundle.metadata,
@@ -109,16 +108,13 @@ def from_bundle(bundle: Bundle) -> Predictor:
 class Estimates:
     """The estimates of one query, figure by figure; training fills it with out-of-fold ones."""
 
-    def __init__(self, query: Query, history: History) -> None:
+    def __init__(self, query: Query, history: Histories) -> None:
         self.query = query
         self.size = log_size(query)
         self.logs: dict[str, dict[int, float]] = {}
         self.simulated: dict[int, StageTime] = {}
-        self.past: dict[int, tuple[StageHistory | None, int]] = {
-            s.stage_id: history.lookup(query, s) for s in query.graph.stages
-        }
-        runs = history.executions.get(query.template)
-        self._past_total = runs.task_times_ms if runs is not None else []
+        self.past: dict[int, tuple[StageHistory | None, int]] = look_up(history, query)
+        self._past_total = history.task_times_ms(query.template)
         self._finish_ms = 0.0
         self._plan = plan_features(query)
         self._intervals: dict[int, dict[str, tuple[float, float]]] = {}
@@ -238,9 +234,3 @@ class Estimates:
             return max(1, self.query.slots)
         size = sum(math.expm1(self.logs["output"][p]) for p in reads)
         return max(1, min(10_000, math.ceil(size / 2**26)))
-
-
-def baseline_predictor(history: History, stage_delay_ms: float = 0.0) -> Predictor:
-    """History and simulator alone, no models: what a model has to beat."""
-    figures: Sequence[str] = [f for group in GROUPS.values() for f in group]
-    return Predictor({f: (Head(), Head()) for f in figures}, history, None, stage_delay_ms)

@@ -10,7 +10,7 @@ from pathlib import Path
 from phoebe_training.data import COLUMNS, read_frames
 
 from phoebe_spark.ingest.run import ingest
-from phoebe_spark.predict.bundle import current_version
+from phoebe_spark.predict.bundle import read_bundle
 from phoebe_spark.tables.deltalake import Tables
 from tests.support.places import ROOT, ivy_home, spark_environment, spark_home
 from tests.unit.training.test_pipeline import day
@@ -86,4 +86,4 @@ def test_the_scheduled_job_trains_through_spark(tmp_path: Path) -> None:
         PATH=f"{spark_home() / 'bin'}:{os.environ['PATH']}",
     )
     assert "8 runs, 40 stages" in done.stdout
-    assert current_version(home)
+    assert read_bundle(home).version

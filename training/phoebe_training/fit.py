@@ -215,7 +215,7 @@ def _estimates_before(runs: Sequence[Run]) -> Iterator[Estimates]:
     waiting = next(by_end, None)
     for run in runs:
         while waiting is not None and waiting.ended_at <= run.app_started_at:
-            history.add(waiting.query, waiting.shape, waiting.duration_ms)
+            history.add(waiting.query)
             waiting = next(by_end, None)
         estimates = Estimates(run.query, history)
         # The histories grow while training goes on: what is needed is copied now.

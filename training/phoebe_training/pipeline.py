@@ -28,16 +28,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from phoebe_spark.errors import BundleDamaged, BundleFormat, BundleMissing
-from phoebe_spark.predict.bundle import HISTORY, local_home, read_bundle, write_bundle
+from phoebe_spark.predict.bundle import HISTORY, SHAPES, local_home, read_bundle, write_bundle
 from phoebe_spark.predict.heads import GROUPS
-from phoebe_spark.predict.history import History
+from phoebe_spark.predict.history_file import history_file
 from phoebe_spark.predict.predictor import Predictor, from_bundle
-from phoebe_spark.predict.store import HistoryStore
 from phoebe_spark.reasons import Reason
 from phoebe_training.data import read_frames
 from phoebe_training.errors import NotEnoughData
 from phoebe_training.evaluate import group_metrics, score
 from phoebe_training.fit import FIGURES, FitSettings, Fitted, fit
+from phoebe_training.history_store import HistoryStore
 from phoebe_training.record import heads_of, promote, record
 from phoebe_training.runs import Run, build_runs
 from phoebe_training.seen import (
@@ -123,7 +123,7 @@ def train(
         step("recording in MLflow")
         now = datetime.now(UTC)
         files, heads = _files(fitted)
-        files[HISTORY] = orjson.dumps(_history(home, runs).to_json())
+        files |= _history(home, runs)
         files[TRAINED_ON] = orjson.dumps(trained_on(runs))
         version = _version(now, files)
         tags = {"version": version, "promoted": str(wanted).lower(), "reason": reason.code}
@@ -204,12 +204,15 @@ def _verdict(
     return True, Reason("better", args, f"promoted: {said}")
 
 
-def _history(home: str | Path, runs: Sequence[Run]) -> History:
+def _history(home: str | Path, runs: Sequence[Run]) -> dict[str, bytes]:
     """What the bundle's drivers know of the past: the home's history, with these runs in it."""
     with HistoryStore(home) as store:
         with store.adding():
             add(store, runs)
-        return store.history()
+        return {
+            HISTORY: history_file(store.stages(), store.task_times_ms()),
+            SHAPES: orjson.dumps(store.shapes()),
+        }
 
 
 def _files(fitted: Fitted) -> tuple[dict[str, bytes], dict[str, Any]]:

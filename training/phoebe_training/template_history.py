@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from phoebe_spark.predict.store import HistoryStore
 from phoebe_training.data import Frames, read_new
+from phoebe_training.history_store import HistoryStore
 from phoebe_training.runs import Run, build_runs
 
 

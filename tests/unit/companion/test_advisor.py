@@ -24,9 +24,9 @@ from phoebe_spark.ingest.run import ingest
 from phoebe_spark.optimize import OptimizerSettings
 from phoebe_spark.plan.nodes import parse_plan
 from phoebe_spark.plan.templates import exchanges
-from phoebe_spark.predict.bundle import bundle_root, current_version
+from phoebe_spark.predict.bundle import bundle_root, read_bundle
 from phoebe_spark.predict.history import History
-from phoebe_spark.predict.predictor import baseline_predictor
+from tests.unit.predict.queries import baseline_predictor
 
 LOGS = Path(__file__).parents[2] / "data" / "eventlogs"
 EASY = {"min_duration_ms": 0, "objective": "temp", "budget_fraction": 0.5}
@@ -85,7 +85,7 @@ def test_advice_rests_on_history_and_names_a_reason_per_boundary(
     advice = advice_of(advisor, asked)
     assert advice["type"] == "advice"
     assert advice["request_id"] == 7
-    assert advice["model_version"] == current_version(home)
+    assert advice["model_version"] == read_bundle(home).version
     assert [d["node"] for d in advice["decisions"]] == [b["node"] for b in asked["boundaries"]]
     for decision in advice["decisions"]:
         assert decision["predicted"]["source"] == "history"
@@ -142,7 +142,7 @@ def test_refused_and_restorable_boundaries_are_not_chosen(
 def test_a_changed_byte_in_the_bundle_means_no_model(
     home: Path, plans: dict[str, Mapping[str, Any]]
 ) -> None:
-    file = bundle_root(home) / current_version(home) / "output_size" / "general.txt"
+    file = bundle_root(home) / read_bundle(home).version / "output_size" / "general.txt"
     whole = file.read_bytes()
     file.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
     try:

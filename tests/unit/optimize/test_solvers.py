@@ -26,6 +26,10 @@ def best_prefix(
     return max((c.value for c in every if c.durable_bytes <= limit), default=0.0)
 
 
+def best_chain(problem: Problem, weights: Weights, limit: float, max_cuts: int) -> tuple[int, ...]:
+    return next(budget.ranked_chains(problem, weights, limit, max_cuts), ())
+
+
 def eligible(stage: object) -> bool:
     boundary = getattr(stage, "boundary", None)
     return boundary is not None and boundary.eligible
@@ -94,7 +98,7 @@ def test_budget_search_fits_and_is_never_better_than_the_best(
     graph: StageGraph, limit: int, cuts: int
 ) -> None:
     problem = build_problem(graph)
-    chain = budget.best_chain(problem, TEMP, float(limit), cuts)
+    chain = best_chain(problem, TEMP, float(limit), cuts)
     best, _ = oracle.best(graph, VALUES["temp"], eligible, float(limit), cuts)
     assert problem.durable_bytes(chain) <= limit
     value = problem.value(chain, TEMP)
@@ -114,7 +118,7 @@ def test_budget_search_is_close_to_the_best_on_average() -> None:
         limit = 0.2 * sum(s.output_bytes for s in graph.stages)
         problem = build_problem(graph)
         best, _ = oracle.best(graph, VALUES["temp"], eligible, limit, 1)
-        found = problem.value(budget.best_chain(problem, TEMP, limit, 1), TEMP)
+        found = problem.value(best_chain(problem, TEMP, limit, 1), TEMP)
         regrets.append(0.0 if best == 0 else 1 - found / best)
     assert sum(regrets) / len(regrets) < 0.02
 
@@ -151,7 +155,7 @@ def test_cuts_are_down_closed_nested_and_checkpoint_only_what_may_be(
     graph: StageGraph, limit: int
 ) -> None:
     problem = build_problem(graph)
-    chain = budget.best_chain(problem, TEMP, float(limit), 3)
+    chain = best_chain(problem, TEMP, float(limit), 3)
     cuts = to_cuts(graph, problem, chain, TEMP, "temp")
     stages = {s.stage_id: s for s in graph.stages}
     before: frozenset[int] = frozenset()

@@ -18,38 +18,41 @@ from phoebe_spark.errors import (
 )
 from phoebe_spark.predict.bundle import (
     bundle_root,
-    current_version,
     long_shapes,
     read_bundle,
     write_bundle,
 )
+from phoebe_spark.predict.history_file import HistoryFile, history_file
 
-HISTORY = orjson.dumps({"stages": {}, "executions": {}, "shapes": {"aa": 90_000.0, "bb": 10.0}})
-FILES = {"history.json": HISTORY, "task_time/general.txt": b"tree\n"}
+HISTORY = history_file([], [("t", [2.0])])
+SHAPES = orjson.dumps({"aa": 90_000.0, "bb": 10.0})
+FILES = {"shapes.json": SHAPES, "task_time/general.txt": b"tree\n"}
+WHOLE = {**FILES, "history.sqlite": HISTORY}
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    write_bundle(tmp_path, "v1", FILES, {"created_at": "2026-01-01"})
+    write_bundle(tmp_path, "v1", WHOLE, {"created_at": "2026-01-01"})
     return tmp_path
 
 
 def test_what_was_written_is_read(home: Path) -> None:
     bundle = read_bundle(home)
     assert bundle.version == "v1"
-    assert bundle.files == FILES
+    assert bundle.files == FILES, "the history stays on disk"
+    assert HistoryFile(bundle.history).task_times_ms("t") == [2.0]
     assert bundle.metadata["created_at"] == "2026-01-01"
-    told = bundle.metadata["files"]["history.json"]
+    told = bundle.metadata["files"]["history.sqlite"]
     assert told == {"bytes": len(HISTORY), "sha256": hashlib.sha256(HISTORY).hexdigest()}
 
 
 def test_promotion_replaces_the_pointer_and_keeps_the_old_version(home: Path) -> None:
-    write_bundle(home, "v2", FILES, {})
-    assert current_version(home) == "v2"
+    write_bundle(home, "v2", WHOLE, {})
+    assert read_bundle(home).version == "v2"
     assert sorted(p.name for p in bundle_root(home).iterdir()) == ["current", "v1", "v2"]
 
 
-@pytest.mark.parametrize("name", ["history.json", "task_time/general.txt", "metadata.json"])
+@pytest.mark.parametrize("name", ["history.sqlite", "task_time/general.txt", "metadata.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_is_refused(home: Path, name: str, damage: str) -> None:
     file = bundle_root(home) / "v1" / name
@@ -67,7 +70,7 @@ def test_damage_is_refused(home: Path, name: str, damage: str) -> None:
 
 def test_a_changed_byte_anywhere_is_noticed(home: Path) -> None:
     files = [p for p in bundle_root(home).rglob("*") if p.is_file()]
-    assert len(files) == 4
+    assert len(files) == 5
     for file in files:
         content = file.read_bytes()
         for at in range(0, len(content), 7):
@@ -109,9 +112,10 @@ def test_a_pointer_that_names_nothing(home: Path, pointer: bytes) -> None:
     [
         (b"{", BundleDamaged),
         (b'{"format": 99}', BundleFormat),
+        (b'{"format": 1, "files": {}}', BundleFormat),  # held all of its history in one JSON file
         (b"[]", BundleFormat),
-        (b'{"format": 1}', BundleDamaged),
-        (b'{"format": 1, "files": {"../current": {"bytes": 3, "sha256": ""}}}', BundleDamaged),
+        (b'{"format": 2}', BundleDamaged),
+        (b'{"format": 2, "files": {"../current": {"bytes": 3, "sha256": ""}}}', BundleDamaged),
     ],
 )
 def test_metadata_that_cannot_be_used(
@@ -136,7 +140,7 @@ def test_a_failed_write_leaves_the_old_bundle(home: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("phoebe_spark.predict.bundle._write", full)
     with pytest.raises(OSError, match="No space left"):
-        write_bundle(home, "v2", FILES, {})
+        write_bundle(home, "v2", WHOLE, {})
     assert read_bundle(home).version == "v1"
     assert sorted(p.name for p in bundle_root(home).iterdir()) == ["current", "v1"]
 
@@ -161,10 +165,11 @@ def test_what_fails_before_promotion_leaves_the_old_bundle(home: Path) -> None:
     assert left == ["v2/notes.txt"], "what another one put there stays"
 
 
-def test_long_shapes_reads_the_history_alone(home: Path) -> None:
-    (bundle_root(home) / "v1" / "task_time" / "general.txt").unlink()
+def test_long_shapes_reads_the_shapes_alone(home: Path) -> None:
+    for name in ("task_time/general.txt", "history.sqlite"):
+        (bundle_root(home) / "v1" / name).unlink()
     assert long_shapes(home, 60_000) == ["aa"]
     assert long_shapes(home, 1) == ["aa", "bb"]
-    (bundle_root(home) / "v1" / "history.json").write_bytes(b"{}")
+    (bundle_root(home) / "v1" / "shapes.json").write_bytes(b"{}")
     with pytest.raises(BundleDamaged):
         long_shapes(home, 1)

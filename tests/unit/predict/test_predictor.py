@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 
-import orjson
 import pytest
 
 from phoebe_spark.predict.history import History
-from phoebe_spark.predict.predictor import baseline_predictor
 from phoebe_spark.predict.query import log_size, plan_features
-from tests.unit.predict.queries import query, unknown
+from tests.unit.predict.queries import baseline_predictor, query, unknown
 
 
 def history_of(*sizes: float, template: str = "daily", known: bool = True) -> History:
     history = History()
     for size in sizes:
-        done = query(template, size, known=known)
-        history.add(done, "shape", max(s.end_ms for s in done.graph.stages))
+        history.add(query(template, size, known=known))
     return history
 
 
@@ -64,13 +61,6 @@ def test_predicted_times_fit_together() -> None:
         assert stage.end_ms > stage.start_ms
         assert all(ends[p] <= stage.start_ms for p in stage.parents)
         assert stage.ttl_ms == pytest.approx(prediction.duration_ms - stage.end_ms)
-
-
-def test_history_survives_json() -> None:
-    history = history_of(50, 100, known=False)
-    again = History.from_json(orjson.loads(orjson.dumps(history.to_json())))
-    assert again.to_json() == history.to_json()
-    assert again.to_json()["shapes"] == {"shape": pytest.approx(3255, rel=0.5)}
 
 
 def test_size_is_that_of_boundaries_that_read_no_other() -> None:

@@ -29,7 +29,7 @@ from phoebe_training.fit import (
 from phoebe_training.runs import build_runs
 from phoebe_training.seen import trained_on, trained_on_from_json, unseen
 
-from phoebe_spark.predict.bundle import bundle_root, current_version
+from phoebe_spark.predict.bundle import bundle_root, read_bundle
 from phoebe_spark.predict.heads import Head
 from phoebe_spark.predict.history import figures_of
 from phoebe_spark.predict.predictor import load_predictor
@@ -118,7 +118,7 @@ def test_the_first_training_promotes_and_predicts_a_bigger_day(
     assert summary.promoted
     assert summary.reason.code == "first"
     assert (summary.runs, summary.stages) == (16, 80)
-    assert current_version(home) == summary.version
+    assert read_bundle(home).version == summary.version
     predictor = load_predictor(home)
     errors: dict[str, list[float]] = {"output": [], "task": [], "ttl": []}
     for template in TEMPLATES:
@@ -239,7 +239,7 @@ def test_nothing_new_trains_nothing(trained: tuple[Path, TrainSummary]) -> None:
     home, summary = trained
     again = train(home, settings=QUICK)
     assert (again.promoted, again.reason.code) == (False, "nothing_new")
-    assert current_version(home) == summary.version
+    assert read_bundle(home).version == summary.version
 
 
 def test_the_champion_is_judged_on_new_runs_first(tmp_path: Path) -> None:
@@ -258,9 +258,9 @@ def test_the_champion_is_judged_on_new_runs_first(tmp_path: Path) -> None:
     assert second.promoted == (second.score <= second.champion_score)
     assert second.reason.code == ("better" if second.promoted else "not_better")
     expected = second.version if second.promoted else first.version
-    assert current_version(tmp_path) == expected
+    assert read_bundle(tmp_path).version == expected
     # A damaged champion is replaced.
-    file = bundle_root(tmp_path) / str(expected) / "history.json"
+    file = bundle_root(tmp_path) / str(expected) / "history.sqlite"
     file.write_bytes(file.read_bytes()[:-1])
     third = train(tmp_path, settings=QUICK)
     assert (third.promoted, third.reason.code) == (True, "champion_unusable")

@@ -2,36 +2,30 @@
 
 What `phoebe_spark.predict.history` says of a template rests on its last runs, a window of eight.
 This keeps the windows of every template there ever was: a run is added once, whoever brings it and
-in whatever order, a look-up is one indexed read, and a run whose application turns out to have lost
-events is taken out again. What such runs had pushed out of a window comes back: older runs are kept
-in reserve, and no application takes more than one window. Median and spread are exact over the
-window (no sketch: of eight values).
+in whatever order, and a run whose application turns out to have lost events is taken out again.
+What such runs had pushed out of a window comes back: older runs are kept in reserve, and no
+application takes more than one window. Drivers do not read this file, but what a bundle holds of it
+(`phoebe_spark.predict.history_file`).
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import orjson
 
-from phoebe_spark.graph import Stage
-from phoebe_spark.predict.history import (
-    KEEP,
-    ExecutionHistory,
-    History,
-    Past,
-    StageHistory,
-    figures_of,
-    keys,
-    past_from_json,
-    past_to_json,
-)
-from phoebe_spark.predict.query import Query, log_partitions, log_size, stage_key, template_key
+from phoebe_spark.predict.history import FIGURES, KEEP, Past, figures_of, keys
+from phoebe_spark.predict.history_file import Window
+from phoebe_spark.predict.query import Query, log_partitions, log_size
 
 FILE = "history.sqlite"
 
@@ -89,8 +83,7 @@ class HistoryStore:
 
     >>> with HistoryStore(home) as store:
     ...     store.add(query, shape, duration_ms, ("app-1", ""), 7, ended_at)
-    ...     past = store.stage("template/e0")
-    ...     past.stats("task_time").median
+    ...     content = history_file(store.stages(), store.task_times_ms())
 
     Several processes may write at once: each `adding` block is one transaction. Raises
     ``sqlite3.Error`` when the file cannot be read or written.
@@ -196,57 +189,51 @@ class HistoryStore:
             ).rowcount:
                 self._db.execute("DELETE FROM seen WHERE app = ? AND attempt = ?", app)
 
-    def stage(self, key: str) -> StageHistory | None:
-        """The history of one key (`phoebe_spark.predict.history.keys`), oldest run first."""
-        runs = [past_from_json(value) for value in self._values("stage", key)]
-        return StageHistory(self._count("stage", key), runs) if runs else None
+    def stages(self) -> Iterator[Window]:
+        """The window of every key."""
+        for key, count, values in self._windows("stage"):
+            yield Window(key, count, [past_from_json(value) for value in values])
 
-    def lookup(self, query: Query, stage: Stage) -> tuple[StageHistory | None, int]:
-        """As `History.lookup`."""
-        if (exact := self.stage(stage_key(query, stage))) is not None:
-            return exact, 2
-        elsewhere = self.stage(template_key(stage)) if stage.template else None
-        return elsewhere, 1 if elsewhere is not None else 0
+    def task_times_ms(self) -> Iterator[tuple[str, list[float]]]:
+        """Total task times of the last runs of every whole template, ms, oldest first."""
+        for template, _, values in self._windows("execution"):
+            yield template, [task_time_ms for _, task_time_ms in values]
 
-    def _values(self, kind: _Kind, key: str) -> list[Any]:
-        """The window of a key, oldest first."""
-        rows = self._db.execute(
-            "SELECT value FROM runs WHERE kind = ? AND key = ? ORDER BY at DESC, app DESC, "
-            "attempt DESC, execution DESC, part DESC LIMIT ?",
-            (kind, key, KEEP),
-        ).fetchall()
-        return [orjson.loads(value) for (value,) in reversed(rows)]
+    def shapes(self) -> dict[str, float]:
+        """The median duration of every plan shape, ms."""
+        return {shape: median(durations) for shape, _, durations in self._windows("shape")}
 
-    def _count(self, kind: _Kind, key: str) -> int:
-        row = self._db.execute(
-            "SELECT count FROM counts WHERE kind = ? AND key = ?", (kind, key)
-        ).fetchone()
-        return int(row[0]) if row else 0
-
-    def history(self) -> History:
-        """All of it, for a bundle."""
-        found = History()
+    def _windows(self, kind: _Kind) -> Iterator[tuple[str, int, list[Any]]]:
+        """Each key with the count of its runs and its window, oldest first."""
         with closing(self._db.cursor()) as cursor:
             rows = cursor.execute(
-                "SELECT kind, key, value FROM (SELECT *, row_number() OVER (PARTITION BY kind, key "
+                "SELECT key, count, value FROM (SELECT *, row_number() OVER (PARTITION BY key "
                 "ORDER BY at DESC, app DESC, attempt DESC, execution DESC, part DESC) AS newer "
-                "FROM runs) WHERE newer <= ? ORDER BY kind, key, newer DESC",
-                (KEEP,),
+                "FROM runs WHERE kind = ?1) JOIN counts USING (kind, key) WHERE newer <= ?2 "
+                "ORDER BY key, newer DESC",
+                (kind, KEEP),
             )
-            for kind, key, blob in rows:
-                value = orjson.loads(blob)
-                if kind == "stage":
-                    stage = found.stages.setdefault(key, StageHistory())
-                    stage.runs.append(past_from_json(value))
-                elif kind == "execution":
-                    run = found.executions.setdefault(key, ExecutionHistory())
-                    run.durations_ms.append(value[0])
-                    run.task_times_ms.append(value[1])
-                else:
-                    found.shapes.setdefault(key, []).append(value)
-            for kind, key, count in cursor.execute("SELECT kind, key, count FROM counts"):
-                if kind == "stage" and key in found.stages:
-                    found.stages[key].count = count
-                elif kind == "execution" and key in found.executions:
-                    found.executions[key].count = count
-        return found
+            for (key, count), runs in groupby(rows, key=itemgetter(0, 1)):
+                yield key, count, [orjson.loads(value) for _, _, value in runs]
+
+
+def past_to_json(past: Past) -> dict[str, Any]:
+    return {
+        "figures": dict(past.figures),
+        "log_size": _null(past.log_size),
+        "log_partitions": _null(past.log_partitions),
+        "at": _null(past.at),
+    }
+
+
+def past_from_json(data: Mapping[str, Any]) -> Past:
+    figures = {figure: data["figures"][figure] for figure in FIGURES}
+    return Past(figures, _nan(data["log_size"]), _nan(data["log_partitions"]), _nan(data["at"]))
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value

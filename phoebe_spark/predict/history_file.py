@@ -1,0 +1,112 @@
+"""The bundle's history: a SQLite file, of which a driver reads only the templates that it asks for.
+
+A home may hold the past of a hundred thousand jobs, a driver runs one of them. One row is the
+window of one key: a run is eight little-endian doubles, its figures (`FIGURES`, log1p), the logs of
+its input size and partition count, and its end in days since the epoch; NaN is "not known".
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from phoebe_spark.errors import BundleDamaged
+from phoebe_spark.predict.history import FIGURES, Past, StageHistory
+
+FILE = "history.sqlite"
+
+_RUN = struct.Struct(f"<{len(FIGURES) + 3}d")
+_SCHEMA = """
+CREATE TABLE stages (key TEXT PRIMARY KEY, count INTEGER NOT NULL, runs BLOB NOT NULL);
+CREATE TABLE executions (template TEXT PRIMARY KEY, task_times_ms BLOB NOT NULL);
+"""
+_AT_ONCE = 500  # keys of one statement; SQLite takes 999 in its oldest builds
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The last runs of one key, oldest first; ``count``: how many there were in all."""
+
+    key: str
+    count: int
+    runs: Sequence[Past]
+
+
+def history_file(
+    stages: Iterable[Window], task_times_ms: Iterable[tuple[str, Sequence[float]]]
+) -> bytes:
+    """The file's content; ``task_times_ms`` by template of the whole plan."""
+    with sqlite3.connect(":memory:") as db:
+        db.executescript(_SCHEMA)
+        db.executemany("INSERT INTO stages VALUES (?, ?, ?)", map(_row, stages))
+        db.executemany(
+            "INSERT INTO executions VALUES (?, ?)",
+            ((key, struct.pack(f"<{len(times)}d", *times)) for key, times in task_times_ms),
+        )
+    content = db.serialize()
+    db.close()
+    return content
+
+
+class HistoryFile:
+    """The past of every template, read key by key (`phoebe_spark.predict.history.Histories`).
+
+    Raises `BundleDamaged` where the file is none of these.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Immutable: nobody writes into a promoted bundle, and a read-only disk needs no lock file.
+        uri = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
+        try:
+            # The thread that loads is not always the one that asks; SQLite serializes the calls.
+            self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+        self.stages(())
+        self.task_times_ms("")
+
+    def stages(self, keys: Iterable[str]) -> dict[str, StageHistory]:
+        wanted = list(keys)
+        found: dict[str, StageHistory] = {}
+        try:
+            for start in range(0, len(wanted) or 1, _AT_ONCE):
+                some = wanted[start : start + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                for key, count, runs in self._db.execute(
+                    f"SELECT key, count, runs FROM stages WHERE key IN ({marks})", some
+                ):
+                    found[key] = StageHistory(count, list(_pasts(runs)))
+        except (sqlite3.Error, struct.error) as error:
+            raise self._damaged(error) from error
+        return found
+
+    def task_times_ms(self, template: str) -> list[float]:
+        try:
+            row = self._db.execute(
+                "SELECT task_times_ms FROM executions WHERE template = ?", (template,)
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+        return [ms for (ms,) in struct.iter_unpack("<d", row[0])] if row is not None else []
+
+    def _damaged(self, error: Exception) -> BundleDamaged:
+        return BundleDamaged(f"{self._path} cannot be read: {error}")
+
+
+def _row(window: Window) -> tuple[str, int, bytes]:
+    runs = b"".join(
+        _RUN.pack(*(past.figures[f] for f in FIGURES), past.log_size, past.log_partitions, past.at)
+        for past in window.runs
+    )
+    return window.key, window.count, runs
+
+
+def _pasts(runs: bytes) -> Iterator[Past]:
+    for values in _RUN.iter_unpack(runs):
+        figures = dict(zip(FIGURES, values, strict=False))
+        yield Past(figures, *values[len(FIGURES) :])

@@ -1,0 +1,164 @@
+"""The history of all templates: the same as in memory, whatever the order; forgetful; and what a
+bundle holds of it, which is read by the key."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from phoebe_training.history_store import HistoryStore
+
+from phoebe_spark.errors import BundleDamaged
+from phoebe_spark.predict.history import FIGURES, KEEP, History, Past, look_up, template_key
+from phoebe_spark.predict.history_file import HistoryFile, Window, history_file
+from tests.unit.predict.queries import baseline_predictor, query, unknown
+
+DAY_ONE = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def _day(store: HistoryStore, n: int, *, app: str | None = None, size: float = 10.0) -> bool:
+    made = query("sales", size, random.Random(n))
+    at = DAY_ONE + timedelta(days=n)
+    return store.add(made, "shape", 1000.0 + n, (app or f"app-{n}", ""), 3, at)
+
+
+def _held(store: HistoryStore) -> object:
+    """All that a bundle would hold."""
+    stages = {w.key: (w.count, [(p.figures, p.log_size) for p in w.runs]) for w in store.stages()}
+    return stages, dict(store.task_times_ms()), store.shapes()
+
+
+def _file(store: HistoryStore, folder: Path) -> HistoryFile:
+    path = folder / "bundled # 1?.sqlite"
+    path.write_bytes(history_file(store.stages(), store.task_times_ms()))
+    path.chmod(0o444)
+    return HistoryFile(path)
+
+
+def test_the_same_as_in_memory_whatever_the_order(tmp_path: Path) -> None:
+    days = list(range(KEEP + 4))
+    memory = History()
+    for n in days:
+        memory.add(query("sales", 10.0, random.Random(n)))
+    random.Random(1).shuffle(days)
+    with HistoryStore(tmp_path) as store, store.adding():
+        assert all(_day(store, n) for n in days)
+        assert not any(_day(store, n) for n in days), "added once"
+    with HistoryStore(tmp_path) as store:
+        assert store.shapes() == {"shape": 1000.0 + KEEP - 0.5}
+        bundled = _file(store, tmp_path)
+    for template in ("sales", "unheard"):
+        made = unknown(query(template, 10.0))
+        from_memory, from_file = look_up(memory, made), look_up(bundled, made)
+        level = {"sales": 2, "unheard": 0}[template]
+        assert {at for _, at in from_file.values()} == {level}
+        for stage_id, (past, at) in from_memory.items():
+            found, also_at = from_file[stage_id]
+            assert also_at == at
+            if past is not None:
+                assert found is not None
+                assert found.count == past.count == KEEP + 4
+                assert [p.figures for p in found.runs] == [p.figures for p in past.runs]
+        assert bundled.task_times_ms(template) == memory.task_times_ms(template)
+        predicted = [baseline_predictor(h).predict(made).graph for h in (memory, bundled)]
+        assert predicted[0] == predicted[1]
+    # What is known of a stage in one query speaks for it in another.
+    elsewhere = type(made)(query("sales", 10.0).graph, {}, "unheard", 2)
+    assert {at for _, at in look_up(bundled, elsewhere).values()} == {1}
+    assert len(bundled.stages(template_key(s) for s in elsewhere.graph.stages)) == 5
+
+
+def test_an_application_that_lost_events_is_forgotten(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        _day(store, 0, size=10.0)
+        before = _held(store)
+        _day(store, 1, app="lossy", size=10_000.0)
+        assert _held(store) != before
+        store.forget([("lossy", "")])
+        assert _held(store) == before
+        assert not _day(store, 1, app="lossy"), "and stays so"
+
+
+def test_what_a_forgotten_application_pushed_out_comes_back(tmp_path: Path) -> None:
+    """It ran one query again and again, and filled the window; its own runs are all taken out."""
+    with HistoryStore(tmp_path) as store:
+        for n in range(KEEP + 2):
+            _day(store, n)
+        before = _held(store)
+        for n in range(2 * KEEP):
+            made = query("sales", 10_000.0, random.Random(n))
+            store.add(made, "shape", 9e9, ("lossy", ""), n, DAY_ONE + timedelta(days=90, hours=n))
+        assert _held(store) != before
+        store.forget([("lossy", "")])
+        assert _held(store) == before
+        assert {(w.count, len(w.runs)) for w in store.stages()} == {(KEEP + 2, KEEP)}
+
+
+def test_a_forgotten_application_of_which_a_whole_log_comes_is_let_in_again(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        _day(store, 0, app="late")
+        before = _held(store)
+        store.forget([("late", "")])
+        store.readmit([("other", "")])
+        assert not _day(store, 0, app="late")
+        store.readmit([("late", "")])
+        assert _day(store, 0, app="late")
+        store.readmit([("late", "")])
+        assert not _day(store, 0, app="late"), "once"
+        assert _held(store) == before
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        with pytest.raises(ZeroDivisionError), store.adding():
+            assert _day(store, 0) / 0
+        assert list(store.stages()) == []
+        assert _day(store, 0)
+
+
+def test_a_driver_reads_what_it_asks_for(tmp_path: Path) -> None:
+    """Of a hundred thousand keys; the time of a look-up is printed with ``-s``."""
+    run = Past(dict.fromkeys(FIGURES, 5.0), 1.0, 2.0, 3.0)
+    count = 100_000
+
+    def windows() -> Iterator[Window]:
+        return (Window(f"t{n:06d}/e0", n, [run] * 3) for n in range(count))
+
+    path = tmp_path / "history.sqlite"
+    path.write_bytes(history_file(windows(), []))
+    assert path.stat().st_size > 24e6
+    before = _resident_bytes()
+    history = HistoryFile(path)
+    rng = random.Random(7)
+    took = []
+    for _ in range(300):
+        asked = {f"t{(n := rng.randrange(count)):06d}/e0": n for _ in range(20)}
+        began = time.perf_counter()
+        found = history.stages(asked)
+        took.append((time.perf_counter() - began) * 1000)
+        assert {key: stage.count for key, stage in found.items()} == asked
+        assert all(stage.runs == [run] * 3 for stage in found.values())
+    print(f"20 of {count} keys: p50 {sorted(took)[150]:.3f} ms, p99 {sorted(took)[297]:.3f} ms")
+    assert _resident_bytes() - before < 10e6
+    plan = sqlite3.connect(path).execute("EXPLAIN QUERY PLAN SELECT * FROM stages WHERE key IN (1)")
+    assert "SEARCH" in str(plan.fetchall())
+    assert len(history.stages(f"t{n:06d}/e0" for n in range(5_000))) == 5_000
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.parametrize("content", [b"", b"no history" * 1000, b"SQLite format 3\0" + b"x" * 100])
+def test_what_is_no_history_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "history.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(BundleDamaged, match=r"history\.sqlite"):
+        HistoryFile(path)
+    with pytest.raises(BundleDamaged):
+        HistoryFile(tmp_path / "gone.sqlite")
