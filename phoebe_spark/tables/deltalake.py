@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from arro3.core import Table
 from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from phoebe_spark.tables.ownership import checked_format, claim, description, needs_one
 from phoebe_spark.tables.records import Record
@@ -157,14 +157,12 @@ class Tables:
         columns: Sequence[str] | None = None,
         filters: Sequence[Filter] | None = None,
         latest: bool = True,
-        since: int | None = None,
     ) -> pyarrow.Table:
         """The table's rows; with ``latest`` only the last one of each key (by ``written_at``).
 
         ``filters`` are conjunctive ``(column, op, value)`` triples as in ``pyarrow.dataset``; with
         ``latest`` they should only name columns that are equal in all rows of a key. A table that
-        was never written is empty. ``since``: only the files that the table did not have at that
-        `version` (what was compacted since then is read again).
+        was never written is empty.
         """
         record = RECORDS[table]
         try:
@@ -179,28 +177,11 @@ class Tables:
         there = {field.name for field in delta.schema().fields}
         asked = wanted if wanted is not None else [field.name for field in fields(record)]
         wanted = [name for name in asked if name in there]
-        rows = _rows(delta, wanted, filters, self._known(table, since))
+        rows = _rows(delta, wanted, filters)
         rows = with_columns(rows, record, [name for name in asked if name not in there])
         if latest:
             rows = last_of_key(rows, record.KEY)
         return rows.select(list(columns)) if columns is not None else rows
-
-    def version(self, table: str) -> int | None:
-        """The table's latest version; None: never written."""
-        try:
-            return self._open(table).version()
-        except TableNotFoundError:
-            return None
-
-    def _known(self, table: str, version: int | None) -> set[str]:
-        """The files of a former version; none where the table's log does not reach back to it."""
-        if version is None:
-            return set()
-        try:
-            then = DeltaTable(self.path(table), version, storage_options=self._options)
-        except DeltaError:
-            return set()
-        return _files(then)
 
     def optimize(self, table: str) -> Optimized:
         """Rewrite the small files of each partition as few large ones, and prune the table's log.
@@ -232,22 +213,9 @@ class Tables:
         )
 
 
-def _files(delta: DeltaTable) -> set[str]:
-    """Relative to the table."""
-    return set(delta.get_add_actions(flatten=True)["path"].to_pylist())
-
-
-def _rows(
-    delta: DeltaTable, columns: list[str], filters: Sequence[Filter] | None, known: set[str]
-) -> pyarrow.Table:
-    """Rows of the files that are not in ``known``."""
-    from pyarrow import dataset as ds
+def _rows(delta: DeltaTable, columns: list[str], filters: Sequence[Filter] | None) -> pyarrow.Table:
     from pyarrow.parquet import filters_to_expression
 
-    found = delta.to_pyarrow_dataset()
-    if known:
-        new = [fragment for fragment in found.get_fragments() if fragment.path not in known]
-        found = ds.FileSystemDataset(new, found.schema, found.format, found.filesystem)
     wanted = filters_to_expression(list(filters)) if filters else None
-    rows: pyarrow.Table = found.to_table(columns=columns, filter=wanted)
+    rows: pyarrow.Table = delta.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
     return rows

@@ -7,16 +7,14 @@ the order of the key. Where a SparkSession is given the join of rows is Spark's;
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import pyarrow as pa
 
 from phoebe_spark.tables.deltalake import Tables
-from phoebe_spark.tables.rows import RECORDS, Filter
+from phoebe_spark.tables.rows import RECORDS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -57,43 +55,10 @@ def read_frames(home: str | Path, spark: SparkSession | None = None) -> Frames:
     return Frames(**{name: _frame(tables, name, spark) for name in COLUMNS})
 
 
-def read_new(home: str | Path, since: Mapping[str, int]) -> tuple[Frames, dict[str, int]]:
-    """The executions that were written after the table versions ``since``, with all that belongs to
-    them, and the versions to ask with next time. New application rows are there too: they may tell
-    of a loss in what was read before.
-
-    An execution's own row is written last, so whoever sees it sees its stages and boundaries.
-    """
-    tables = Tables(home)
-    versions = {name: tables.version(name) for name in ("executions", "applications")}
-    new = tables.read("executions", columns=["app_id", "date"], since=since.get("executions"))
-    late = tables.read("applications", columns=["app_id", "date"], since=since.get("applications"))
-    runs, applications = _of(new), _of(pa.concat_tables([new, late]))
-    frames = Frames(
-        applications=_frame(tables, "applications", None, applications),
-        executions=_frame(tables, "executions", None, since=since.get("executions")),
-        stages=_frame(tables, "stages", None, runs),
-        boundaries=_frame(tables, "boundaries", None, runs),
-    )
-    return frames, {name: v for name, v in versions.items() if v is not None}
-
-
-def _of(rows: pa.Table) -> list[Filter]:
-    """What selects all rows of the applications in ``rows``."""
-    dates, apps = (sorted(set(rows[name].to_pylist())) for name in ("date", "app_id"))
-    return [("date", "in", dates), ("app_id", "in", apps)] if apps else [("app_id", "=", "")]
-
-
-def _frame(
-    tables: Tables,
-    name: str,
-    spark: SparkSession | None,
-    filters: Sequence[Filter] | None = None,
-    since: int | None = None,
-) -> pd.DataFrame:
+def _frame(tables: Tables, name: str, spark: SparkSession | None) -> pd.DataFrame:
     columns = list(COLUMNS[name])
     if spark is None or not tables.exists(name):
-        frame = tables.read(name, columns=columns, filters=filters, since=since).to_pandas()
+        frame = tables.read(name, columns=columns).to_pandas()
     else:
         frame = _through_spark(spark, tables.path(name), name)[columns]
     return _normal(frame, name)

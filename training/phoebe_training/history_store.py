@@ -14,7 +14,6 @@ import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -25,14 +24,14 @@ import orjson
 
 from phoebe_spark.predict.history import FIGURES, KEEP, Past, figures_of, keys
 from phoebe_spark.predict.history_file import Window
-from phoebe_spark.predict.query import Query, log_partitions, log_size
+from phoebe_spark.predict.query import log_partitions, log_size
+from phoebe_training.runs import Applications, Run
 
 FILE = "history.sqlite"
 
 _Kind = Literal["stage", "execution", "shape"]
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS tables (name TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seen (
   app TEXT, attempt TEXT, execution INTEGER, PRIMARY KEY (app, attempt, execution)
 ) WITHOUT ROWID;
@@ -82,10 +81,10 @@ class HistoryStore:
     """The store of one home, which must be a local directory.
 
     >>> with HistoryStore(home) as store:
-    ...     store.add(query, shape, duration_ms, ("app-1", ""), 7, ended_at)
+    ...     store.follow(runs, applications(frames))
     ...     content = history_file(store.stages(), store.task_times_ms())
 
-    Several processes may write at once: each `adding` block is one transaction. Raises
+    Several processes may write at once: what follows is one transaction. Raises
     ``sqlite3.Error`` when the file cannot be read or written.
     """
 
@@ -114,38 +113,30 @@ class HistoryStore:
             raise
         self._db.execute("COMMIT")
 
-    @property
-    def versions(self) -> dict[str, int]:
-        """The versions of the tables that have been read."""
-        rows = self._db.execute("SELECT name, version FROM tables").fetchall()
-        return {str(name): int(version) for name, version in rows}
+    def follow(self, runs: Iterable[Run], applications: Applications) -> int:
+        """Take in what the tables hold by now, in one transaction; how many runs were new."""
+        with self.adding():
+            self.readmit(applications.whole)
+            added = sum(self.add(run) for run in runs)
+            self.forget(applications.lossy)
+        return added
 
-    def read_until(self, versions: Mapping[str, int]) -> None:
-        self._db.executemany("INSERT OR REPLACE INTO tables VALUES (?, ?)", versions.items())
-
-    def add(
-        self,
-        query: Query,
-        shape: str | None,
-        duration_ms: float,
-        app: tuple[str, str],
-        execution_id: int,
-        ended_at: datetime,
-    ) -> bool:
-        """Add one finished execution (``query.graph`` with true figures); False if it is there."""
-        who = (*app, execution_id)
+    def add(self, run: Run) -> bool:
+        """Add one finished execution; False if it is there."""
+        who = (*run.app, run.execution_id)
         if not self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", who).rowcount:
             return False
-        at = ended_at.timestamp() / 86_400
+        query = run.query
+        at = run.ended_at.timestamp() / 86_400
         size = log_size(query)
         for stage in query.graph.stages:
             past = Past(figures_of(stage), size, log_partitions(stage), at)
             for key in keys(query, stage):
                 self._put("stage", key, at, who, stage.stage_id, past_to_json(past))
         total = sum(s.task_time_ms for s in query.graph.stages)
-        self._put("execution", query.template, at, who, 0, [duration_ms, total])
-        if shape:
-            self._put("shape", shape, at, who, 0, duration_ms)
+        self._put("execution", query.template, at, who, 0, [run.duration_ms, total])
+        if run.shape:
+            self._put("shape", run.shape, at, who, 0, run.duration_ms)
         return True
 
     def _put(

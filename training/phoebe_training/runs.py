@@ -20,6 +20,8 @@ from phoebe_spark.graph import Boundary, Stage, StageGraph
 from phoebe_spark.predict.query import Query
 from phoebe_training.data import Frames
 
+_KEY = ["app_id", "app_attempt", "execution_id"]
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -35,26 +37,38 @@ class Run:
     ended_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Applications:
+    """Application ids with attempts: those that lost events, and those that did not."""
+
+    lossy: frozenset[tuple[str, str]]
+    whole: frozenset[tuple[str, str]]
+
+
+def applications(frames: Frames) -> Applications:
+    rows = frames.applications
+    every = frozenset(rows[_KEY[:2]].itertuples(index=False, name=None))
+    lost = rows[rows["events_dropped"].fillna(0) > 0]
+    lossy = frozenset(lost[_KEY[:2]].itertuples(index=False, name=None))
+    return Applications(lossy, every - lossy)
+
+
 def build_runs(frames: Frames) -> list[Run]:
     """All runs that may be trained on, in the order of their applications' starts."""
     executions = frames.executions
-    key = ["app_id", "app_attempt", "execution_id"]
-    applications = frames.applications
-    lossy = set(
-        applications.loc[applications["events_dropped"].fillna(0) > 0, key[:2]].itertuples(
-            index=False, name=None
-        )
-    )
-    whole = [where not in lossy for where in executions[key[:2]].itertuples(index=False, name=None)]
+    key = _KEY
+    lossy = applications(frames).lossy
+    told = [where not in lossy for where in executions[key[:2]].itertuples(index=False, name=None)]
     usable = executions[
-        pd.Series(whole, index=executions.index, dtype=bool)
+        pd.Series(told, index=executions.index, dtype=bool)
         & executions["complete"]
         & ~executions["restored"]
         & (executions["status"] == "succeeded")
         & executions["template"].notna()
         & executions["duration_ms"].notna()
     ]
-    started = {(row.app_id, row.app_attempt): row for row in applications.itertuples(index=False)}
+    rows = frames.applications.itertuples(index=False)
+    started = {(row.app_id, row.app_attempt): row for row in rows}
     stages = dict(tuple(frames.stages.dropna(subset=["execution_id"]).groupby(key)))
     boundaries = dict(tuple(frames.boundaries.groupby(key)))
     runs: list[Run] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from phoebe_training.history_store import HistoryStore
+from phoebe_training.runs import Run
 
 from phoebe_spark.errors import BundleDamaged
 from phoebe_spark.predict.history import FIGURES, KEEP, History, Past, look_up, template_key
@@ -22,9 +23,15 @@ DAY_ONE = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def _day(store: HistoryStore, n: int, *, app: str | None = None, size: float = 10.0) -> bool:
-    made = query("sales", size, random.Random(n))
-    at = DAY_ONE + timedelta(days=n)
-    return store.add(made, "shape", 1000.0 + n, (app or f"app-{n}", ""), 3, at)
+    return store.add(_run(n, app or f"app-{n}", 3, size, timedelta(days=n), 1000.0 + n))
+
+
+def _run(
+    seed: int, app: str, execution_id: int, size: float, later: timedelta, duration_ms: float
+) -> Run:
+    at = DAY_ONE + later
+    made = query("sales", size, random.Random(seed))
+    return Run(made, "shape", duration_ms, (app, ""), execution_id, at, at)
 
 
 def _held(store: HistoryStore) -> object:
@@ -91,8 +98,7 @@ def test_what_a_forgotten_application_pushed_out_comes_back(tmp_path: Path) -> N
             _day(store, n)
         before = _held(store)
         for n in range(2 * KEEP):
-            made = query("sales", 10_000.0, random.Random(n))
-            store.add(made, "shape", 9e9, ("lossy", ""), n, DAY_ONE + timedelta(days=90, hours=n))
+            store.add(_run(n, "lossy", n, 10_000.0, timedelta(days=90, hours=n), 9e9))
         assert _held(store) != before
         store.forget([("lossy", "")])
         assert _held(store) == before
