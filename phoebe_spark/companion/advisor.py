@@ -21,11 +21,9 @@ from phoebe_spark import nested_json
 from phoebe_spark.errors import BundleError
 from phoebe_spark.graph import StageGraph
 from phoebe_spark.optimize import Decision, OptimizerSettings, choose
-from phoebe_spark.plan.features import features
-from phoebe_spark.plan.nodes import body, parse_plan
-from phoebe_spark.plan.stages import PlanGraph, derive
-from phoebe_spark.plan.templates import template
-from phoebe_spark.predict.query import Query
+from phoebe_spark.plan import parse_plan, read
+from phoebe_spark.plan.stages import PlanGraph
+from phoebe_spark.predict.query import Query, query_of
 from phoebe_spark.reasons import Reason
 
 if TYPE_CHECKING:
@@ -120,10 +118,9 @@ class Advisor:
         whatever a malformed plan raises."""
         if self._predictor is None:
             raise ValueError("no trained models are loaded")
-        root = parse_plan(plan)
-        derived = derive(root, boundaries, inner=False)
-        query = Query(derived.graph, features(derived), template(body(root)), max(1, slots))
-        return Foreseen(derived, self._predictor.predict(query))
+        reading = read(parse_plan(plan), boundaries)
+        query = query_of(reading, slots)
+        return Foreseen(reading.plan_graph, self._predictor.predict(query))
 
     def decide(self, foreseen: Foreseen, boundaries: Sequence[Mapping[str, Any]]) -> Answer:
         """The decision for a plan with these boundaries (of an ``advise`` message)."""

@@ -28,7 +28,7 @@ from phoebe_spark.harvest._values import (
     time_ms,
     timestamp,
 )
-from phoebe_spark.plan.stages import derive
+from phoebe_spark.plan import read
 from phoebe_spark.plan.templates import Exchange
 from phoebe_spark.tables.records import Record
 
@@ -180,7 +180,7 @@ class ExecutionEvents(ApplicationEvents):
         for job_id in execution.jobs:
             self._jobs.pop(job_id, None)
         initial: tuple[Exchange, ...] = ()
-        ties, plan = NO_TIES, None
+        ties, reading = NO_TIES, None
         self._plan_bytes -= execution.plan_bytes
         try:
             execution.look_at_plans()
@@ -188,11 +188,11 @@ class ExecutionEvents(ApplicationEvents):
             ties = tie(execution, initial, self._ran_rdd)
             if execution.initial is not None:
                 facts = rows.boundary_facts(execution, initial, ties)
-                plan = derive(execution.initial, facts, inner=False)
+                reading = read(execution.initial, facts)
         except UNREADABLE:
             # Its stages are rows all the same, tied to nothing; its neighbours are not concerned.
             self._unread_plan(execution)
-            initial, ties, plan = (), NO_TIES, None
+            initial, ties, reading = (), NO_TIES, None
         lossy = execution.damaged or self.events_dropped > 0
         ending = rows.Ending(execution.started_ms, execution.ended_ms, aborted, lossy)
         found: list[Record] = []
@@ -201,10 +201,10 @@ class ExecutionEvents(ApplicationEvents):
             found.append(
                 rows.stage_row(stage, self._stamp, ties.stages.get(stage_id), parents, ending)
             )
-        found.extend(rows.boundary_rows(execution, self._stamp, initial, plan, ties))
+        found.extend(rows.boundary_rows(execution, self._stamp, initial, reading, ties))
         for held in temp_storage(execution):
             found.append(rows.temp_storage_row(held, execution.execution_id, self._stamp))
-        shown = structure(execution, plan, self._ran_rdd)
+        shown = structure(execution, reading, self._ran_rdd)
         slots = self._slots()
         found.append(
             rows.execution_row(execution, self._stamp, ending, ties, len(initial), slots, shown)

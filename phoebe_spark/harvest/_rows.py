@@ -13,9 +13,8 @@ from phoebe_spark.harvest._state import ExecutionState, StageState
 from phoebe_spark.harvest._structure import NO_STRUCTURE, HostStorage, Structure
 from phoebe_spark.harvest._ties import StageTie, Ties
 from phoebe_spark.harvest._values import JsonObject, integer, number, obj, text, timestamp
-from phoebe_spark.plan.features import features
+from phoebe_spark.plan import Reading
 from phoebe_spark.plan.nodes import body
-from phoebe_spark.plan.stages import PlanGraph
 from phoebe_spark.plan.templates import Exchange, shape, template
 from phoebe_spark.tables.records import (
     BoundaryRecord,
@@ -164,19 +163,17 @@ def stage_row(
 
 
 def boundary_rows(
-    execution: ExecutionState, stamp: Stamp, initial: tuple[Exchange, ...], plan: PlanGraph | None,
-    ties: Ties,
+    execution: ExecutionState, stamp: Stamp, initial: tuple[Exchange, ...],
+    reading: Reading | None, ties: Ties,
 ) -> list[BoundaryRecord]:  # fmt: skip
     """One row per exchange of the initial plan, with what the plugin decided about it, and one for
     each that the plugin speaks of and that the plan has not: a restored one, and what is above it.
     """
     said, unmatched = _by_boundary(execution, initial, ties)
-    known = features(plan) if plan is not None else {}
     rows = []
     for exchange in initial:
         message = said.get(exchange.boundary_id, {})
-        planned = plan.stage_of_boundary.get(exchange.boundary_id) if plan else None
-        found = known.get(planned) if planned is not None else None
+        found = _features(reading, exchange.boundary_id) if reading is not None else None
         rows.append(
             BoundaryRecord(
                 **stamp(),
@@ -199,6 +196,11 @@ def boundary_rows(
             )
         )
     return rows
+
+
+def _features(reading: Reading, boundary_id: str) -> Mapping[str, float] | None:
+    planned = reading.plan_graph.stage_of_boundary.get(boundary_id)
+    return reading.features.get(planned) if planned is not None else None
 
 
 def _said(message: JsonObject, partitions: int | None) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from phoebe_spark.harvest._state import ExecutionState
 from phoebe_spark.harvest._ties import resolve
-from phoebe_spark.plan.stages import PlanGraph
+from phoebe_spark.plan import Reading
+from phoebe_spark.plan.stored import planned_stages, to_json
 
 _MOST_SKIPPED = 1_000
 _MOST_POINTS = 200
@@ -39,30 +40,17 @@ class HostStorage:
 
 
 def structure(
-    execution: ExecutionState, plan: PlanGraph | None, ran_rdd: Mapping[int, int]
+    execution: ExecutionState, reading: Reading | None, ran_rdd: Mapping[int, int]
 ) -> Structure:
     """``ran_rdd`` says which map stage last computed an RDD."""
     ran = {stage_id for stage_id, _ in execution.stages}
     skipped = sorted(execution.skipped.keys() - ran)
     computed = {str(s): resolve(s, {}, execution.skipped, ran_rdd) for s in skipped[:_MOST_SKIPPED]}
     return Structure(
-        json.dumps(_stages(plan)) if plan is not None else None,
+        to_json(planned_stages(reading.plan_graph)) if reading is not None else None,
         json.dumps(computed) if skipped else None,
         len(skipped),
     )
-
-
-def _stages(plan: PlanGraph) -> list[dict[str, object]]:
-    """No text of the plan: operators by kind, templates, connectors."""
-    return [
-        {
-            "template": stage.template,
-            "boundary": stage.boundary.boundary_id if stage.boundary else None,
-            "operators": stage.operators,
-            "reads": [[parent, kind] for parent, kind in plan.reads[stage.stage_id]],
-        }
-        for stage in plan.graph.stages
-    ]
 
 
 def temp_storage(execution: ExecutionState) -> list[HostStorage]:

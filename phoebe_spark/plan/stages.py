@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from phoebe_spark.graph import Boundary, Stage, StageGraph
+from phoebe_spark.graph import Boundary, Carrier, Stage, StageGraph
 from phoebe_spark.plan.activities import Activities, Activity, split
 from phoebe_spark.plan.nodes import PlanNode, body, exchange_identity, is_scan, is_shuffle
 from phoebe_spark.plan.templates import Digests, Exchange, exchanges
@@ -69,6 +69,11 @@ def derive(
     digests = Digests.of(plan)
     parts = split(plan, digests, inner=inner, assume_single=assume_single, filled=filled)
     return _Stages(plan, facts, digests, parts, inner).result()
+
+
+def carrier_of(boundary_id: str) -> Carrier:
+    """What carries the rows over a boundary of `derive`: broadcasts and subqueries are ``b...``."""
+    return "broadcast" if boundary_id.startswith("b") else "shuffle"
 
 
 class _Stages:

@@ -9,7 +9,7 @@ that grow from day to day do not leave the last value behind.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
@@ -94,10 +94,13 @@ class History:
     _stages: dict[str, StageHistory] = field(default_factory=dict)
     _task_times_ms: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, query: Query) -> None:
-        """Add one finished execution: ``query.graph`` with true figures."""
+    def add(self, query: Query, ran: Container[int] | None = None) -> None:
+        """Add one finished execution: ``query.graph`` with true figures, of the stages ``ran``
+        (None: of all)."""
         size = log_size(query)
         for stage in query.graph.stages:
+            if ran is not None and stage.stage_id not in ran:
+                continue
             past = Past(figures_of(stage), size, log_partitions(stage))
             for key in keys(query, stage):
                 self._stages.setdefault(key, StageHistory()).add(past)

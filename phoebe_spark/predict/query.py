@@ -1,7 +1,8 @@
-"""One execution as the predictors see it: `Query`, made from a plan, or from a run's rows.
+"""One execution as the predictors see it: `Query`, made from the stages of its first plan.
 
-Both sides, the driver that asks before a run and the training that looks back, go through this
-module, so a model never meets an input in service that was made in another way in training.
+Both sides, the driver that asks before a run and the training that looks back, build it here
+(`build_query`), from the same form of a plan (`phoebe_spark.plan.stored`): a model never meets an
+input in service that was made in another way in training.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from phoebe_spark.graph import Stage, StageGraph
+from phoebe_spark.graph import Boundary, Stage, StageGraph
+from phoebe_spark.plan import Reading
 from phoebe_spark.plan.features import GROUPS, OPERATOR_GROUPS
+from phoebe_spark.plan.stages import carrier_of
+from phoebe_spark.plan.stored import PlannedStage, planned_stages
 
 NAN = float("nan")
 
@@ -30,6 +34,50 @@ class Query:
     features: Mapping[int, Mapping[str, float]]
     template: str
     slots: int
+
+
+def build_query(
+    stages: Sequence[PlannedStage],
+    boundaries: Mapping[str, Boundary],
+    features: Mapping[str, Mapping[str, float]],
+    template: str,
+    slots: int,
+) -> Query:
+    """A query before its run: stage ids are places in ``stages``, figures are 0.
+
+    ``boundaries`` is what is known of the shuffles, ``features`` their stages' plan features, both
+    by boundary id.
+    """
+    found: list[Stage] = []
+    seen: dict[int, Mapping[str, float]] = {}
+    for stage_id, planned in enumerate(stages):
+        boundary = None
+        if planned.boundary is not None:
+            boundary = boundaries.get(planned.boundary) or Boundary(
+                planned.boundary,
+                planned.template,
+                eligible=False,
+                carrier=carrier_of(planned.boundary),
+            )
+            if planned.boundary in features:
+                seen[stage_id] = features[planned.boundary]
+        found.append(
+            Stage(
+                stage_id,
+                planned.parents,
+                template=planned.template,
+                boundary=boundary,
+                operators=planned.operators,
+            )
+        )
+    return Query(StageGraph(tuple(found)), seen, template, max(1, slots))
+
+
+def query_of(reading: Reading, slots: int) -> Query:
+    """The query that a plan asks about."""
+    stages = planned_stages(reading.plan_graph)
+    known = reading.boundaries
+    return build_query(stages, known, reading.features_of_boundaries, reading.template, slots)
 
 
 def stage_key(query: Query, stage: Stage) -> str:

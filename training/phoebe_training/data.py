@@ -25,7 +25,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "executions": (
         "app_id", "app_attempt", "execution_id", "template", "shape", "started_at", "duration_ms",
-        "slots", "restored", "complete", "status",
+        "slots", "restored", "complete", "status", "plan",
     ),
     "stages": (
         "app_id", "app_attempt", "stage_id", "stage_attempt", "execution_id", "template",
@@ -33,8 +33,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "task_count", "task_time_ms", "shuffle_write_bytes", "complete",
     ),
     "boundaries": (
-        "app_id", "app_attempt", "execution_id", "boundary_id", "partitions", "catalyst_bytes",
-        "catalyst_rows", "features",
+        "app_id", "app_attempt", "execution_id", "boundary_id", "template", "partitions",
+        "catalyst_bytes", "catalyst_rows", "features",
     ),
 }  # fmt: skip
 

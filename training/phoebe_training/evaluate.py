@@ -60,6 +60,8 @@ def quality(
     for run, prediction in zip(runs, predictions, strict=True):
         truths = {s.stage_id: s for s in run.query.graph.stages}
         for stage in prediction.graph.stages:
+            if stage.stage_id not in run.ran:
+                continue
             truth = truths[stage.stage_id]
             if figure == "output" and not truth.is_shuffle:
                 continue

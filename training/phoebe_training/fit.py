@@ -11,6 +11,7 @@ metrics are about.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,13 +72,19 @@ class FitSettings:
 
 @dataclass(slots=True)
 class Side:
-    """The rows of one head of one figure, and what was estimated for them out of fold."""
+    """The rows of one head of one figure; ``truth`` is NaN for a stage that did not run: it is
+    estimated, because others build on it, but nothing is learned from it."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
     truth: list[float] = field(default_factory=list)
     baseline: list[float] = field(default_factory=list)
     group: list[int] = field(default_factory=list)
     where: list[tuple[int, int]] = field(default_factory=list)  # run index, stage id
+
+    @property
+    def known(self) -> int:
+        """How many rows there are to learn from."""
+        return sum(not math.isnan(truth) for truth in self.truth)
 
     def residual(self) -> Floats:
         difference: Floats = np.asarray(self.truth, float) - np.asarray(self.baseline, float)
@@ -127,7 +134,7 @@ def fit(
             _fit_head(recurring, settings, _time_folds(runs, recurring)),
             _fit_head(general, settings, _template_folds(runs, general)),
         )
-        counts[figure] = (len(recurring.rows), len(general.rows))
+        counts[figure] = (recurring.known, general.known)
         sides[figure] = (recurring, general)
         options[figure] = fitted
         chosen[figure] = (fitted[0][0], fitted[1][0])
@@ -203,7 +210,7 @@ def stage_delay_ms(runs: Iterable[Run]) -> float:
         gaps += [
             max(0.0, s.start_ms - max(end[p] for p in s.parents))
             for s in run.query.graph.stages
-            if s.parents
+            if s.parents and run.ran.issuperset((s.stage_id, *s.parents))
         ]
     return float(np.median(gaps)) if gaps else 0.0
 
@@ -215,7 +222,7 @@ def _estimates_before(runs: Sequence[Run]) -> Iterator[Estimates]:
     waiting = next(by_end, None)
     for run in runs:
         while waiting is not None and waiting.ended_at <= run.app_started_at:
-            history.add(waiting.query)
+            history.add(waiting.query, waiting.ran)
             waiting = next(by_end, None)
         estimates = Estimates(run.query, history)
         # The histories grow while training goes on: what is needed is copied now.
@@ -233,7 +240,8 @@ def _sides(
     recurring, general = Side(), Side()
     for r in range(len(runs)):
         for stage in past[r].stages(figure):
-            truth = figures_of(stage)[figure]
+            ran = stage.stage_id in runs[r].ran
+            truth = figures_of(stage)[figure] if ran else math.nan
             row, recurs = past[r].row(figure, stage)
             plain, _ = blank[r].row(figure, stage)
             for side, values in ((recurring, row), (general, plain)):
@@ -259,17 +267,21 @@ def _fit_head(
     if is_general:
         names = [x for x in names if not x.startswith(_HISTORY_FEATURES)]
     residual = side.residual()
+    known = np.isfinite(residual)
+    everything = np.flatnonzero(known)
+    if not len(everything):
+        return (Candidate(Head(tuple(names)), np.asarray(side.baseline, float)),) * 2
 
     def middle(rows: NDArray[Any]) -> float:
         return float(np.median(residual[rows])) if is_general else 0.0
 
-    everything = np.arange(n)
     inputs = matrix(side.rows, names)
     raw = np.zeros(n)
     centers = np.zeros(n)
     judged = np.zeros(n, dtype=bool)
-    for train, test in folds:
-        judged[test] = True
+    for earlier, test in folds:
+        train = earlier[known[earlier]]
+        judged[test] = known[test]
         # A single template leaves nothing to learn its level from but itself.
         centers[test] = middle(train if len(train) else everything)
         if len(train) >= settings.min_rows:
@@ -286,8 +298,8 @@ def _fit_head(
     )
     center = middle(everything)
     final = None
-    if n >= settings.min_rows:
-        final = _train(inputs, residual - center, names, settings)
+    if len(everything) >= settings.min_rows:
+        final = _train(inputs[everything], residual[everything] - center, names, settings)
     plain = np.asarray(side.baseline, float) + centers
 
     def candidate(weight: float) -> Candidate:

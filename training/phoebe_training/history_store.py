@@ -130,6 +130,8 @@ class HistoryStore:
         at = run.ended_at.timestamp() / 86_400
         size = log_size(query)
         for stage in query.graph.stages:
+            if stage.stage_id not in run.ran:
+                continue
             past = Past(figures_of(stage), size, log_partitions(stage), at)
             for key in keys(query, stage):
                 self._put("stage", key, at, who, stage.stage_id, past_to_json(past))

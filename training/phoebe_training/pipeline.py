@@ -76,7 +76,7 @@ def train(
         frames = read_frames(home, spark)
         runs = build_runs(frames)
         history.follow(runs, applications(frames))
-        stages = sum(len(run.query.graph.stages) for run in runs)
+        stages = sum(len(run.ran) for run in runs)
         if stages < MIN_STAGES:
             raise NotEnoughData(
                 f"{home} holds {len(runs)} complete runs with {stages} stages, at least "

@@ -1,5 +1,9 @@
 """Rows → `Run`s: finished executions as queries whose graphs hold the true figures.
 
+The graph is that of the first plan, as the driver asked about it, not that of the stages that ran:
+adaptive execution may skip a planned stage, or run one that no plan foresaw. Figures are those of
+the stages that ran for planned ones; the others have none, and nothing is learned from them.
+
 Only complete, successful executions that restored nothing count, of applications that lost no
 event: what was lost may be a stage, and nothing in the other rows tells. Stages that share the
 plan nodes of another (the map side of ``TakeOrderedAndProject``, the sampling job of a range
@@ -9,15 +13,17 @@ partitioning) are merged into it: before a run the plan shows them as one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pandas as pd
 
 from phoebe_spark.graph import Boundary, Stage, StageGraph
-from phoebe_spark.predict.query import Query
+from phoebe_spark.plan.stored import from_json
+from phoebe_spark.predict.query import Query, build_query
 from phoebe_training.data import Frames
 
 _KEY = ["app_id", "app_attempt", "execution_id"]
@@ -25,10 +31,12 @@ _KEY = ["app_id", "app_attempt", "execution_id"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished execution. Its history is what had ended when its application started: a driver
-    loads its models then, and never again."""
+    """One finished execution; ``ran``: the stages of its graph that ran, and have figures. Its
+    history is what had ended when its application started: a driver loads its models then, and
+    never again."""
 
     query: Query
+    ran: frozenset[int]
     shape: str | None
     duration_ms: float
     app: tuple[str, str]
@@ -78,22 +86,22 @@ def build_runs(frames: Frames) -> list[Run]:
         if mine is None:
             continue
         application = started.get((row.app_id, row.app_attempt))
-        known = {b["boundary_id"]: b for b in _records(boundaries.get(where))}
-        graph = _graph(list(_records(mine)), known)
-        if graph is None:
-            continue
         app_slots = getattr(application, "slots", None)
         app_started_at = getattr(application, "started_at", None) or row.started_at
         began = app_started_at if pd.isna(row.started_at) else row.started_at
         slots = row.slots if not pd.isna(row.slots) else app_slots
+        slots = 1 if slots is None or pd.isna(slots) else max(1, int(slots))
+        done = _ran(list(_records(mine)))
+        asked = _query(row, _records(boundaries.get(where)), slots)
+        if done is None or asked is None:
+            continue
+        query, ran = _with_truth(asked, done)
+        if not ran:
+            continue
         runs.append(
             Run(
-                query=Query(
-                    graph=graph,
-                    features=_features(graph, known),
-                    template=str(row.template),
-                    slots=1 if slots is None or pd.isna(slots) else max(1, int(slots)),
-                ),
+                query=query,
+                ran=ran,
                 shape=row.shape,
                 duration_ms=float(row.duration_ms),
                 app=(str(row.app_id), str(row.app_attempt)),
@@ -117,8 +125,9 @@ def _is_null(value: object) -> bool:
     return not isinstance(value, list) and bool(pd.isna(value))
 
 
-def _graph(rows: list[dict[str, Any]], known: Mapping[str, Mapping[str, Any]]) -> StageGraph | None:
-    """The graph of an execution's stages; None when a stage did not end as it should.
+def _ran(rows: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """The stages that ran, each once, in the order of their ids; None when a stage did not end as
+    it should.
 
     A second attempt runs only the tasks whose output was lost, and counts them as all of its
     tasks: its figures are a part's. So no execution with one is a run.
@@ -135,29 +144,63 @@ def _graph(rows: list[dict[str, Any]], known: Mapping[str, Mapping[str, Any]]) -
     written = [r["boundary_id"] for r in merged.values() if r["boundary_id"] is not None]
     if len(set(written)) < len(written):
         return None  # run twice, for example by a job that was started over: whose figures?
+    return [merged[stage_id] for stage_id in sorted(merged)]
+
+
+def _with_truth(query: Query, rows: list[dict[str, Any]]) -> tuple[Query, frozenset[int]]:
+    """``query`` with the figures of the stages that ran, and which of its stages those are.
+
+    A shuffle is told by the boundary that it wrote, a broadcast by its template, in order. Result
+    stages are those of the others that no stage reads: the last plan, which a result stage has its
+    template from, may look otherwise than the first one.
+    """
+    written = {row["boundary_id"]: row for row in rows if row["boundary_id"] is not None}
+    read = {parent for row in rows for parent in row["parents"] or ()}
+    broadcasts = {s.template for s in query.graph.stages if s.boundary and not s.is_shuffle}
+    others: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    results: list[dict[str, Any]] = []
+    for other in rows:
+        if other["boundary_id"] or other["shuffle_write_bytes"] or not other["template"]:
+            continue
+        if other["template"] in broadcasts:
+            others[other["template"]].append(other)
+        elif other["stage_id"] not in read:
+            results.append(other)
     stages: list[Stage] = []
-    read = {p for r in merged.values() for p in r["parents"]}
-    done: set[int] = set()
-    for u in sorted(merged, key=lambda s: (merged[s]["end_ms"], s)):
-        row = merged[u]
-        parents = tuple(p for p in row["parents"] if p in done)
-        stages.append(
-            Stage(
-                stage_id=u,
-                parents=parents,
-                template=row["template"] or "",
-                boundary=_boundary(row, known, u in read),
+    ran: set[int] = set()
+    for stage in query.graph.stages:
+        row: dict[str, Any] | None = None
+        if stage.boundary is None:
+            row = _result(results)
+        elif stage.is_shuffle:
+            row = written.get(stage.boundary.boundary_id)
+        elif others[stage.template]:
+            row = others[stage.template].pop(0)
+        if row is not None:
+            ran.add(stage.stage_id)
+            stage = replace(
+                stage,
                 output_bytes=float(row["shuffle_write_bytes"] or 0),
                 task_count=int(row["task_count"] or 1),
                 task_time_ms=float(row["task_time_ms"] or 0),
                 start_ms=float(row["start_ms"] or 0),
                 end_ms=float(row["end_ms"]),
                 ttl_ms=float(row["ttl_ms"] or 0),
-                operators=tuple(row["operators"] or ()),
             )
-        )
-        done.add(u)
-    return StageGraph(tuple(stages))
+        stages.append(stage)
+    return replace(query, graph=StageGraph(tuple(stages))), frozenset(ran)
+
+
+def _result(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last result stage, with those of its kind before it: a limit is collected in several
+    jobs, each over more partitions."""
+    if not rows:
+        return None
+    whole = dict(rows[-1])
+    for row in rows[:-1]:
+        if row["template"] == whole["template"]:
+            _take_in(whole, row)
+    return whole
 
 
 def _merge_twins(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -184,45 +227,36 @@ def _merge_twins(rows: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]
         parents = {p for r in (row, *twins) for p in (r["parents"] or ())}
         whole = {**row, "parents": sorted({into.get(p, p) for p in parents} - {v})}
         for twin in twins:
-            whole["task_time_ms"] = (whole["task_time_ms"] or 0) + (twin["task_time_ms"] or 0)
-            whole["task_count"] = max(whole["task_count"] or 1, twin["task_count"] or 1)
-            starts = [s for s in (whole["start_ms"], twin["start_ms"]) if s is not None]
-            whole["start_ms"] = min(starts, default=0)
+            _take_in(whole, twin)
         merged[v] = whole
     return merged
 
 
-def _boundary(
-    row: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], is_read: bool
-) -> Boundary | None:
-    boundary_id = row["boundary_id"]
-    template = row["template"] or ""
-    if boundary_id is not None:
-        fact = known.get(boundary_id, {})
-        return Boundary(
-            boundary_id,
-            template,
-            partitions=fact.get("partitions"),
-            catalyst_bytes=fact.get("catalyst_bytes"),
-            catalyst_rows=fact.get("catalyst_rows"),
+def _take_in(whole: dict[str, Any], part: Mapping[str, Any]) -> None:
+    """Add a stage's work to that of the one that it is counted to."""
+    whole["task_time_ms"] = (whole["task_time_ms"] or 0) + (part["task_time_ms"] or 0)
+    whole["task_count"] = max(whole["task_count"] or 1, part["task_count"] or 1)
+    starts = [s for s in (whole["start_ms"], part["start_ms"]) if s is not None]
+    whole["start_ms"] = min(starts, default=0)
+
+
+def _query(row: Any, facts: Iterable[Mapping[str, Any]], slots: int) -> Query | None:
+    """The query as the driver asked about it before the run; None where the plan is not known."""
+    try:
+        stages = from_json(row.plan)
+    except (ValueError, LookupError, TypeError):
+        return None
+    boundaries: dict[str, Boundary] = {}
+    features: dict[str, dict[str, float]] = {}
+    for fact in facts:
+        name = fact["boundary_id"]
+        boundaries[name] = Boundary(
+            name,
+            fact["template"] or "",
+            partitions=fact["partitions"],
+            catalyst_bytes=fact["catalyst_bytes"],
+            catalyst_rows=fact["catalyst_rows"],
         )
-    if row["shuffle_write_bytes"]:
-        return Boundary(f"s-{template}", template, eligible=False)  # no exchange of the first plan
-    return (
-        Boundary(f"b-{template}", template, eligible=False, carrier="broadcast")
-        if is_read
-        else None
-    )
-
-
-def _features(
-    graph: StageGraph, known: Mapping[str, Mapping[str, Any]]
-) -> dict[int, dict[str, float]]:
-    found: dict[int, dict[str, float]] = {}
-    for stage in graph.stages:
-        if stage.boundary is None or stage.boundary.boundary_id not in known:
-            continue
-        text = known[stage.boundary.boundary_id].get("features")
-        if text:
-            found[stage.stage_id] = {k: float(v) for k, v in json.loads(text).items()}
-    return found
+        if fact["features"]:
+            features[name] = {k: float(v) for k, v in json.loads(fact["features"]).items()}
+    return build_query(stages, boundaries, features, str(row.template), slots)

@@ -12,7 +12,9 @@ import orjson
 import pytest
 import zstandard
 from phoebe_training import train
+from phoebe_training.data import read_frames
 from phoebe_training.fit import FitSettings
+from phoebe_training.runs import build_runs
 
 from phoebe_spark.companion.advisor import (
     MOST_REMEMBERED,
@@ -22,11 +24,13 @@ from phoebe_spark.companion.advisor import (
 )
 from phoebe_spark.ingest.run import ingest
 from phoebe_spark.optimize import OptimizerSettings
+from phoebe_spark.plan import read
 from phoebe_spark.plan.nodes import parse_plan
 from phoebe_spark.plan.templates import exchanges
 from phoebe_spark.predict.bundle import bundle_root, read_bundle
 from phoebe_spark.predict.history import History
-from tests.unit.predict.queries import baseline_predictor
+from phoebe_spark.predict.query import query_of
+from tests.unit.predict.queries import baseline_predictor, unknown
 
 LOGS = Path(__file__).parents[2] / "data" / "eventlogs"
 EASY = {"min_duration_ms": 0, "objective": "temp", "budget_fraction": 0.5}
@@ -96,6 +100,28 @@ def test_advice_rests_on_history_and_names_a_reason_per_boundary(
     assert chosen
     assert sum(chosen) <= 0.5 * total + len(chosen)
     orjson.dumps(advice)
+
+
+def test_training_sees_the_query_that_the_driver_asked_about(
+    home: Path, plans: dict[str, Mapping[str, Any]]
+) -> None:
+    asked = {}
+    for plan in plans.values():
+        query = query_of(read(parse_plan(plan)), 2)
+        asked[query.template] = query
+    runs = [run for run in build_runs(read_frames(home)) if run.query.template in asked]
+    assert len({run.query.template for run in runs}) == 22
+    compared = 0
+    for run in runs:
+        query = asked[run.query.template]
+        if run.app != runs[-1].app:  # another scale: other partition counts
+            continue
+        compared += 1
+        assert unknown(run.query).graph == unknown(query).graph
+        assert run.query.features == query.features
+        assert run.query.slots == query.slots
+        assert len(run.ran) > 0.8 * len(query.graph.stages)
+    assert compared == 22
 
 
 def test_some_query_of_tpch_is_worth_a_checkpoint_and_no_short_one(

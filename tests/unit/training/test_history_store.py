@@ -31,7 +31,8 @@ def _run(
 ) -> Run:
     at = DAY_ONE + later
     made = query("sales", size, random.Random(seed))
-    return Run(made, "shape", duration_ms, (app, ""), execution_id, at, at)
+    ran = frozenset(stage.stage_id for stage in made.graph.stages)
+    return Run(made, ran, "shape", duration_ms, (app, ""), execution_id, at, at)
 
 
 def _held(store: HistoryStore) -> object:

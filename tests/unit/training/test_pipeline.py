@@ -26,13 +26,16 @@ from phoebe_training.fit import (
     fit,
     time_groups,
 )
-from phoebe_training.runs import build_runs
+from phoebe_training.history_store import HistoryStore
+from phoebe_training.runs import applications, build_runs
 from phoebe_training.seen import trained_on, trained_on_from_json, unseen
 
+from phoebe_spark.plan.stored import PlannedStage, to_json
 from phoebe_spark.predict.bundle import bundle_root, read_bundle
 from phoebe_spark.predict.heads import Head
 from phoebe_spark.predict.history import figures_of
 from phoebe_spark.predict.predictor import load_predictor
+from phoebe_spark.predict.query import Query
 from phoebe_spark.tables.deltalake import Tables
 from phoebe_spark.tables.records import (
     ApplicationRecord,
@@ -66,6 +69,7 @@ def day(
             "template": template, "shape": f"shape-{template}",
             "started_at": at + timedelta(hours=began_h),
             "duration_ms": round(finish), "status": "succeeded", "slots": 2, "complete": True,
+            "plan": planned(done),
         } | changes  # fmt: skip
         yield ExecutionRecord(**common, execution_id=number_of, **execution)  # type: ignore[arg-type]
         for stage in done.graph.stages:
@@ -100,6 +104,21 @@ def day(
                     catalyst_bytes=boundary.catalyst_bytes,
                     features='{"own_filter": 1.0}',
                 )
+
+
+def planned(done: Query) -> str:
+    """The stages of the first plan, as harvest stores them."""
+    return to_json(
+        [
+            PlannedStage(
+                stage.template,
+                stage.boundary.boundary_id if stage.boundary else None,
+                stage.operators,
+                tuple((parent, "hash") for parent in stage.parents),
+            )
+            for stage in done.graph.stages
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +294,16 @@ def test_too_few_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"restored": True}, {"complete": False}, {"status": "failed"}, {"template": None}],
+    [
+        {"restored": True},
+        {"complete": False},
+        {"status": "failed"},
+        {"template": None},
+        {"plan": None},
+        {"plan": "{"},
+        {"plan": "[{}]"},
+        {"plan": "[]"},
+    ],
 )
 def test_what_must_not_be_trained_on(tmp_path: Path, changes: dict[str, object]) -> None:
     tables = Tables(tmp_path)
@@ -302,6 +330,48 @@ def test_stages_that_ran_again_in_part_are_not_trained_on(
     runs = build_runs(read_frames(tmp_path))
     assert len(runs) == len(TEMPLATES) - 1
     assert stage.execution_id not in {r.execution_id for r in runs}
+
+
+def test_a_planned_stage_that_did_not_run_is_asked_about_and_not_learned_from(
+    tmp_path: Path,
+) -> None:
+    """Adaptive execution found that one scan of "sales" had no rows, and ran a broadcast that no
+    plan foresaw; "stock" was collected in two jobs, the last plan of which looked otherwise."""
+    for number in range(3):
+        rows = []
+        for row in day(number, 50):
+            if isinstance(row, StageRecord) and row.stage_id == 1:
+                continue
+            if isinstance(row, StageRecord) and row.stage_id == 2:
+                unforeseen = replace(row, stage_id=8, boundary_id=None, template="other",
+                                     shuffle_write_bytes=0)  # fmt: skip
+                rows.append(unforeseen)
+                row = replace(row, parents=[0, 8])
+            if isinstance(row, StageRecord) and row.stage_id == 14:
+                row = replace(row, template="seen-otherwise", task_time_ms=30)
+                rows.append(replace(row, stage_id=15, task_time_ms=12, start_ms=9_000))
+            rows.append(row)
+        Tables(tmp_path).append(rows)
+    runs = build_runs(read_frames(tmp_path))
+    assert len(runs) == 3 * len(TEMPLATES)
+    sales, stock = runs[0], runs[1]
+    assert [len(r.query.graph.stages) for r in (sales, stock)] == [5, 5]
+    assert (sales.ran, stock.ran) == ({0, 2, 3, 4}, {0, 1, 2, 3, 4})
+    assert sales.query.graph.stages[2].parents == (0, 1), "as planned"
+    assert sales.query.graph.stages[1].output_bytes == 0
+    assert stock.query.graph.stages[4].task_time_ms == 42
+    fitted = fit(runs, QUICK)
+    assert fitted.rows["output"] == (2 * 15, 3 * 15)
+    predicted = fitted.out_of_fold[8]
+    assert predicted.sources[1] == "general", "no past: it never ran"
+    assert {predicted.sources[u] for u in (0, 2, 3, 4)} == {"history"}
+    assert fitted.stage_delay_ms >= 0.0
+    with HistoryStore(tmp_path) as store:
+        store.follow(runs, applications(read_frames(tmp_path)))
+        held = {window.key for window in store.stages()}
+    assert "sales/e0" in held
+    assert "sales/e1" not in held
+    assert "stock/result/stock-r" in held, "under the name that the next first plan gives it"
 
 
 def test_history_comes_from_earlier_applications_only(tmp_path: Path) -> None:
