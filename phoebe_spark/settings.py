@@ -15,7 +15,7 @@ from typing import Literal
 
 PREFIX = "spark.phoebe."
 
-Kind = Literal["choice", "path", "text", "int", "float", "pattern"]
+ValueKind = Literal["choice", "path", "text", "int", "float", "pattern"]
 Value = str | int | float
 
 
@@ -33,7 +33,7 @@ class Setting:
     """
 
     name: str
-    kind: Kind
+    kind: ValueKind
     default: Value | None
     doc: str
     choices: tuple[str, ...] = ()

@@ -102,7 +102,7 @@ class ApplicationEvents:
 
     # --- identity -------------------------------------------------------------------------------
 
-    def _stamp(self) -> rows.Identity:
+    def _stamp(self) -> rows.RowStamp:
         at = self._clock()
         if self._last_written is not None and at <= self._last_written:
             at = self._last_written + timedelta(microseconds=1)

@@ -25,7 +25,7 @@ from phoebe_spark.tables.records import (
 )
 
 
-class Identity(TypedDict):
+class RowStamp(TypedDict):
     """The fields that every row carries."""
 
     date: date
@@ -38,7 +38,7 @@ class Identity(TypedDict):
 class Stamp(Protocol):
     """Makes the identity of the next row; ``written_at`` grows from row to row."""
 
-    def __call__(self) -> Identity: ...
+    def __call__(self) -> RowStamp: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ import zstandard
 from phoebe_spark import nested_json
 from phoebe_spark.ingest.rolled_logs import FOLDER, application_of, in_order, is_part, parts_of
 
-Kind = Literal["eventlog", "spool"]
+LogKind = Literal["eventlog", "spool"]
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _LZ4_MAGIC = b"LZ4Block"
@@ -58,7 +58,7 @@ class LogSource:
 
     path: Path
     files: tuple[Path, ...]
-    kind: Kind
+    kind: LogKind
     origin: str | None = None  # where it was copied from
     missing: Mapping[int, str] = field(default_factory=dict)
     late: str = ""
@@ -204,7 +204,7 @@ def _same_lines(one: Path, other: Path) -> bool:
         return False
 
 
-def kind_of(name: str) -> Kind:
+def kind_of(name: str) -> LogKind:
     """What a file of this name holds."""
     return "spool" if _SPOOL.fullmatch(name) else "eventlog"
 

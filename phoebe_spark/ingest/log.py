@@ -22,7 +22,7 @@ from typing import Any
 from deltalake.exceptions import DeltaError
 
 from phoebe_spark.harvest import Harvest, decode
-from phoebe_spark.ingest.eventlog import EventReader, Kind, LogSource, UnreadableLogError
+from phoebe_spark.ingest.eventlog import EventReader, LogKind, LogSource, UnreadableLogError
 from phoebe_spark.ingest.summary import IngestError, Totals
 from phoebe_spark.tables.batch import ROWS_AT_ONCE
 from phoebe_spark.tables.protocol import AnyTables
@@ -100,7 +100,7 @@ def _rows_of(tables: AnyTables, table: str, name: Name, *, latest: bool) -> list
     return rows
 
 
-def is_covered(known: Sequence[Mapping[str, Any]], who: Identity, kind: Kind) -> bool:
+def is_covered(known: Sequence[Mapping[str, Any]], who: Identity, kind: LogKind) -> bool:
     """Whether a log of ``kind`` cannot add to what is known of its application. Raises
     `UnreadableLogError` where that is another application."""
     if not known:
@@ -226,7 +226,7 @@ def _odd(harvest: Harvest, reader: EventReader) -> Iterator[str]:
         yield f"{harvest.malformed} events have a shape that no Spark writes; they were passed over"
 
 
-def _last_of(known: Sequence[Mapping[str, Any]], kind: Kind) -> Mapping[str, Any] | None:
+def _last_of(known: Sequence[Mapping[str, Any]], kind: LogKind) -> Mapping[str, Any] | None:
     return next((row for row in reversed(known) if row["source"] == kind), None)
 
 
@@ -315,7 +315,7 @@ def _same(known: Mapping[str, Any], ending: ApplicationRecord) -> bool:
     return all(known[name] == getattr(ending, name) for name in names)
 
 
-def _covers(known: Mapping[str, Any], kind: Kind) -> bool:
+def _covers(known: Mapping[str, Any], kind: LogKind) -> bool:
     """Whether what is there is whole, and not poorer than what a log of ``kind`` can give: a live
     run or its spool also has what the plugin decided, which no event log knows."""
     rank = {"eventlog": 0, "spool": 1, "live": 1}

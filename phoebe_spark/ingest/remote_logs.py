@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from phoebe_spark.ingest.eventlog import Kind, LogSource, find_logs, kind_of
+from phoebe_spark.ingest.eventlog import LogKind, LogSource, find_logs, kind_of
 from phoebe_spark.ingest.rolled_logs import FOLDER, in_order, parts_of
 from phoebe_spark.jar import jar_path
 
@@ -49,7 +49,7 @@ class RemoteFile:
         return self.first or self.directory or self.uri
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> LogKind:
         return "eventlog" if self.directory else kind_of(PurePosixPath(self.uri).name)
 
 

@@ -40,7 +40,7 @@ OPERATOR_GROUPS: Mapping[str, str] = {
 }
 """Spark's operators in groups; scans and Python nodes are told by name, the rest is other."""
 
-GROUPS = (*sorted(set(OPERATOR_GROUPS.values())), "scan", "python", "other")
+GROUP_NAMES = (*sorted(set(OPERATOR_GROUPS.values())), "scan", "python", "other")
 
 _STAGE_ROOTS = frozenset({"Exchange", "BroadcastExchange", "Subquery", "SubqueryBroadcast"})
 _COLUMN = re.compile(r"#\d+L?\b")
@@ -80,7 +80,7 @@ def features(plan_graph: PlanGraph) -> dict[int, dict[str, float]]:
         totals = Counter[str]()
         for stage_id in above:
             totals.update(groups[stage_id])
-        for group in GROUPS:
+        for group in GROUP_NAMES:
             found[f"up_{group}"] = found[f"own_{group}"] + totals[group]
         found["depth"] = float(depth[stage.stage_id])
         found["upstream_stages"] = float(len(above))
@@ -103,7 +103,7 @@ def _own(stage: Stage, nodes: tuple[PlanNode, ...]) -> dict[str, float]:
     # The node that ends a stage is not work of its own kind: it is in ``writes_*``.
     working = [node for node in nodes if node.kind not in _STAGE_ROOTS]
     counts = Counter(operator_group(node) for node in working)
-    found = {f"own_{group}": float(counts[group]) for group in GROUPS}
+    found = {f"own_{group}": float(counts[group]) for group in GROUP_NAMES}
     found["own_operators"] = float(len(working))
     found["own_partial_aggregates"] = float(sum("partial_" in node.text for node in working))
     found["own_scan_columns"] = float(

@@ -1,6 +1,6 @@
-"""What one model group holds, and how an estimate is put together from it.
+"""The heads: which there are, what each holds, and how an estimate is put together from it.
 
-Every figure has two heads. *Recurring*: the stage's template has a past; the estimate is the
+Every figure has two. *Recurring*: the stage's template has a past; the estimate is the
 history's baseline plus a learned residual. *General*: it has none (or the schedule's simulator is
 the only witness); the estimate is a baseline that needs no past plus a residual learned from plan
 features. A head's ``weight`` shrinks its residual: training sets it to what did best out of fold,
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from phoebe_spark.graph import Stage
 from phoebe_spark.predict.history import StageHistory
@@ -23,17 +23,59 @@ if TYPE_CHECKING:
 
 FeatureRow = Mapping[str, float]
 
-GROUPS: dict[str, tuple[str, ...]] = {
+Figure = Literal["task_time", "output", "start", "end"]
+"""What is predicted of a stage, all as natural log1p."""
+
+HeadKind = Literal["recurring", "general"]
+
+MODEL_GROUPS: Mapping[str, tuple[Figure, ...]] = {
     "task_time": ("task_time",),
     "output_size": ("output",),
     "schedule": ("start", "end"),
 }
-"""Model groups of the bundle, and the figures that each predicts (all as natural log1p)."""
+"""Model groups, each a folder of the bundle and a model of the registry, with their figures."""
+
+SCHEDULE = MODEL_GROUPS["schedule"]
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One LightGBM model over a baseline.
+    """Which head of a bundle: one figure's, for stages with a past or without."""
+
+    figure: Figure
+    kind: HeadKind
+
+    @property
+    def group(self) -> str:
+        return next(g for g, figures in MODEL_GROUPS.items() if self.figure in figures)
+
+    @property
+    def name(self) -> str:
+        """As its group's files and MLflow's parameters have it."""
+        return f"{self.figure}_{self.kind}" if len(MODEL_GROUPS[self.group]) > 1 else self.kind
+
+    @property
+    def file(self) -> str:
+        """Its model's path in the bundle."""
+        return f"{self.group}/{self.name}.txt"
+
+    @property
+    def recurring(self) -> bool:
+        return self.kind == "recurring"
+
+
+def heads_of(figure: Figure) -> tuple[Head, Head]:
+    """The recurring head and the general one."""
+    return Head(figure, "recurring"), Head(figure, "general")
+
+
+HEADS = tuple(h for figures in MODEL_GROUPS.values() for f in figures for h in heads_of(f))
+"""All heads, group by group."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadModel:
+    """What a head holds: one LightGBM model over a baseline.
 
     ``center`` is added to the baseline (the median residual), ``interval`` are the 10 % and 90 %
     quantiles of the log error out of fold, ``booster`` is None when there were too few rows.
@@ -52,10 +94,10 @@ class Head:
         raw = self.booster.predict(matrix(rows, self.features), num_threads=1)
         return [self.center + self.weight * float(r) for r in raw]
 
-    def describe(self, file: str | None) -> dict[str, Any]:
-        """The head's entry in the bundle's metadata."""
+    def describe(self, head: Head) -> dict[str, Any]:
+        """Its entry in the bundle's metadata."""
         return {
-            "file": file,
+            "file": head.file if self.booster is not None else None,
             "features": list(self.features),
             "weight": self.weight,
             "center": self.center,

@@ -17,7 +17,15 @@ from phoebe_spark.cluster.simulate import StageTime, simulate, with_times
 from phoebe_spark.errors import BundleDamaged
 from phoebe_spark.graph import Stage, StageGraph
 from phoebe_spark.predict.bundle import Bundle, read_bundle
-from phoebe_spark.predict.heads import GROUPS, Head, history_features
+from phoebe_spark.predict.heads import (
+    HEADS,
+    SCHEDULE,
+    Figure,
+    Head,
+    HeadModel,
+    heads_of,
+    history_features,
+)
 from phoebe_spark.predict.history import Histories, StageHistory, look_up
 from phoebe_spark.predict.history_file import HistoryFile
 from phoebe_spark.predict.query import Query, log_size, plan_features
@@ -43,9 +51,9 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """Heads by figure, ``(recurring, general)``, and history."""
+    """Models of all heads, and history."""
 
-    heads: Mapping[str, tuple[Head, Head]]
+    models: Mapping[Head, HeadModel]
     history: Histories
     version: str | None = None
     stage_delay_ms: float = 0.0
@@ -54,11 +62,11 @@ class Predictor:
     def predict(self, query: Query) -> Prediction:
         """Predict ``query``; milliseconds for 100 stages. Raises nothing on unknown templates."""
         work = Estimates(query, self.history)
-        work.estimate("output", self.heads["output"])
-        work.estimate("task_time", self.heads["task_time"])
+        work.estimate("output", self.models)
+        work.estimate("task_time", self.models)
         work.play(self.stage_delay_ms)
-        for figure in GROUPS["schedule"]:
-            work.estimate(figure, self.heads[figure])
+        for figure in SCHEDULE:
+            work.estimate(figure, self.models)
         return work.prediction()
 
 
@@ -75,27 +83,19 @@ def from_bundle(bundle: Bundle) -> Predictor:
     import lightgbm
 
     try:
-        heads: dict[str, tuple[Head, Head]] = {}
-        for figure, pair in bundle.metadata["heads"].items():
-            made = []
-            for told in (pair["recurring"], pair["general"]):
-                booster = None
-                if told["file"] is not None:
-                    text = bundle.files[told["file"]].decode("utf-8")
-                    booster = lightgbm.Booster(model_str=text)
-                low, high = told["interval"]
-                made.append(
-                    Head(
-                        tuple(told["features"]), booster, told["weight"], told["center"],
-                        (low, high),
-                    )
-                )  # fmt: skip
-            heads[figure] = (made[0], made[1])
-        missing = {f for figures in GROUPS.values() for f in figures} - set(heads)
-        if missing:
-            raise KeyError(*sorted(missing))
+        models: dict[Head, HeadModel] = {}
+        for head in HEADS:
+            told = bundle.metadata["heads"][head.figure][head.kind]
+            booster = None
+            if told["file"] is not None:
+                text = bundle.files[told["file"]].decode("utf-8")
+                booster = lightgbm.Booster(model_str=text)
+            low, high = told["interval"]
+            models[head] = HeadModel(
+                tuple(told["features"]), booster, told["weight"], told["center"], (low, high)
+            )
         return Predictor(
-            heads=heads,
+            models=models,
             history=HistoryFile(bundle.history),
             version=bundle.version,
             stage_delay_ms=float(bundle.metadata["stage_delay_ms"]),
@@ -128,12 +128,12 @@ class Estimates:
                 self.past[u] = (copy, level)
         self._past_total = list(self._past_total)
 
-    def stages(self, figure: str) -> list[Stage]:
+    def stages(self, figure: Figure) -> list[Stage]:
         """The stages that ``figure`` is predicted for."""
         every = self.query.graph.stages
         return [s for s in every if s.is_shuffle] if figure == "output" else list(every)
 
-    def row(self, figure: str, stage: Stage) -> tuple[dict[str, float], bool]:
+    def row(self, figure: Figure, stage: Stage) -> tuple[dict[str, float], bool]:
         """The model inputs of a stage, ``baseline`` among them, and whether it has a past."""
         u = stage.stage_id
         row = dict(self._plan[u])
@@ -141,7 +141,7 @@ class Estimates:
             read = [self.logs["output"][p] for p in stage.parents if p in self.logs["output"]]
             row["log_parents_output"] = math.log1p(sum(math.expm1(x) for x in read))
         simulated = math.nan
-        if figure in GROUPS["schedule"]:
+        if figure in SCHEDULE:
             time = self.simulated[u]
             simulated = math.log1p(time.start_ms if figure == "start" else time.end_ms)
             finish = self._finish_ms
@@ -166,17 +166,18 @@ class Estimates:
                 return row, False
         return row, True
 
-    def estimate(self, figure: str, heads: tuple[Head, Head]) -> None:
+    def estimate(self, figure: Figure, models: Mapping[Head, HeadModel]) -> None:
         """Fill in ``figure`` for all stages."""
         found: dict[int, float] = {}
         sides: tuple[list[tuple[int, dict[str, float]]], ...] = ([], [])
         for stage in self.stages(figure):
             row, recurs = self.row(figure, stage)
             sides[0 if recurs else 1].append((stage.stage_id, row))
-        for head, side in zip(heads, sides, strict=True):
-            for (u, row), more in zip(side, head.residuals([r for _, r in side]), strict=True):
+        for head, side in zip(heads_of(figure), sides, strict=True):
+            model = models[head]
+            for (u, row), more in zip(side, model.residuals([r for _, r in side]), strict=True):
                 found[u] = min(_MAX_LOG, max(0.0, row["baseline"] + more))
-                low, high = head.interval
+                low, high = model.interval
                 self._intervals.setdefault(u, {})[figure] = (
                     math.expm1(max(0.0, found[u] + low)),
                     math.expm1(min(_MAX_LOG, max(0.0, found[u] + high))),

@@ -29,7 +29,7 @@ FORMAT = 1
 """What the rows mean. Raised when it changes otherwise than by columns that may be absent."""
 _DESCRIPTION = re.compile(r"phoebe_spark (\w+), format (\d+)")
 
-Kind = Literal["deltalake", "delta-spark"]
+WriterKind = Literal["deltalake", "delta-spark"]
 
 _SAYS = "phoebe_spark writer: "
 _FIRST_COMMIT = "_delta_log/00000000000000000000.json"
@@ -158,7 +158,7 @@ def _marker(home: str) -> str:
     return f"{home.rstrip('/')}/writer"
 
 
-def _refuse(home: str, found: str, kind: Kind) -> None:
+def _refuse(home: str, found: str, kind: WriterKind) -> None:
     if found == kind:
         return
     raise OtherWriterError(

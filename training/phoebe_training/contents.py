@@ -10,11 +10,9 @@ from typing import Any
 import orjson
 
 from phoebe_spark.predict.bundle import HISTORY, SHAPES
-from phoebe_spark.predict.heads import GROUPS
 from phoebe_spark.predict.history_file import history_file
 from phoebe_training.fit import FIGURES, Fitted
 from phoebe_training.history_store import HistoryStore
-from phoebe_training.record import heads_of
 from phoebe_training.runs import Run
 from phoebe_training.seen import TRAINED_ON, trained_on
 
@@ -26,24 +24,18 @@ def bundle_files(fitted: Fitted, history: HistoryStore, runs: Sequence[Run]) -> 
         SHAPES: orjson.dumps(history.shapes()),
         TRAINED_ON: orjson.dumps(trained_on(runs)),
     }
-    for group, figures in GROUPS.items():
-        for name, head in heads_of(figures, fitted):
-            if head.booster is not None:
-                files[f"{group}/{name}.txt"] = head.booster.model_to_string().encode()
+    for head, model in fitted.models.items():
+        if model.booster is not None:
+            files[head.file] = model.booster.model_to_string().encode()
     return files
 
 
 def described_heads(fitted: Fitted) -> dict[str, Any]:
     """The heads' entries in the bundle's metadata."""
-    heads: dict[str, Any] = {figure: {} for figure in FIGURES}
-    for group, figures in GROUPS.items():
-        for figure in figures:
-            for name, head in heads_of(figures, fitted):
-                owner, kind = name.rpartition("_")[0] or figure, name.rpartition("_")[2]
-                if owner == figure:
-                    file = f"{group}/{name}.txt" if head.booster is not None else None
-                    heads[figure][kind] = head.describe(file)
-    return heads
+    described: dict[str, Any] = {figure: {} for figure in FIGURES}
+    for head, model in fitted.models.items():
+        described[head.figure][head.kind] = model.describe(head)
+    return described
 
 
 def version_of(files: Mapping[str, bytes], now: datetime) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from phoebe_spark.graph import Stage
-from phoebe_spark.predict.heads import GROUPS
+from phoebe_spark.predict.heads import MODEL_GROUPS
 from phoebe_spark.predict.predictor import Prediction
 from phoebe_training.runs import Run
 
@@ -92,7 +92,7 @@ def group_metrics(
 ) -> dict[str, dict[str, float]]:
     """Flat metrics per model group, ready for MLflow."""
     found: dict[str, dict[str, float]] = {}
-    for group in GROUPS:
+    for group in MODEL_GROUPS:
         found[group] = {}
         for figure in MEASURED[group]:
             for name, seen in (("", None), ("_seen", True), ("_unseen", False)):
@@ -104,6 +104,6 @@ def group_metrics(
 
 def score(runs: Sequence[Run], predictions: Sequence[Prediction]) -> float:
     """What promotion compares: the mean, over `MEASURED`'s figures, of the median |ln q|."""
-    figures = [f for group in GROUPS for f in MEASURED[group]]
+    figures = [f for group in MODEL_GROUPS for f in MEASURED[group]]
     parts = [q.median_ln_q for f in figures if (q := quality(runs, predictions, f)) is not None]
     return float(np.mean(parts)) if parts else float("nan")

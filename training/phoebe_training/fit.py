@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phoebe_spark.predict.heads import GROUPS, Head, matrix
+from phoebe_spark.predict.heads import SCHEDULE, Figure, Head, HeadModel, heads_of, matrix
 from phoebe_spark.predict.history import History, figures_of
 from phoebe_spark.predict.predictor import Estimates, Prediction
 from phoebe_training.evaluate import MEASURED, quality
@@ -30,7 +30,7 @@ from phoebe_training.runs import Run
 if TYPE_CHECKING:
     import lightgbm
 
-FIGURES: tuple[str, ...] = ("output", "task_time", *GROUPS["schedule"])
+FIGURES: tuple[Figure, ...] = ("output", "task_time", *SCHEDULE)
 """In the order in which they build on each other."""
 
 _HISTORY_FEATURES = ("hist_", "size_change", "partitions_change", "total_change", "sim_against")
@@ -92,21 +92,30 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A head, and the estimates (log1p) that its like gave out of fold."""
+class Trial:
+    """A head's model, and the estimates (log1p) that its like gave out of fold."""
 
-    head: Head
+    model: HeadModel
     out_of_fold: Floats
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """What training made: heads by figure, and the out-of-fold predictions by run."""
+class Trials:
+    """With the model, and without one: the baseline alone."""
 
-    heads: dict[str, tuple[Head, Head]]
+    fitted: Trial
+    plain: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What training made: models, how many rows each learned from, and the out-of-fold predictions
+    by run."""
+
+    models: dict[Head, HeadModel]
     stage_delay_ms: float
     out_of_fold: list[Prediction]
-    rows: dict[str, tuple[int, int]]
+    rows: dict[Head, int]
 
 
 def fit(
@@ -119,41 +128,40 @@ def fit(
     delay = stage_delay_ms(runs)
     past = list(_estimates_before(runs))
     blank = [Estimates(run.query, History()) for run in runs]
-    sides: dict[str, tuple[Side, Side]] = {}
-    options: dict[str, tuple[tuple[Candidate, Candidate], tuple[Candidate, Candidate]]] = {}
-    chosen: dict[str, tuple[Candidate, Candidate]] = {}
-    counts: dict[str, tuple[int, int]] = {}
+    sides: dict[Head, Side] = {}
+    trials: dict[Head, Trials] = {}
+    chosen: dict[Head, Trial] = {}
     for figure in FIGURES:
         progress(figure)
-        if figure == GROUPS["schedule"][0]:
+        if figure == SCHEDULE[0]:
             for one, other in zip(past, blank, strict=True):
                 one.play(delay)
                 other.simulated = one.simulated
-        recurring, general = _sides(figure, runs, past, blank, group_of)
-        fitted = (
-            _fit_head(recurring, settings, _time_folds(runs, recurring)),
-            _fit_head(general, settings, _template_folds(runs, general)),
-        )
-        counts[figure] = (recurring.known, general.known)
-        sides[figure] = (recurring, general)
-        options[figure] = fitted
-        chosen[figure] = (fitted[0][0], fitted[1][0])
-        _fill_in(figure, sides[figure], chosen[figure], past, blank)
-    _fall_back(runs, sides, options, chosen, past, blank)
-    heads = {figure: (one.head, other.head) for figure, (one, other) in chosen.items()}
-    return Fitted(heads, delay, [e.prediction() for e in past], counts)
+        sides |= _sides(figure, runs, past, blank, group_of)
+        for head in heads_of(figure):
+            folds = _time_folds if head.recurring else _template_folds
+            trials[head] = _try(sides[head], settings, folds(runs, sides[head]))
+            chosen[head] = trials[head].fitted
+        _fill_in(figure, sides, chosen, past, blank)
+    _fall_back(runs, sides, trials, chosen, past, blank)
+    return Fitted(
+        {head: trial.model for head, trial in chosen.items()},
+        delay,
+        [e.prediction() for e in past],
+        {head: side.known for head, side in sides.items()},
+    )
 
 
 def _fill_in(
-    figure: str,
-    sides: tuple[Side, Side],
-    chosen: tuple[Candidate, Candidate],
+    figure: Figure,
+    sides: Mapping[Head, Side],
+    chosen: Mapping[Head, Trial],
     *estimates: Sequence[Estimates],
 ) -> None:
-    """Make the candidates' out-of-fold values the estimates of ``figure``; a stage's past wins."""
+    """Make the chosen out-of-fold values the estimates of ``figure``; a stage's past wins."""
     found: dict[int, dict[int, float]] = defaultdict(dict)
-    for side, candidate in zip(reversed(sides), reversed(chosen), strict=True):
-        for (r, u), value in zip(side.where, candidate.out_of_fold, strict=True):
+    for head in reversed(heads_of(figure)):
+        for (r, u), value in zip(sides[head].where, chosen[head].out_of_fold, strict=True):
             found[r][u] = min(45.0, max(0.0, float(value)))
     for these in estimates:
         for r, one in enumerate(these):
@@ -162,9 +170,9 @@ def _fill_in(
 
 def _fall_back(
     runs: Sequence[Run],
-    sides: Mapping[str, tuple[Side, Side]],
-    options: Mapping[str, tuple[tuple[Candidate, Candidate], tuple[Candidate, Candidate]]],
-    chosen: dict[str, tuple[Candidate, Candidate]],
+    sides: Mapping[Head, Side],
+    trials: Mapping[Head, Trials],
+    chosen: dict[Head, Trial],
     past: Sequence[Estimates],
     blank: Sequence[Estimates],
 ) -> None:
@@ -179,19 +187,17 @@ def _fall_back(
         parts = (quality(runs, found, figure, seen) for figure in MEASURED["schedule"])
         return float(np.mean([q.median_ln_q for q in parts if q is not None] or [0.0]))
 
-    for figure in reversed(GROUPS["schedule"]):
-        for kind in (0, 1):
-            before = chosen[figure]
-            plain = options[figure][kind][1]
-            if before[kind].head.weight == 0.0:
+    for figure in reversed(SCHEDULE):
+        for head in heads_of(figure):
+            before = chosen[head]
+            if before.model.weight == 0.0:
                 continue
-            seen = kind == 0  # each head is judged where it speaks
-            best = judge(seen)
-            chosen[figure] = (plain, before[1]) if kind == 0 else (before[0], plain)
-            _fill_in(figure, sides[figure], chosen[figure], past, blank)
-            if judge(seen) > best:
-                chosen[figure] = before
-                _fill_in(figure, sides[figure], before, past, blank)
+            best = judge(head.recurring)  # each head is judged where it speaks
+            chosen[head] = trials[head].plain
+            _fill_in(figure, sides, chosen, past, blank)
+            if judge(head.recurring) > best:
+                chosen[head] = before
+                _fill_in(figure, sides, chosen, past, blank)
 
 
 def time_groups(runs: Sequence[Run]) -> list[int]:
@@ -231,12 +237,12 @@ def _estimates_before(runs: Sequence[Run]) -> Iterator[Estimates]:
 
 
 def _sides(
-    figure: str,
+    figure: Figure,
     runs: Sequence[Run],
     past: Sequence[Estimates],
     blank: Sequence[Estimates],
     group_of: Sequence[int],
-) -> tuple[Side, Side]:
+) -> dict[Head, Side]:
     recurring, general = Side(), Side()
     for r in range(len(runs)):
         for stage in past[r].stages(figure):
@@ -252,16 +258,17 @@ def _sides(
                 side.baseline.append(values["baseline"])
                 side.group.append(group_of[r])
                 side.where.append((r, stage.stage_id))
-    return recurring, general
+    return dict(zip(heads_of(figure), (recurring, general), strict=True))
 
 
-def _fit_head(
+def _try(
     side: Side, settings: FitSettings, folds: list[tuple[NDArray[Any], NDArray[Any]]]
-) -> tuple[Candidate, Candidate]:
-    """The head fitted on all of ``side``, and the one that adds no model to the baseline."""
+) -> Trials:
+    """The model fitted on all of ``side``, and the one that adds nothing to the baseline."""
     n = len(side.rows)
     if n == 0:
-        return (Candidate(Head(), np.zeros(0)),) * 2
+        nothing = Trial(HeadModel(), np.zeros(0))
+        return Trials(nothing, nothing)
     names = sorted({name for row in side.rows for name in row})
     is_general = not any(name.startswith("hist_") for name in names)
     if is_general:
@@ -270,7 +277,8 @@ def _fit_head(
     known = np.isfinite(residual)
     everything = np.flatnonzero(known)
     if not len(everything):
-        return (Candidate(Head(tuple(names)), np.asarray(side.baseline, float)),) * 2
+        untold = Trial(HeadModel(tuple(names)), np.asarray(side.baseline, float))
+        return Trials(untold, untold)
 
     def middle(rows: NDArray[Any]) -> float:
         return float(np.median(residual[rows])) if is_general else 0.0
@@ -302,14 +310,14 @@ def _fit_head(
         final = _train(inputs[everything], residual[everything] - center, names, settings)
     plain = np.asarray(side.baseline, float) + centers
 
-    def candidate(weight: float) -> Candidate:
+    def trial(weight: float) -> Trial:
         low, high = np.quantile((left - weight * raw)[judged], [0.1, 0.9])
-        head = Head(
+        model = HeadModel(
             tuple(names), final, weight if final else 0.0, center, (float(low), float(high))
         )
-        return Candidate(head, plain + weight * raw)
+        return Trial(model, plain + weight * raw)
 
-    return candidate(weight), candidate(0.0)
+    return Trials(fitted=trial(weight), plain=trial(0.0))
 
 
 def _train(

@@ -29,7 +29,7 @@ from phoebe_training.runs import Applications, Run
 
 FILE = "history.sqlite"
 
-_Kind = Literal["stage", "execution", "shape"]
+_WindowKind = Literal["stage", "execution", "shape"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (
@@ -142,7 +142,13 @@ class HistoryStore:
         return True
 
     def _put(
-        self, kind: _Kind, key: str, at: float, who: tuple[str, str, int], part: int, value: Any
+        self,
+        kind: _WindowKind,
+        key: str,
+        at: float,
+        who: tuple[str, str, int],
+        part: int,
+        value: Any,
     ) -> None:
         row = (kind, key, at, *who, part, orjson.dumps(value))
         self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
@@ -196,7 +202,7 @@ class HistoryStore:
         """The median duration of every plan shape, ms."""
         return {shape: median(durations) for shape, _, durations in self._windows("shape")}
 
-    def _windows(self, kind: _Kind) -> Iterator[tuple[str, int, list[Any]]]:
+    def _windows(self, kind: _WindowKind) -> Iterator[tuple[str, int, list[Any]]]:
         """Each key with the count of its runs and its window, oldest first."""
         with closing(self._db.cursor()) as cursor:
             rows = cursor.execute(

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phoebe_spark.predict.heads import GROUPS, Head
+from phoebe_spark.predict.heads import HEADS, MODEL_GROUPS, Head
 from phoebe_training.fit import FitSettings, Fitted
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "phoebe"
 CHAMPION = "champion"
 BUNDLE = "bundle"
-REGISTERED = {group: f"phoebe-{group.replace('_', '-')}" for group in GROUPS}
+REGISTERED = {group: f"phoebe-{group.replace('_', '-')}" for group in MODEL_GROUPS}
 _REQUIREMENTS = ["lightgbm"]  # named, or MLflow would import everything to infer them
 
 
@@ -83,7 +83,7 @@ def record(
         experiment = _experiment(client, home if tracking_uri is None else None)
         run_ids: dict[str, str] = {}
         versions: dict[str, str] = {}
-        for group, figures in GROUPS.items():
+        for group in MODEL_GROUPS:
             with mlflow.start_run(
                 experiment_id=experiment, run_name=f"{group} {tags['version']}"
             ) as run:
@@ -92,7 +92,7 @@ def record(
                 mlflow.log_params(_params(group, fitted, settings))
                 mlflow.log_metrics(dict(metrics[group]))
                 _log_bundle(group, fitted, files)
-                name, model_uri = _log_models(figures, fitted)
+                name, model_uri = _log_models(group, fitted)
                 more = {**tags, "head": name, "bundle": f"runs:/{run.info.run_id}/{BUNDLE}"}
                 versions[group] = _register(client, group, model_uri, run.info.run_id, more)
         return Recorded(uri, run_ids, versions)
@@ -112,11 +112,8 @@ def promote(recorded: Recorded) -> None:
             client.set_registered_model_alias(REGISTERED[group], CHAMPION, version)
 
 
-def heads_of(figures: tuple[str, ...], fitted: Fitted) -> Iterator[tuple[str, Head]]:
-    """``(name, head)`` of a group; the name is the bundle's file name without its suffix."""
-    for figure in figures:
-        for kind, head in zip(("recurring", "general"), fitted.heads[figure], strict=True):
-            yield (f"{figure}_{kind}" if len(figures) > 1 else kind), head
+def _heads(group: str) -> list[Head]:
+    return [head for head in HEADS if head.group == group]
 
 
 def _experiment(client: MlflowClient, home: str | Path | None) -> str:
@@ -132,13 +129,10 @@ def _experiment(client: MlflowClient, home: str | Path | None) -> str:
 def _params(group: str, fitted: Fitted, settings: FitSettings) -> dict[str, object]:
     params: dict[str, object] = dict(asdict(settings))
     params["stage_delay_ms"] = round(fitted.stage_delay_ms, 1)
-    for figure in GROUPS[group]:
-        recurring, general = fitted.rows[figure]
-        params[f"{figure}_rows_recurring"] = recurring
-        params[f"{figure}_rows_general"] = general
-    for name, head in heads_of(GROUPS[group], fitted):
-        params[f"{name}_weight"] = head.weight
-        params[f"{name}_features"] = len(head.features)
+    for head in _heads(group):
+        params[f"{head.figure}_rows_{head.kind}"] = fitted.rows[head]
+        params[f"{head.name}_weight"] = fitted.models[head].weight
+        params[f"{head.name}_features"] = len(fitted.models[head].features)
     return params
 
 
@@ -151,35 +145,35 @@ def _log_bundle(group: str, fitted: Fitted, files: Mapping[str, bytes]) -> None:
         for name in mine:
             (Path(work) / Path(name).name).write_bytes(files[name])
         mlflow.log_artifacts(work, BUNDLE)
-    heads = {
-        name: head.describe(f"{group}/{name}.txt" if head.booster is not None else None)
-        for name, head in heads_of(GROUPS[group], fitted)
-    }
+    heads = {head.name: fitted.models[head].describe(head) for head in _heads(group)}
     mlflow.log_dict(heads, f"{BUNDLE}/heads.json")
 
 
-def _log_models(figures: tuple[str, ...], fitted: Fitted) -> tuple[str, str | None]:
+def _log_models(group: str, fitted: Fitted) -> tuple[str, str | None]:
     """Log the models of a group; returns name and URI of the one to register: the last recurring
     one, or the last. ``("baseline", None)`` where there were too few rows for any."""
     import mlflow
 
-    features = {name: list(head.features) for name, head in heads_of(figures, fitted)}
-    mlflow.log_dict(features, "features.json")
-    boosters: dict[str, lightgbm.Booster] = {
-        name: head.booster for name, head in heads_of(figures, fitted) if head.booster is not None
-    }
+    models = {head: fitted.models[head] for head in _heads(group)}
+    mlflow.log_dict({h.name: list(model.features) for h, model in models.items()}, "features.json")
+    boosters = {h: model.booster for h, model in models.items() if model.booster is not None}
     with tempfile.TemporaryDirectory() as work:
         plot = Path(work) / "importance.png"
-        _plot_importance(boosters, plot)
+        _plot_importance({head.name: booster for head, booster in boosters.items()}, plot)
         mlflow.log_artifact(str(plot))
-    uris: dict[str, str] = {}
-    for name, booster in boosters.items():
+    uris: dict[Head, str] = {}
+    for head, booster in boosters.items():
         info = mlflow.lightgbm.log_model(
-            booster, name=name, pip_requirements=_REQUIREMENTS, metadata={"head": name}
+            booster,
+            name=head.name,
+            pip_requirements=_REQUIREMENTS,
+            metadata={"head": head.name},
         )
-        uris[name] = info.model_uri
-    ranked = sorted(uris, key=lambda name: "recurring" in name)  # stable: the last one stays last
-    return (ranked[-1], uris[ranked[-1]]) if ranked else ("baseline", None)
+        uris[head] = info.model_uri
+    if not uris:
+        return "baseline", None
+    last = sorted(uris, key=lambda head: head.recurring)[-1]  # stable: the last one stays last
+    return last.name, uris[last]
 
 
 def _register(

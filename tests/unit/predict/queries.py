@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from phoebe_spark.cluster.simulate import simulate, with_times
 from phoebe_spark.graph import Boundary, Stage, StageGraph
-from phoebe_spark.predict.heads import GROUPS, Head
+from phoebe_spark.predict.heads import HEADS, HeadModel
 from phoebe_spark.predict.history import Histories
 from phoebe_spark.predict.predictor import Predictor
 from phoebe_spark.predict.query import Query
@@ -72,5 +72,4 @@ def unknown(query: Query) -> Query:
 
 def baseline_predictor(history: Histories) -> Predictor:
     """History and simulator alone, no models: what a model has to beat."""
-    figures = [figure for group in GROUPS.values() for figure in group]
-    return Predictor({figure: (Head(), Head()) for figure in figures}, history)
+    return Predictor({head: HeadModel() for head in HEADS}, history)

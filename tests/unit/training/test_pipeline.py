@@ -14,15 +14,16 @@ import pytest
 from phoebe_training import NotEnoughData, TrainSummary, train
 from phoebe_training.data import read_frames
 from phoebe_training.fit import (
-    Candidate,
     FitSettings,
     Side,
+    Trial,
+    Trials,
     _estimates_before,
     _fall_back,
     _fill_in,
-    _fit_head,
     _template_folds,
     _time_folds,
+    _try,
     fit,
     time_groups,
 )
@@ -32,7 +33,7 @@ from phoebe_training.seen import trained_on, trained_on_from_json, unseen
 
 from phoebe_spark.plan.stored import PlannedStage, to_json
 from phoebe_spark.predict.bundle import bundle_root, read_bundle
-from phoebe_spark.predict.heads import Head
+from phoebe_spark.predict.heads import Head, HeadModel, heads_of
 from phoebe_spark.predict.history import figures_of
 from phoebe_spark.predict.predictor import load_predictor
 from phoebe_spark.predict.query import Query
@@ -211,10 +212,10 @@ def test_a_fold_is_judged_at_the_level_of_the_others() -> None:
     truth = [1.0, 1.0, 1.0, 9.0, 9.0, 9.0]
     side = Side(rows, truth, [0.0] * 6, [0] * 6, [(r, 0) for r in range(6)])
     first, second = np.arange(3), np.arange(3, 6)
-    fitted, plain = _fit_head(side, QUICK, [(second, first), (first, second)])
-    assert list(plain.out_of_fold) == [9.0] * 3 + [1.0] * 3
-    assert plain.head.center == 5.0
-    assert fitted.head.interval == (-8.0, 8.0)
+    trials = _try(side, QUICK, [(second, first), (first, second)])
+    assert list(trials.plain.out_of_fold) == [9.0] * 3 + [1.0] * 3
+    assert trials.plain.model.center == 5.0
+    assert trials.fitted.model.interval == (-8.0, 8.0)
 
 
 def test_a_schedule_model_that_makes_times_to_live_worse_is_dropped(tmp_path: Path) -> None:
@@ -230,19 +231,23 @@ def test_a_schedule_model_that_makes_times_to_live_worse_is_dropped(tmp_path: Pa
     truth = np.asarray([past[r].logs["end"][u] for r, u in where])
     noise = np.random.default_rng(1).normal(0, 1, len(truth))
     side = Side(where=where)
-    bad = Candidate(Head(weight=1.0), truth + noise)
-    good = Candidate(Head(), truth)
-    empty = (Candidate(Head(), np.zeros(0)),) * 2
-    for model, plain, weight in ((bad, good, 0.0), (good, bad, 1.0)):
-        model = Candidate(Head(weight=1.0), model.out_of_fold)
-        start = (Candidate(Head(), np.asarray([past[r].logs["start"][u] for r, u in where])),) * 2
-        sides = {"start": (side, Side()), "end": (side, Side())}
-        chosen = {"start": (start[0], empty[0]), "end": (model, empty[0])}
-        _fill_in("start", sides["start"], chosen["start"], past)
-        _fill_in("end", sides["end"], chosen["end"], past)
-        options = {"start": (start, empty), "end": ((model, plain), empty)}
-        _fall_back(runs, sides, options, chosen, past, past)
-        assert chosen["end"][0] is (model if weight else plain)
+    bad = Trial(HeadModel(weight=1.0), truth + noise)
+    good = Trial(HeadModel(), truth)
+    nothing = Trial(HeadModel(), np.zeros(0))
+    start = Trial(HeadModel(), np.asarray([past[r].logs["start"][u] for r, u in where]))
+    recurring = Head("end", "recurring")
+    for fitted, plain, kept in ((bad, good, False), (good, bad, True)):
+        model = Trial(HeadModel(weight=1.0), fitted.out_of_fold)
+        sides, trials = {}, {}
+        for figure, trial in (("start", Trials(start, start)), ("end", Trials(model, plain))):
+            seen, unseen_ = heads_of(figure)  # type: ignore[arg-type]
+            sides |= {seen: side, unseen_: Side()}
+            trials |= {seen: trial, unseen_: Trials(nothing, nothing)}
+        chosen = {head: each.fitted for head, each in trials.items()}
+        _fill_in("start", sides, chosen, past)
+        _fill_in("end", sides, chosen, past)
+        _fall_back(runs, sides, trials, chosen, past, past)
+        assert chosen[recurring] is (model if kept else plain)
 
 
 def test_the_registered_model_is_a_lightgbm_model(trained: tuple[Path, TrainSummary]) -> None:
@@ -361,7 +366,7 @@ def test_a_planned_stage_that_did_not_run_is_asked_about_and_not_learned_from(
     assert sales.query.graph.stages[1].output_bytes == 0
     assert stock.query.graph.stages[4].task_time_ms == 42
     fitted = fit(runs, QUICK)
-    assert fitted.rows["output"] == (2 * 15, 3 * 15)
+    assert [fitted.rows[head] for head in heads_of("output")] == [2 * 15, 3 * 15]
     predicted = fitted.out_of_fold[8]
     assert predicted.sources[1] == "general", "no past: it never ran"
     assert {predicted.sources[u] for u in (0, 2, 3, 4)} == {"history"}
