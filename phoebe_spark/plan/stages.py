@@ -94,11 +94,10 @@ class _Stages:
         self.by_identity = {exchange_identity(e.node): e for e in self.exchanges}
         self.split = parts
         self.inner = inner
-        self.read = {c.source for c in self.split.connectors if c.pipelined}
 
     def result(self) -> PlanGraph:
-        groups = _components(self.split)
-        ends = {group: self._end(members) for group, members in groups.items()}
+        groups = _groups(self.split)
+        ends = {group: self.split.activities[group] for group in groups}
         reads: dict[int, list[int]] = defaultdict(list)
         handed: dict[int, list[tuple[int, str]]] = defaultdict(list)
         kinds: dict[int, list[tuple[int, str]]] = {}
@@ -151,10 +150,6 @@ class _Stages:
             {stage_of_group[g]: tuple(dict.fromkeys(kinds[g])) for g in stage_of_group},
             self.split,
         )
-
-    def _end(self, members: list[Activity]) -> Activity:
-        """The activity whose rows leave the stage: the one that no other of it reads."""
-        return next(a for a in members if a.activity_id not in self.read)
 
     def _runs(self, end: Activity, members: list[Activity]) -> bool:
         """Whether a job is run for it: not for what the driver does by itself, nor for no rows."""
@@ -225,27 +220,33 @@ class _Stages:
         )
 
 
-def _components(parts: Activities) -> dict[int, list[Activity]]:
-    """Activities by stage: those that pipelined connectors link."""
-    leader = list(range(len(parts.activities)))
+def _groups(parts: Activities) -> dict[int, list[Activity]]:
+    """Activities by stage: those that pipelined connectors link, under the one that ends the stage.
 
-    def find(member: int) -> int:
-        while leader[member] != member:
-            leader[member] = leader[leader[member]]
-            member = leader[member]
-        return member
-
-    for connector in parts.connectors:
-        if connector.pipelined:
-            leader[find(connector.source)] = find(connector.target)
+    Rows are handed on to one activity at most within a stage, so whoever follows them comes to its
+    end.
+    """
+    reader = {c.source: c.target for c in parts.connectors if c.pipelined}
+    ends: dict[int, int] = {}
     groups: dict[int, list[Activity]] = defaultdict(list)
     for activity in parts.activities:
-        groups[find(activity.activity_id)].append(activity)
+        path = []
+        at = activity.activity_id
+        while at in reader and at not in ends:
+            path.append(at)
+            at = reader[at]
+        end = ends.get(at, at)
+        ends.update(dict.fromkeys(path, end))
+        groups[end].append(activity)
     return groups
 
 
 def _parents_first(groups: Iterable[int], reads: Mapping[int, list[int]]) -> list[int]:
-    """A topological order, the first group (the plan's root) last."""
+    """A topological order, the first group (the plan's root) last.
+
+    Depth first, in the order in which inputs are read: stage ids and the names of broadcasts are
+    places in it, and are stored (`graphlib` gives the order level by level).
+    """
     done: dict[int, None] = {}
     opened: set[int] = set()
     for root in groups:
