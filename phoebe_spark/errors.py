@@ -13,7 +13,7 @@ PhoebeError
 └── BundleError           the promoted models cannot be used
     ├── BundleMissing     nothing was promoted under this home yet
     ├── BundleDamaged     a file is missing, truncated, or its sha256 differs
-    ├── BundleFormat      written in a format that this version does not know
+    ├── BundleFormat      written in a format, or for plan features, that this version does not know
     └── BundleRemote      the home is not a directory of this machine
 """
 
@@ -73,7 +73,7 @@ class BundleDamaged(BundleError):  # noqa: N818
 
 
 class BundleFormat(BundleError):  # noqa: N818
-    """The bundle's format is unknown to this version."""
+    """The bundle's format, or what its models were trained on, is unknown to this version."""
 
 
 class BundleRemote(BundleError, ValueError):  # noqa: N818

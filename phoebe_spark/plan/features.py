@@ -13,8 +13,12 @@ from collections import Counter
 from collections.abc import Mapping
 
 from phoebe_spark.graph import Stage
-from phoebe_spark.plan.nodes import PlanNode, is_scan
+from phoebe_spark.plan.nodes import PlanNode, is_scan_kind
 from phoebe_spark.plan.stages import PlanGraph
+
+VERSION = 1
+"""Goes up with every change of what a feature means or how it is made. A bundle says which one its
+models were trained on; one of another version is refused."""
 
 OPERATOR_GROUPS: Mapping[str, str] = {
     "SortMergeJoin": "join",
@@ -49,12 +53,12 @@ _BYTES_PER_TYPE = {"bigint": 8, "int": 4, "double": 8, "float": 4, "date": 4, "t
 _FIELD_TYPE = re.compile(r":([a-z]+)")
 
 
-def operator_group(node: PlanNode) -> str:
-    if is_scan(node):
+def operator_group(kind: str) -> str:
+    if is_scan_kind(kind):
         return "scan"
-    if "Python" in node.kind or "Pandas" in node.kind or "InArrow" in node.kind:
+    if "Python" in kind or "Pandas" in kind or "InArrow" in kind:
         return "python"
-    return OPERATOR_GROUPS.get(node.kind, "other")
+    return OPERATOR_GROUPS.get(kind, "other")
 
 
 def features(plan_graph: PlanGraph) -> dict[int, dict[str, float]]:
@@ -68,7 +72,7 @@ def features(plan_graph: PlanGraph) -> dict[int, dict[str, float]]:
     stages = plan_graph.graph.stages
     readers = Counter(parent for stage in stages for parent in stage.parents)
     groups = {
-        stage_id: Counter(operator_group(n) for n in nodes if n.kind not in _STAGE_ROOTS)
+        stage_id: Counter(operator_group(n.kind) for n in nodes if n.kind not in _STAGE_ROOTS)
         for stage_id, nodes in plan_graph.nodes.items()
     }
     made: dict[int, dict[str, float]] = {}
@@ -102,7 +106,7 @@ def features(plan_graph: PlanGraph) -> dict[int, dict[str, float]]:
 def _own(stage: Stage, nodes: tuple[PlanNode, ...]) -> dict[str, float]:
     # The node that ends a stage is not work of its own kind: it is in ``writes_*``.
     working = [node for node in nodes if node.kind not in _STAGE_ROOTS]
-    counts = Counter(operator_group(node) for node in working)
+    counts = Counter(operator_group(node.kind) for node in working)
     found = {f"own_{group}": float(counts[group]) for group in GROUP_NAMES}
     found["own_operators"] = float(len(working))
     found["own_partial_aggregates"] = float(sum("partial_" in node.text for node in working))

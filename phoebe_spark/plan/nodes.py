@@ -145,7 +145,11 @@ def is_broadcast(node: PlanNode) -> bool:
 
 
 def is_scan(node: PlanNode) -> bool:
-    return node.kind.startswith(("Scan ", "BatchScan", "LocalTableScan", "InMemoryTableScan"))
+    return is_scan_kind(node.kind)
+
+
+def is_scan_kind(kind: str) -> bool:
+    return kind.startswith(("Scan ", "BatchScan", "LocalTableScan", "InMemoryTableScan"))
 
 
 def is_wrapper(node: PlanNode) -> bool:

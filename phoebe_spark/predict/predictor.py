@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from phoebe_spark.cluster.simulate import StageTime, simulate, with_times
-from phoebe_spark.errors import BundleDamaged
+from phoebe_spark.errors import BundleDamaged, BundleFormat
 from phoebe_spark.graph import Stage, StageGraph
+from phoebe_spark.plan.features import VERSION as FEATURES_VERSION
 from phoebe_spark.predict.bundle import Bundle, read_bundle
 from phoebe_spark.predict.heads import (
     HEADS,
@@ -79,7 +80,14 @@ def load_predictor(home: str | Path) -> Predictor:
 
 
 def from_bundle(bundle: Bundle) -> Predictor:
-    """A predictor from a verified bundle. Raises `BundleDamaged` when its parts do not fit."""
+    """A predictor from a verified bundle. Raises `BundleFormat` when its models know other plan
+    features than are made here, and `BundleDamaged` when its parts do not fit."""
+    trained_on = bundle.metadata.get("features_version")
+    if trained_on != FEATURES_VERSION:
+        raise BundleFormat(
+            f"{bundle.path} was trained on plan features of version {trained_on!r}, this version "
+            f"makes {FEATURES_VERSION}: run `phoebe train`"
+        )
     import lightgbm
 
     try:

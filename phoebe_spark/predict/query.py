@@ -15,7 +15,7 @@ from statistics import median
 
 from phoebe_spark.graph import Boundary, Stage, StageGraph
 from phoebe_spark.plan import Reading
-from phoebe_spark.plan.features import GROUP_NAMES, OPERATOR_GROUPS
+from phoebe_spark.plan.features import GROUP_NAMES, operator_group
 from phoebe_spark.plan.stages import carrier_of
 from phoebe_spark.plan.stored import PlannedStage, planned_stages
 
@@ -144,13 +144,5 @@ def plan_features(query: Query) -> dict[int, dict[str, float]]:
 
 
 def _own_groups(operators: Sequence[str]) -> dict[str, float]:
-    counts = Counter(_group(kind) for kind in operators)
+    counts = Counter(operator_group(kind) for kind in operators)
     return {f"own_{group}": float(counts[group]) for group in GROUP_NAMES}
-
-
-def _group(kind: str) -> str:
-    if kind.startswith(("Scan", "FileScan", "BatchScan")):
-        return "scan"
-    if "Python" in kind or "Pandas" in kind or "InArrow" in kind:
-        return "python"
-    return OPERATOR_GROUPS.get(kind, "other")

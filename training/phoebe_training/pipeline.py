@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phoebe_spark.plan.features import VERSION as FEATURES_VERSION
 from phoebe_spark.predict.bundle import local_home, write_bundle
 from phoebe_spark.reasons import Reason
 from phoebe_training.contents import bundle_files, described_heads, version_of
@@ -117,6 +118,7 @@ def train(
                     "trained_until": max(r.ended_at for r in runs).isoformat(),
                     "runs": len(runs),
                     "stages": stages,
+                    "features_version": FEATURES_VERSION,
                     "mlflow": recorded.describe(),
                     "heads": described_heads(fitted),
                     "stage_delay_ms": fitted.stage_delay_ms,

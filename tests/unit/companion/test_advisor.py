@@ -27,7 +27,7 @@ from phoebe_spark.optimize import OptimizerSettings
 from phoebe_spark.plan import read
 from phoebe_spark.plan.nodes import parse_plan
 from phoebe_spark.plan.templates import exchanges
-from phoebe_spark.predict.bundle import bundle_root, read_bundle
+from phoebe_spark.predict.bundle import HISTORY, bundle_root, read_bundle, write_bundle
 from phoebe_spark.predict.history import History
 from phoebe_spark.predict.query import query_of
 from tests.unit.predict.queries import baseline_predictor, unknown
@@ -179,6 +179,22 @@ def test_a_changed_byte_in_the_bundle_means_no_model(
     assert "sha256" in problem
     advice = advice_of(advisor, request(plans["tpch/q9"]))
     assert advice["model_version"] is None
+    assert {d["reason"]["code"] for d in advice["decisions"]} == {"no_model"}
+
+
+@pytest.mark.parametrize("trained_on", [None, 0, 2])
+def test_models_that_know_other_features_are_refused_in_one_line(
+    home: Path, tmp_path: Path, plans: dict[str, Mapping[str, Any]], trained_on: int | None
+) -> None:
+    bundle = read_bundle(home)
+    files = {**bundle.files, HISTORY: bundle.history.read_bytes()}
+    write_bundle(tmp_path, "v", files, bundle.metadata | {"features_version": trained_on})
+    advisor, problem = load_advisor(tmp_path, EASY)
+    assert problem is not None
+    assert f"plan features of version {trained_on}, this version makes 1" in problem
+    assert "phoebe train" in problem
+    assert "\n" not in problem
+    advice = advice_of(advisor, request(plans["tpch/q9"]))
     assert {d["reason"]["code"] for d in advice["decisions"]} == {"no_model"}
 
 
