@@ -5,23 +5,36 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := build/stamps
+,      := ,
 SCALA  := $(shell find listeners/src -type f 2>/dev/null) listeners/pom.xml
 JAR    := phoebe_spark/jars/phoebe-spark_2.13-0.1.0.jar
+# Maven ends with escape codes, on a terminal or not.
 MVN    := mvn -q -B -f listeners/pom.xml
+PLAIN  := 2>&1 | sed -u 's/\x1b\[[0-9;]*m//g'
 SF     ?= 1
 NAME   ?= all
 TRIALS ?= 200
 SEED   ?= 20210711
 SUITES ?= default
-# Two test files at a time: most of a small application's time is its JVM starting on one core.
-TWO    := -n 2 --dist loadfile --durations=8
-say     = @printf '\033[1m== %s\033[0m\n' "$(1)"
+# Two test files at a time: most of a small application's time is its JVM starting on one core. The
+# longest come first (tests/conftest.py).
+TWO    := -n 2 --dist loadfile --no-loadscope-reorder --durations=8
+# JVMs that live for a minute need no optimizing compiler (tests/support/jvm.py).
+SHORT  := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
+# Runs a part: what it is, and the command. Says how long it took, whether it passed or not.
+define part
+@printf '== %s\n' "$(1)"; start=$$(date +%s); ( $(2) ); code=$$?; \
+  printf '== %s: %d s\n' "$(1)" $$(($$(date +%s) - start)); exit $$code
+endef
+
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup jar lint format unit one watch spark faults scala test test-stores suites demo bench nightly
-.PHONY: wheel clean
+.PHONY: help setup jar lint format unit one watch spark faults real scala test test-stores suites demo
+.PHONY: bench nightly wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,79 +42,78 @@ help: ## this list
 setup: $(STAMPS)/venv $(JAR) ## virtual environment in .venv, dependencies, jar
 
 $(STAMPS)/venv: pyproject.toml constraints.txt
-	$(call say,virtual environment and dependencies)
 	@mkdir -p $(STAMPS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar off \
-	  -c constraints.txt -e '.[spark,train,demo,dev]'
+	$(call part,virtual environment and dependencies,$(BIN)/python -m pip install -q \
+	  --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[spark$(,)train$(,)demo$(,)dev]')
 	@touch $@
 
 jar: $(JAR) ## the plugin's jar (Maven), copied into the Python package
 
 $(JAR): $(SCALA)
-	$(call say,jar)
 	@mkdir -p $(@D)
-	@$(MVN) package -DskipTests
+	$(call part,jar,$(MVN) package -DskipTests $(PLAIN))
 	@rm -f $(@D)/*.jar
 	@cp listeners/target/$(@F) $@
 	@touch $@
 
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check -q . && $(BIN)/mypy \
+  && PYTHONPATH=.:training $(BIN)/lint-imports --no-logo --no-cache \
+  && $(SHORT) $(MVN) spotless:check $(PLAIN)
+
 lint: $(STAMPS)/venv ## ruff, mypy, who may import what, scalafmt
-	$(call say,lint)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check -q .
-	@$(BIN)/mypy
-	@PYTHONPATH=.:training $(BIN)/lint-imports --no-logo --no-cache
-	@$(MVN) spotless:check
+	$(call part,lint,$(LINT))
 
 format: $(STAMPS)/venv ## formats Python and Scala
 	@$(BIN)/ruff check -q --fix . && $(BIN)/ruff format -q .
-	@$(MVN) spotless:apply
+	@$(MVN) spotless:apply $(PLAIN)
 
 unit: setup ## tests that never start Spark
-	$(call say,unit tests)
-	@$(BIN)/python -m pytest -q $(TWO) tests/unit
+	$(call part,unit tests,$(BIN)/python -m pytest -q $(TWO) tests/unit)
 
 one: setup ## one test, file or folder: make one T=tests/unit/test_session.py, or T='*PackSuite'
 	@case "$(T)" in \
 	  tests/*) $(BIN)/python -m pytest -q "$(T)";; \
-	  *) $(MVN) test -Dscala.recompile=incremental -Dsuites="$(T)";; \
+	  *) $(MVN) test -Dscala.recompile=incremental -Dsuites="$(T)" $(PLAIN);; \
 	esac
 
 watch: $(STAMPS)/venv ## what failed last, or else all unit tests, at each change of a Python file
 	@$(BIN)/watchfiles --filter python "$(BIN)/python -m pytest -q --lf tests/unit" \
 	  phoebe_spark training tests benchmarks
 
+# What they need was compiled with the jar.
 scala: setup ## the JVM side's own tests
-	$(call say,scala tests)
-	@$(MVN) test
+	$(call part,scala tests,$(SHORT) $(MVN) org.scalatest:scalatest-maven-plugin:2.2.0:test $(PLAIN))
 
-spark: setup ## tests on a real Spark
-	$(call say,spark tests)
-	@$(BIN)/python -m pytest -q $(TWO) tests/spark
+$(STAMPS)/classes: $(STAMPS)/venv
+	$(call part,archive of Spark's classes,$(BIN)/python -m tests.support.jvm $(PLAIN))
+	@touch $@
 
-faults: setup ## tests that kill things
-	$(call say,fault tests)
-	@$(BIN)/python -m pytest -q $(TWO) tests/faults
+spark: setup $(STAMPS)/classes ## tests on a real Spark
+	$(call part,spark tests,$(BIN)/python -m pytest -q $(TWO) tests/spark)
+
+faults: setup $(STAMPS)/classes ## tests that kill things
+	$(call part,fault tests,$(BIN)/python -m pytest -q $(TWO) tests/faults)
+
+real: setup $(STAMPS)/classes ## both of these, side by side
+	$(call part,tests on a real Spark,$(BIN)/python -m pytest -q $(TWO) tests/spark tests/faults)
 
 test-stores: setup $(STAMPS)/stores ## checkpoints on a real HDFS and a real S3 server (needs Go)
-	$(call say,tests of other stores)
-	@$(BIN)/python -m pytest -q tests/stores
+	$(call part,tests of other stores,$(BIN)/python -m pytest -q tests/stores)
 
 $(STAMPS)/stores: tests/stores/pom.xml
-	$(call say,servers and clients of other stores)
+	@echo "== servers and clients of other stores"
 	@mkdir -p $(STAMPS)
-	@mvn -q -B -f $< -Phdfs dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores
-	@mvn -q -B -f $< -Ps3 dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores-s3
+	@mvn -q -B -f $< -Phdfs dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores $(PLAIN)
+	@mvn -q -B -f $< -Ps3 dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores-s3 $(PLAIN)
 	@GOBIN=$(CURDIR)/build/stores-s3 go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	@touch $@
 
 suites: setup ## Spark's own tests without us, writing, restoring (SUITES=all, or names)
-	$(call say,Spark's own suites: $(SUITES))
 	@$(BIN)/python -m benchmarks suites --choice "$(SUITES)"
 
-test: setup lint unit scala spark faults ## everything; what .ci/run calls
-	$(call say,all passed)
+test: setup lint unit scala real ## everything; what .ci/run calls
+	@echo "== all passed"
 
 demo: setup ## the main job end to end, at most ten minutes (SF= changes the scale)
 	@$(BIN)/python -m benchmarks.demo --sf $(SF)
@@ -118,9 +130,8 @@ nightly: test test-stores ## all tests, those marked nightly too, benches, more 
 	@$(BIN)/python -m tests.exactness mendings --seed $(SEED)
 
 wheel: $(STAMPS)/venv jar ## dist/*.whl, with the jar inside
-	$(call say,wheel)
 	@$(BIN)/python -m build --wheel --no-isolation -o dist . >/dev/null
 	@ls dist/*.whl
 
 clean: ## what was built; .venv and downloaded data stay
-	@rm -rf build/stamps build/demo build/bench build/exactness build/suites dist listeners/target phoebe_spark/jars
+	@rm -rf build/stamps build/jvm build/demo build/bench build/exactness build/suites dist listeners/target phoebe_spark/jars

@@ -1,8 +1,10 @@
 """Runs the demo: ``python -m benchmarks.demo [--sf 1]``; writes ``build/demo/summary.json``.
 
 Days of observation, training, the job without and with checkpoints, a SIGKILL of the driver late
-in a run, the same command again, and a table of what was measured. Exit code 1 when the results
-differ or nothing was checkpointed or restored.
+in a run, the same command again, the job without and with checkpoints once more, and a table of
+what was measured. What is compared ran next to each other, in pairs; processor time stands beside
+wall time, which moves with whatever else the machine does. Exit code 1 when the results differ or
+nothing was checkpointed or restored.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,16 @@ OBSERVED_DAYS: tuple[float, ...] = (0.2, 0.6, 0.4, 0.8)
 """Sizes of the observed days, as fractions of the scale factor. Never 1.0: equal sizes are equal
 data, and the model would be judged on a day that it was trained on."""
 
-STEPS = len(OBSERVED_DAYS) + 7
+MEASURED: Mapping[str, Callable[[Submission], float]] = {
+    "temp_byte_seconds": lambda run: run.usage.byte_seconds,
+    "temp_mean_bytes": lambda run: run.mean_temp_bytes,
+    "temp_peak_bytes": lambda run: run.usage.peak_bytes,
+    "cpu_s": lambda run: run.cpu_s,
+    "wall_s": lambda run: run.wall_s,
+}
+"""What is measured of the runs of each pair."""
+
+STEPS = len(OBSERVED_DAYS) + 8
 
 
 def train(home: Path, log: Path) -> dict[str, Any]:
@@ -95,10 +107,13 @@ def run(scale_factor: float, work: Path) -> dict[str, Any]:
         resumed_app = homes.app_started_after(job.home, resumed.started_at)
         restored = homes.checkpoint_events(job.home, resumed_app)["restored"]
         notes.append(f"{restored} checkpoints restored")
-    with screen.step(f"{tomorrow.name}: a full rerun, for comparison"):
+    with screen.step(f"{tomorrow.name}: a full rerun without the plugin, for comparison"):
         full = job.run(f"{tomorrow.name}-full", tomorrow, None)
+    with screen.step(f"{tomorrow.name}: a full rerun with checkpoints"):
+        again = job.run(f"{tomorrow.name}-apply", tomorrow, "apply")
 
-    wrong = [*differences(without, with_), *differences(full, resumed)]
+    wrong = [*differences(without, with_), *differences(full, resumed, again)]
+    pairs = {"without": [without, full], "with": [with_, again]}
     stages: list[dict[str, Any]] = [
         _finite(s.as_dict()) for s in truth.stage_predictions(job.home, app)
     ]
@@ -106,22 +121,20 @@ def run(scale_factor: float, work: Path) -> dict[str, Any]:
         "results_identical": not wrong,
         "differences": wrong,
         "scale_factor": scale_factor,
-        "temp_byte_seconds": {
-            "without": without.usage.byte_seconds,
-            "with": with_.usage.byte_seconds,
+        # In pairs, in the order in which they ran.
+        **{
+            figure: {side: [value(one) for one in runs] for side, runs in pairs.items()}
+            for figure, value in MEASURED.items()
         },
-        "temp_peak_bytes": {
-            "without": without.usage.peak_bytes,
-            "with": with_.usage.peak_bytes,
-        },
-        "wall_s": {"without": without.wall_s, "with": with_.wall_s},
         "reports_s": {
             "without": without.reports,
             "with": with_.reports,
             "resumed": resumed.reports,
             "full": full.reports,
+            "again": again.reports,
         },
         "restart_s": {"full": full.wall_s, "resumed": resumed.wall_s},
+        "restart_cpu_s": {"full": full.cpu_s, "resumed": resumed.cpu_s},
         "killed_after_s": killed.wall_s,
         "checkpoints_written": written,
         "checkpoints_restored": restored,

@@ -2,7 +2,7 @@
 
 A submission is ``spark-submit`` with the project's ``conf/spark-defaults.conf``, the jar and
 ``spark.plugins``; "without" leaves out both. Temp storage is sampled from the local directory's
-files, wall time is that of the whole command, start-up included.
+files; wall and processor time are those of the whole command, start-up and companion included.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.demo.days import Day
 from tests.support import apps
+from tests.support.cpu import ProcessMeter
 from tests.support.disk import DiskSampler, Usage
 from tests.support.places import ROOT
 
@@ -33,16 +34,23 @@ JOB_CONF: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One run of the job. Times in seconds, sizes in bytes."""
+    """One run of the job. Times in seconds, sizes in bytes; ``cpu_s`` of all of its processes."""
 
     name: str
     folder: Path
     results: Path
     exit_code: int
     wall_s: float
+    cpu_s: float
     usage: Usage
     started_at: float  # seconds since the epoch
     reports: dict[str, float] = field(default_factory=dict)  # report to seconds, those that ended
+
+    @property
+    def mean_temp_bytes(self) -> float:
+        """Temp storage over the run, on average: a machine that is slow all through does not
+        change it."""
+        return self.usage.byte_seconds / self.wall_s
 
 
 def _reports(log: str) -> dict[str, float]:
@@ -89,6 +97,7 @@ class Job:
         started_at = time.time()
         with (
             self.start(name, day, mode) as app,
+            ProcessMeter(app.pid) as meter,
             DiskSampler([app.folder / "local"]) as sampler,
         ):
             finished = app.wait().check()
@@ -98,6 +107,7 @@ class Job:
             results=app.folder / "results",
             exit_code=finished.exit_code,
             wall_s=finished.wall_s,
+            cpu_s=meter.cpu_s,
             usage=sampler.usage,
             started_at=started_at,
             reports=_reports(finished.log),
@@ -124,6 +134,7 @@ class Job:
             results=app.folder / "results",
             exit_code=killed.exit_code,
             wall_s=killed.wall_s,
+            cpu_s=float("nan"),
             usage=Usage(()),
             started_at=started_at,
             reports=_reports(killed.log),

@@ -66,6 +66,10 @@ def _pair(stage: dict[str, Any], figure: str, unit: float) -> str:
     return " / ".join("?" if v is None else f"{v / unit:.2f}" for v in values)
 
 
+def _spread(values: list[float]) -> float:
+    return max(values) / min(values) if min(values) > 0 else float("nan")
+
+
 def _change(before: float, after: float) -> str:
     return "" if before == 0 else f"{100 * (after - before) / before:+.0f} %"
 
@@ -89,36 +93,35 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
                 *(_pair(s, figure, 1000) for figure in ("task_time_ms", "start_ms", "end_ms")),
             )
         console.print(table)
-    table = Table(title="What was measured in this run")
+    table = Table(
+        title="What was measured in this run: two pairs, one beside the other",
+        caption="Wall time moves with whatever else the machine does: of the two runs without "
+        "checkpoints, which are alike, one took "
+        f"{_spread(summary['wall_s']['without']):.2f} times as long as the other.",
+    )
     for column in ("", "without", "with", "change"):
         table.add_column(column, justify="left" if column == "" else "right")
-    area, peak, wall, restart = (
-        summary[k] for k in ("temp_byte_seconds", "temp_peak_bytes", "wall_s", "restart_s")
-    )
-    table.add_row(
-        "temp storage, MB x s",
-        f"{area['without'] / MB:,.0f}",
-        f"{area['with'] / MB:,.0f}",
-        _change(area["without"], area["with"]),
-    )
-    table.add_row(
-        "temp storage, peak MB",
-        f"{peak['without'] / MB:,.1f}",
-        f"{peak['with'] / MB:,.1f}",
-        _change(peak["without"], peak["with"]),
-    )
-    table.add_row(
-        "wall time, s",
-        f"{wall['without']:.1f}",
-        f"{wall['with']:.1f}",
-        _change(wall["without"], wall["with"]),
-    )
-    table.add_row(
-        "after a kill: full rerun / resumed, s",
-        f"{restart['full']:.1f}",
-        f"{restart['resumed']:.1f}",
-        _change(restart["full"], restart["resumed"]),
-    )
+    for title, figure, unit, digits in (
+        ("temp storage, mean MB over the run", "temp_mean_bytes", MB, 1),
+        ("temp storage, peak MB", "temp_peak_bytes", MB, 1),
+        ("temp storage, MB x s", "temp_byte_seconds", MB, 0),
+        ("processor time, s", "cpu_s", 1, 1),
+        ("wall time, s", "wall_s", 1, 1),
+    ):
+        without, with_ = summary[figure]["without"], summary[figure]["with"]
+        table.add_row(
+            title,
+            *(", ".join(f"{v / unit:,.{digits}f}" for v in side) for side in (without, with_)),
+            ", ".join(_change(a, b) for a, b in zip(without, with_, strict=True)),
+        )
+    for title, figure in (("processor time", "restart_cpu_s"), ("wall time", "restart_s")):
+        after = summary[figure]
+        table.add_row(
+            f"after a kill, full rerun / resumed: {title}, s",
+            f"{after['full']:.1f}",
+            f"{after['resumed']:.1f}",
+            _change(after["full"], after["resumed"]),
+        )
     console.print(table)
     errors = "  ".join(f"{k} {v:.2f}" for k, v in summary["median_q_error"].items())
     console.print(f"median q-error: {errors or 'no predictions'}", highlight=False)

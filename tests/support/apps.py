@@ -163,11 +163,13 @@ def submit(
     packages_jars: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
     with_event_log: bool = True,
+    driver_options: str = "",
 ) -> RunningApp:
     """Submits ``script``; ``folder`` gets ``driver.log``, ``events/``, ``local/``.
 
     ``plugin`` adds the jar and ``spark.plugins=phoebe.PhoebePlugin``, nothing else: home, mode and
-    the like come from ``conf`` or ``properties_file``. ``environment`` overrides variables.
+    the like come from ``conf`` or ``properties_file``. ``environment`` overrides variables;
+    ``driver_options`` are options for the driver's JVM.
     """
     folder = folder.resolve()  # Spark takes URIs, and runs in that folder
     for name in ("events", "local"):
@@ -192,6 +194,8 @@ def submit(
             settings["spark.executor.extraClassPath"] = jar
     if jars:
         command += ["--jars", ",".join(jars)]
+    if driver_options:
+        command += ["--driver-java-options", driver_options]
     if properties_file is not None:
         command += ["--properties-file", str(properties_file)]
     for key, value in {**settings, **(conf or {})}.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import sys
@@ -24,10 +25,11 @@ class MissingJarError(RuntimeError):
 
 
 def spark_home() -> Path:
-    """The installation of the pip-installed PySpark (import of pyspark only, no session)."""
-    import pyspark
-
-    return Path(pyspark.__file__).resolve().parent
+    """The installation of the pip-installed PySpark, which is not imported for that."""
+    found = importlib.util.find_spec("pyspark")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("pyspark is not installed: run `make setup`")
+    return Path(found.origin).resolve().parent
 
 
 def plugin_jar() -> Path:

@@ -92,20 +92,18 @@ def artifact(coordinates: str, name: str) -> Path:
     target = BUILD / name
     with _appears_whole(target) as scratch:
         if scratch is not None:
-            subprocess.run(
-                [
-                    "mvn",
-                    "-q",
-                    "-B",
-                    "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy",
-                    f"-Dartifact={coordinates}",
-                    f"-DoutputDirectory={scratch}",
-                ],
-                check=True,
-                stdout=subprocess.DEVNULL,
+            goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+            where = [f"-Dartifact={coordinates}", f"-DoutputDirectory={scratch}"]
+            done = subprocess.run(
+                ["mvn", "-q", "-B", goal, *where],
+                stdout=subprocess.PIPE,  # Maven writes escape codes, on a terminal or not
+                stderr=subprocess.STDOUT,
+                text=True,
                 cwd=scratch,
                 env={k: v for k, v in os.environ.items() if k != "MAVEN_ARGS"},
             )
+            if done.returncode:
+                raise OSError(f"{coordinates} cannot be had: {done.stdout[-2000:]}")
     return next(target.glob("*.jar"))
 
 
