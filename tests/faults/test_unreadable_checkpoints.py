@@ -1,22 +1,23 @@
 """Checkpoints that cannot be read once they are in a plan: the boundary is computed, and the rows
 are those of the run without the plugin.
 
-Two applications: one writes the checkpoints of all cases, one restores them, harmed in between.
+Two applications in one JVM: one writes the checkpoints of all cases, one restores them, harmed in
+between.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import apps, stored_job
+from tests.support import in_turn, stored_job
 from tests.support.unreadable_app import CASES, SQL
 
-APP = Path(__file__).parents[1] / "support" / "unreadable_app.py"
 EVERY_CHUNK, ONE_BYTE = 400, 10**9
 SPLIT = {"skewed"}
 """Cases in which a result that is handed out in part might be another one, since partitions were
@@ -25,7 +26,14 @@ read in parts; others might be where nothing is held."""
 Said = dict[str, dict[str, Any]]
 
 
-def run(folder: Path, name: str, harm: int = 0, home: str = "home", held_bytes: int = 0) -> Said:
+def run(
+    jvm: in_turn.Jvm,
+    folder: Path,
+    name: str,
+    harm: int = 0,
+    home: str = "home",
+    held_bytes: int = 0,
+) -> Said:
     here = folder / name
     here.mkdir()
     told = {
@@ -44,25 +52,28 @@ def run(folder: Path, name: str, harm: int = 0, home: str = "home", held_bytes: 
         "spark.phoebe.checkpoint.held_bytes": str(held_bytes),
         "spark.sql.files.minPartitionNum": "8",
     }
-    with apps.submit(
-        APP, [str(here / "spec.json")], folder=here / "app", conf=conf, plugin="jars"
-    ) as app:
-        app.wait().check()
+    jvm.run(here / "app", "tests.support.unreadable_app", here / "spec.json", conf)
     said: Said = json.loads((here / "said.json").read_text())
     return said
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
+    with in_turn.Jvm(tmp_path_factory.mktemp("jvm")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def written(jvm: in_turn.Jvm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unreadable")
-    assert all(case["same"] for case in run(folder, "first").values())
+    assert all(case["same"] for case in run(jvm, folder, "first").values())
     shutil.copytree(folder / "home", folder / "kept")
     return folder
 
 
 @pytest.fixture(scope="module")
-def restored(written: Path) -> Said:
-    return run(written, "second", EVERY_CHUNK)
+def restored(jvm: in_turn.Jvm, written: Path) -> Said:
+    return run(jvm, written, "second", EVERY_CHUNK)
 
 
 @pytest.mark.parametrize("case", [*CASES, *SQL])
@@ -89,10 +100,10 @@ def test_no_thread_outlives_the_second_context_of_a_process(written: Path, resto
 
 
 @pytest.mark.nightly
-def test_one_bad_byte_is_computed_or_said(written: Path) -> None:
+def test_one_bad_byte_is_computed_or_said(jvm: in_turn.Jvm, written: Path) -> None:
     """Found when some tasks have ended: what they have handed out stands, or the query fails. Small
     boundaries that might come out otherwise are held."""
-    said = run(written, "third", ONE_BYTE, "kept", held_bytes=1 << 25)
+    said = run(jvm, written, "third", ONE_BYTE, "kept", held_bytes=1 << 25)
     typed = {name for name, one in said.items() if one["error"]}
     assert typed <= SPLIT, said
     assert not any(

@@ -1,37 +1,35 @@
-"""Inputs that change between a checkpoint and its restore, by an application of its own each."""
+"""Inputs that change between a checkpoint and its restore: applications one after another."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.places import ROOT, spark_environment
 
+RUNS = ("1:apply", "2:apply", "2:off")
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """What the second run says, with the plugin and without."""
     work = tmp_path_factory.mktemp("inputs") / "work"
-    _run(work, 1, "apply")
-    return _run(work, 2, "apply"), _run(work, 2, "off")
-
-
-def _run(work: Path, number: int, mode: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.inputs_app", str(work), str(number), mode],
+        [sys.executable, "-m", "tests.support.inputs_app", str(work), *RUNS],
         cwd=ROOT,
         env=spark_environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    _, with_, without = said
+    return with_, without
 
 
 CASES = (

@@ -1,20 +1,21 @@
 """TPC-H and the benches' TPC-DS queries with checkpoints forced, then restored by another run.
 
-Three applications over the same data, all queries each: without the plugin, with every eligible
-boundary checkpointed, and the same again, which restores. Nightly, the same for one boundary in the
-middle of each TPC-H plan, and for all of TPC-DS. What ran is read from Spark's event logs.
+Three applications over the same data, in one JVM, all queries each: without the plugin, with every
+eligible boundary checkpointed, and the same again, which restores. Nightly, the same for one
+boundary in the middle of each TPC-H plan, and for all of TPC-DS. What ran is read from Spark's
+event logs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support import eventlog, home, queries, tpc
+from tests.support import eventlog, home, in_turn, queries, tpc
 from tests.support.compare import compare_results
 
 CONF = {
@@ -64,22 +65,21 @@ def _item(name: str) -> queries.Item:
     )
 
 
-def _run(folder: Path, home_: Path, case: Case, *, plugin: bool = True) -> Ran:
-    items = [_item(n) for n in case.queries()]
+def _run(jvm: in_turn.Jvm, folder: Path, home_: Path, case: Case, *, plugin: bool = True) -> Ran:
+    spec = queries.write_spec([_item(n) for n in case.queries()], folder)
     settings = {
         "spark.phoebe.home": str(home_),
         "spark.phoebe.force": case.force,
         "spark.sql.ansi.enabled": str(case.ansi).lower(),
     }
-    with queries.submit_queries(
-        items,
-        folder=folder,
-        app_name="tpch",
-        conf={**CONF, **settings},
-        plugin="jars" if plugin else "none",
-        driver_memory="1500m",
-    ) as app:
-        finished = app.wait(timeout_s=3600).check()  # all of TPC-DS takes its time
+    finished = jvm.run(
+        folder,
+        "tests.support.query_app",
+        spec,
+        {**CONF, **settings},
+        plugin=plugin,
+        timeout_s=3600,  # all of TPC-DS takes its time
+    )
     return Ran(folder, home_, eventlog.read(finished.event_log))
 
 
@@ -99,16 +99,25 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture(scope="module")
-def plain(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    folder = tmp_path_factory.mktemp(f"{case.name}-plain")
-    return _run(folder, folder / "home", case, plugin=False)
+def base(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp(case.name)
 
 
 @pytest.fixture(scope="module")
-def pair(case: Case, tmp_path_factory: pytest.TempPathFactory) -> list[Ran]:
+def jvm(base: Path) -> Iterator[in_turn.Jvm]:
+    with in_turn.Jvm(base / "jvm", driver_memory="1500m") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def plain(jvm: in_turn.Jvm, base: Path, case: Case) -> Ran:
+    return _run(jvm, base / "plain", base / "no-home", case, plugin=False)
+
+
+@pytest.fixture(scope="module")
+def pair(jvm: in_turn.Jvm, base: Path, case: Case) -> list[Ran]:
     """The application that wrote the checkpoints and the one that restored them."""
-    base = tmp_path_factory.mktemp(case.name)
-    return [_run(base / f"run{n}", base / "home", case) for n in (1, 2)]
+    return [_run(jvm, base / f"run{n}", base / "home", case) for n in (1, 2)]
 
 
 def test_results_are_those_without_the_plugin(plain: Ran, pair: list[Ran]) -> None:

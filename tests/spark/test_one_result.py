@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.support import apps, eventlog, home
+from tests.support import eventlog, home, in_turn
 from tests.support.consumers_app import QUERIES, write_tables
 
-APP = Path(__file__).parents[1] / "support" / "consumers_app.py"
 CONF = {
     "spark.sql.shuffle.partitions": "2",
     "spark.sql.autoBroadcastJoinThreshold": "-1",
@@ -39,7 +38,7 @@ class Ran:
     decided: dict[str, list[str]]
 
 
-def run(folder: Path, name: str, stores: int, conf: dict[str, str]) -> Ran:
+def run(jvm: in_turn.Jvm, folder: Path, name: str, stores: int, conf: dict[str, str]) -> Ran:
     here = folder / name
     here.mkdir()
     told = {
@@ -48,10 +47,8 @@ def run(folder: Path, name: str, stores: int, conf: dict[str, str]) -> Ran:
     }  # fmt: skip
     (here / "spec.json").write_text(json.dumps(told))
     settings = {**CONF, **conf, "spark.phoebe.home": str(folder / "home")}
-    with apps.submit(
-        APP, [str(here / "spec.json")], folder=here / "app", conf=settings, plugin="jars"
-    ) as app:
-        finished = app.wait().check()
+    module, spec = "tests.support.consumers_app", here / "spec.json"
+    finished = jvm.run(here / "app", module, spec, settings)
     said = json.loads((here / "said.json").read_text())
     log = eventlog.read(finished.event_log)
     executions = {
@@ -69,8 +66,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Ran]:
     """The application that stored, and the one that restores."""
     folder = tmp_path_factory.mktemp("consumers")
     write_tables(folder / "tables")
-    stored = run(folder, "stores", 8, APART)
-    return stored, run(folder, "restores", 0, TOGETHER)
+    with in_turn.Jvm(folder / "jvm") as jvm:
+        stored = run(jvm, folder, "stores", 8, APART)
+        return stored, run(jvm, folder, "restores", 0, TOGETHER)
 
 
 RESTORED = {"both_sums": 2, "exact": 1, "alone": 1, "pruned": 1}

@@ -1,7 +1,8 @@
 """Queries of many shapes, written in one application and restored in another, with plain rows.
 
-Three applications over the same tables: without the plugin, with every eligible boundary
-checkpointed, and the same again, which restores. Then a fourth, whose user functions have changed.
+Three applications over the same tables, in one JVM: without the plugin, with every eligible
+boundary checkpointed, and the same again, which restores. Then a fourth, whose user functions have
+changed.
 What ran is read from Spark's event logs.
 """
 
@@ -17,23 +18,22 @@ from typing import Any
 
 import pytest
 
-from tests.support import apps, eventlog, home
+from tests.support import eventlog, home, in_turn
 from tests.support.places import ivy_home
 from tests.support.shapes_app import FACT_ROWS, KEYS, ZONES, write_tables
 from tests.support.traps import TRAPS
 
-APP = Path(__file__).parents[1] / "support" / "shapes_app.py"
 CONF = {
     "spark.sql.shuffle.partitions": "4",
     "spark.sql.autoBroadcastJoinThreshold": "-1",
     "spark.sql.files.minPartitionNum": "8",  # no two files in one map task
     "spark.sql.maxMetadataStringLength": "1000",  # plans in event logs are whole
     "spark.sql.catalogImplementation": "in-memory",
-    "spark.jars.packages": f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.databricks.delta.snapshotPartitions": "1",
 }
+PACKAGES = {"spark.jars.packages": f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}"}
 HALF = """
 def half(value):
     return value // 2
@@ -114,7 +114,9 @@ class Ran:
         return Counter(str(c["fingerprint"]) for c in self.events(shape, event))
 
 
-def run(folder: Path, name: str, shapes: Sequence[str], *, plugin: bool = True) -> Ran:
+def run(
+    jvm: in_turn.Jvm, folder: Path, name: str, shapes: Sequence[str], *, plugin: bool = True
+) -> Ran:
     here = folder / name
     here.mkdir()
     told = {
@@ -129,12 +131,13 @@ def run(folder: Path, name: str, shapes: Sequence[str], *, plugin: bool = True) 
         "spark.phoebe.force": "all",
         "spark.phoebe.checkpoint.retain": "always",
     }
-    with apps.submit(
-        APP, [str(here / "spec.json")], folder=here / "app",
-        conf={**CONF, **(ours if plugin else {})}, plugin="jars" if plugin else "none",
-        environment={"SPARK_SUBMIT_OPTS": f"-Duser.home={ivy_home()}"},
-    ) as app:  # fmt: skip
-        finished = app.wait().check()
+    finished = jvm.run(
+        here / "app",
+        "tests.support.shapes_app",
+        here / "spec.json",
+        {**CONF, **(ours if plugin else {})},
+        plugin=plugin,
+    )
     log = eventlog.read(finished.event_log)
     rows = json.loads((here / "said.json").read_text())
     if not plugin:
@@ -158,26 +161,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path) -> Ran:
-    return run(folder, "plain", NAMES, plugin=False)
+def jvm(folder: Path) -> Iterator[in_turn.Jvm]:
+    home_of_ivy = {"SPARK_SUBMIT_OPTS": f"-Duser.home={ivy_home()}"}
+    with in_turn.Jvm(folder / "jvm", conf=PACKAGES, environment=home_of_ivy) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def wrote(folder: Path) -> Ran:
-    return run(folder, "wrote", NAMES)
+def plain(jvm: in_turn.Jvm, folder: Path) -> Ran:
+    return run(jvm, folder, "plain", NAMES, plugin=False)
 
 
 @pytest.fixture(scope="module")
-def restored(folder: Path, wrote: Ran) -> Ran:
+def wrote(jvm: in_turn.Jvm, folder: Path) -> Ran:
+    return run(jvm, folder, "wrote", NAMES)
+
+
+@pytest.fixture(scope="module")
+def restored(jvm: in_turn.Jvm, folder: Path, wrote: Ran) -> Ran:
     assert wrote.checkpoints
-    return run(folder, "restored", NAMES)
+    return run(jvm, folder, "restored", NAMES)
 
 
 @pytest.fixture(scope="module")
-def edited(folder: Path, restored: Ran) -> Ran:
+def edited(jvm: in_turn.Jvm, folder: Path, restored: Ran) -> Ran:
     assert restored.checkpoints
     (folder / "halving.py").write_text(EDITED)
-    return run(folder, "edited", UDFS)
+    return run(jvm, folder, "edited", UDFS)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)

@@ -1,10 +1,10 @@
-"""An application whose inputs change: ``inputs_app.py WORK RUN MODE``.
+"""Applications whose inputs change: ``inputs_app.py WORK RUN:MODE ...``, in one JVM.
 
 In run 1 every eligible boundary is written, and the application ends as a failed one. Run 2 is the
-re-submission: it changes files, before it lists them or between that and its query. Its last line
-is a JSON object: the rows of each case (or the error's class), and how many boundaries were
-restored. It makes the same changes whenever it is run, so a run without the plugin (mode ``off``)
-says what is right.
+re-submission: it changes files, before it lists them or between that and its query. Each prints a
+JSON object as its last line: the rows of each case (or the error's class), and how many boundaries
+were restored. It makes the same changes whenever it is run, so a run without the plugin (mode
+``off``) says what is right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 import phoebe_spark
 
-WORK, RUN, MODE = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+WORK = Path(sys.argv[1])
+RUN, MODE = 0, ""  # of the application that runs now
 TIME_NS = 1_700_000_000_000_000_000
 """A modification time that files are given."""
 
@@ -120,7 +121,15 @@ def of_another_session(spark: SparkSession) -> Any:
 
 
 def main() -> None:
+    global RUN, MODE
     WORK.mkdir(parents=True, exist_ok=True)
+    for told in sys.argv[2:]:
+        number, MODE = told.split(":")
+        RUN = int(number)
+        application()
+
+
+def application() -> None:
     spark = session()
     other = "1,400\n1,500\n"
 
@@ -162,6 +171,7 @@ def main() -> None:
         rows(spark.sql("select raise_error('die')"))
     counts = {} if MODE == "off" else phoebe_spark.status(spark)["counts"]
     print(json.dumps({"rows": result, "restored": counts.get("checkpoints.restored", 0)}))
+    sys.stdout.flush()
     spark.stop()
 
 

@@ -25,7 +25,7 @@ from tests.support.places import BUILD, spark_home
 VARIABLE = "JDK_JAVA_OPTIONS"
 """What the ``java`` command reads before its arguments, also in processes that Spark starts."""
 SHORT = (
-    "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
+    "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=400m -XX:+UseSerialGC"
     # What the JVM has to say of an archive that does not fit must not be in anybody's output.
     " -Xlog:disable -Xlog:all=error:stderr"
 )

@@ -64,6 +64,21 @@ def submit_queries(
 
     ``settle_s`` is a rest after each query, for clean-up that outlasts it.
     """
+    path = write_spec(
+        items, folder, app_name=app_name, allow_failures=allow_failures, settle_s=settle_s
+    )
+    return apps.submit(QUERY_APP, [str(path)], folder=folder, **how)
+
+
+def write_spec(
+    items: Iterable[Item],
+    folder: Path,
+    *,
+    app_name: str = "queries",
+    allow_failures: bool = False,
+    settle_s: float = 0.0,
+) -> Path:
+    """The file that tells ``query_app`` what to run."""
     folder.mkdir(parents=True, exist_ok=True)
     listed = list(items)
     spec = {
@@ -89,7 +104,7 @@ def submit_queries(
     path = folder / "spec.json"
     path.write_text(json.dumps(spec))
     (folder / "results.ndjson").unlink(missing_ok=True)
-    return apps.submit(QUERY_APP, [str(path)], folder=folder, **how)
+    return path
 
 
 def timings(folder: Path) -> dict[str, Timing]:

@@ -101,6 +101,12 @@ def test_what_lacks_a_piece_is_incomplete_and_said(
     assert place.is_dir()
 
 
+def test_a_compacted_file_stands_for_all_up_to_its_number() -> None:
+    """Spark removes what it has compacted some time later."""
+    compacted = E2 + ".compact"
+    assert in_order([E1, E2, compacted, E3]).names == (compacted, E3)
+
+
 @pytest.mark.parametrize(
     "files",
     [

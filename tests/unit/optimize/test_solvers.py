@@ -57,6 +57,17 @@ def test_one_prefix_by_start_is_best_for_restart_when_storage_is_free(graph: Sta
     assert max(0.0, found) == pytest.approx(best)
 
 
+@pytest.mark.parametrize("order", ["end", "start"])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(graph=stage_graphs())
+def test_a_prefix_is_charged_for_what_is_read_from_outside_of_it(
+    order: sweep.Order, graph: StageGraph
+) -> None:
+    problem = build_problem(graph)
+    for candidate in sweep.prefixes(problem, TEMP, order):
+        assert candidate.durable_bytes == problem.durable_bytes((candidate.inside,))
+
+
 @pytest.mark.parametrize("objective", ["temp", "restart"])
 @pytest.mark.parametrize("cuts", [2, 3])
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -105,6 +116,14 @@ def test_budget_search_fits_and_is_never_better_than_the_best(
     assert value <= best + 1e-9
     single = best_prefix(problem, TEMP, float(limit))
     assert value >= max(0.0, single) - 1e-9
+
+
+def test_cuts_that_fit_one_by_one_are_not_ranked_if_they_do_not_fit_together() -> None:
+    problem = build_problem(chain_graph(30.0, 25.0, 20.0))
+    for limit, most in ((30.0, 1), (55.0, 2)):
+        ranked = list(budget.ranked_chains(problem, TEMP, limit, 2))
+        assert max(map(len, ranked)) == most
+        assert all(problem.durable_bytes(chain) <= limit for chain in ranked)
 
 
 def test_budget_search_is_close_to_the_best_on_average() -> None:

@@ -1,0 +1,107 @@
+"""Several applications, one after another, in one JVM: what one has loaded and compiled serves all.
+
+Each has a SparkContext, settings and folder of its own, as if it had been submitted. For tests of
+what applications leave to one another; where a process has to end, they are submitted
+(``apps.submit``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.support import apps
+from tests.support.places import plugin_jar
+
+APP = Path(__file__).with_name("in_turn_app.py")
+
+
+class Jvm:
+    """A process for applications. Leaving the ``with`` block ends it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        jars: Sequence[Path] = (),
+        conf: Mapping[str, str] | None = None,
+        **how: Any,
+    ) -> None:
+        """``conf`` is every application's; ``how`` goes to :func:`apps.submit`."""
+        self.folder = folder.resolve()
+        for name in ("commands", "answers"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._asked = 0
+        self._app = apps.submit(
+            APP,
+            [str(self.folder)],
+            folder=self.folder,
+            packages_jars=[plugin_jar(), *jars],
+            conf=conf,
+            **how,
+        )
+
+    def run(
+        self,
+        folder: Path,
+        module: str,
+        argument: Path,
+        conf: Mapping[str, str],
+        *,
+        plugin: bool = True,
+        timeout_s: float = 600,
+    ) -> apps.FinishedApp:
+        """Runs an application to its end; raises ``AppFailedError`` if it fails."""
+        folder = folder.resolve()
+        for name in ("events", "local"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "driver.log").symlink_to(self.folder / "driver.log")
+        settings = {
+            **({"spark.plugins": "phoebe.PhoebePlugin"} if plugin else {}),
+            "spark.local.dir": str(folder / "local"),
+            "spark.sql.warehouse.dir": str(folder / "warehouse"),
+            "spark.eventLog.dir": (folder / "events").as_uri(),
+            **conf,
+        }
+        told = {"module": module, "argument": str(argument.resolve()), "conf": settings}
+        started = time.monotonic()
+        error = self._answer(self._command(told), timeout_s)
+        if error is not None:
+            raise apps.AppFailedError(f"{error}\nlog {self.folder / 'driver.log'}")
+        return apps.FinishedApp(folder, 0, time.monotonic() - started)
+
+    def _command(self, told: dict[str, Any] | None) -> int:
+        number = self._asked
+        aside = self.folder / "commands" / f"{number}.tmp"
+        aside.write_text(json.dumps(told))
+        aside.rename(self.folder / "commands" / f"{number}.json")
+        self._asked += 1
+        return number
+
+    def _answer(self, number: int, timeout_s: float) -> str | None:
+        path = self.folder / "answers" / f"{number}.json"
+        deadline = time.monotonic() + timeout_s
+        while not path.exists():
+            if not self._app.running or time.monotonic() > deadline:
+                raise apps.AppFailedError(f"no answer, see {self.folder}/driver.log")
+            time.sleep(0.02)
+        error: str | None = json.loads(path.read_text())
+        return error
+
+    def __enter__(self) -> Jvm:
+        self._app.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None and self._app.running:
+            self._command(None)
+            self._app.wait(60)
+        self._app.__exit__(kind, error, trace)

@@ -1,0 +1,66 @@
+"""A PySpark process that runs applications one after another: ``in_turn_app.py FOLDER``.
+
+It takes ``FOLDER/commands/<number>.json`` (see ``in_turn.Jvm``): a module with ``main(path)``, its
+argument, and the settings of its SparkContexts, which are found as if the application had been
+submitted with them. The answer in ``FOLDER/answers/<number>.json`` is the traceback, or null. The
+command ``null`` ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pyspark import SparkContext
+from pyspark.sql import SparkSession
+
+
+def _run(told: dict[str, Any]) -> None:
+    SparkContext._ensure_initialized()
+    jvm: Any = SparkContext._jvm
+    system = jvm.java.lang.System
+    before = {key: system.getProperty(key) for key in told["conf"]}
+    for key, value in told["conf"].items():
+        system.setProperty(key, value)
+    try:
+        code = import_module(told["module"]).main(Path(told["argument"]))
+    finally:
+        left = SparkSession.getActiveSession()
+        if left is not None:
+            left.stop()
+        for key, value in before.items():
+            if value is None:
+                system.clearProperty(key)
+            else:
+                system.setProperty(key, value)
+    if code:
+        raise SystemExit(code)
+
+
+def main(folder: Path) -> int:
+    number = 0
+    while True:
+        command = folder / "commands" / f"{number}.json"
+        while not command.exists():
+            time.sleep(0.02)
+        told = json.loads(command.read_text())
+        if told is None:
+            return 0
+        error = None
+        try:
+            _run(told)
+        except (Exception, SystemExit):  # the answer says what happened
+            error = traceback.format_exc()
+        aside = folder / "answers" / f"{number}.tmp"
+        aside.write_text(json.dumps(error))
+        aside.rename(folder / "answers" / f"{number}.json")
+        number += 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
