@@ -22,7 +22,7 @@ SQL = """
 select o_custkey % 8 as bucket, count(*) as n, sum(slow) as slow
 from (
   select o_custkey, total,
-         aggregate(sequence(1, 6000), total * 0, (a, i) -> a + (i % 7)) as slow
+         aggregate(sequence(1, 2500), total * 0, (a, i) -> a + (i % 7)) as slow
   from (
     select /*+ REPARTITION(6, o_custkey) */ o_custkey, total
     from (

@@ -31,7 +31,8 @@ from tests.support.tpc import data
 from tests.support.waiting import until
 
 FORCED = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "e1"}
-SQL = trials.sql_of("one", 1500)
+WORK = trials.SHORT_WORK
+SQL = trials.sql_of("one", WORK)
 
 # One key costs seconds, all others next to nothing.
 STRAGGLER = """
@@ -40,7 +41,7 @@ from (
   select /*+ REPARTITION(4, k) */ k, slow
   from (
     select k, aggregate(
-      sequence(1, if(k = 0, 6000, 1)), cast(total as bigint),
+      sequence(1, if(k = 0, 2500, 1)), cast(total as bigint),
       (a, i) -> a + aggregate(sequence(1, 5000), i, (b, j) -> b + (j % 7))) as slow
     from (select o_custkey % 97 as k, sum(o_shippriority) as total from orders group by 1)
   )
@@ -173,7 +174,7 @@ def test_a_stage_tried_again(folder: Path, cluster: Cluster) -> None:
 def _lost_without_checksums(here: Path, cluster: Cluster, served: Served) -> None:
     """Nobody can tell whether what was computed again is what it was: nothing is committed."""
     cluster.wait_for_executors()
-    sql, known = trials.sql_of("one", 1499), set((here / "store" / "data").glob("*/*/*.pack"))
+    sql, known = trials.sql_of("one", WORK - 1), set((here / "store" / "data").glob("*/*/*.pack"))
     (here / "control").write_text("write 2000\n")
     prefix = "spark.sql.shuffle.orderIndependentChecksum"
     unchecked = {f"{prefix}.enabled": "false", f"{prefix}.enableFullRetryOnMismatch": "false"}
@@ -195,7 +196,7 @@ def test_executors_that_are_decommissioned(folder: Path, cluster: Cluster) -> No
     moving = trials.decommissioning(here / "fallback")
     conf = {key.replace(".", "__"): value for key, value in moving.items()}
     with _served(here, cluster, **conf) as served:
-        sql = trials.sql_of("joined", 1500)
+        sql = trials.sql_of("joined", WORK)
         assert served.run("plain", sql, trials.PLAIN).error is None
         for name, workers in (("one", cluster.workers[:1]), ("all", cluster.workers)):
             cluster.wait_for_executors()
@@ -221,13 +222,13 @@ def test_upstream_files_are_freed_where_the_checkpoint_was_never_met(
     here = folder / "upstream"
     with _served(here, cluster) as served:
         _two_executors(served)
-        asked = served.ask("forced", trials.sql_of("one", 6000), FORCED)
+        asked = served.ask("forced", trials.sql_of("one", 4 * WORK), FORCED)
         until(lambda: all(_shuffles_by_worker(cluster)), "files of both executors")
         assert served.answer(asked).error is None
         until(lambda: "bytes of local files freed" in served.log, "the checkpoint's own are freed")
         # What is left is what the last stage read.
         until(lambda: len(set().union(*_shuffles_by_worker(cluster))) == 1, "upstream is freed")
-        assert served.run("plain", trials.sql_of("one", 6000), trials.PLAIN).error is None
+        assert served.run("plain", trials.sql_of("one", 4 * WORK), trials.PLAIN).error is None
         served.stop()
     assert not compare_results(served.output("plain"), served.output("forced"))
 
@@ -271,7 +272,7 @@ def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
         _two_executors(served)
         # The kill comes when all is uploaded, and the manifest waits for its name.
         (here / "control").write_text("rename hang\n")
-        asked = served.ask("forced", trials.sql_of("one", 6000), FORCED)
+        asked = served.ask("forced", trials.sql_of("one", 4 * WORK), FORCED)
         until(lambda: any((here / "store" / "data").glob("*/*/*.tmp")), "a manifest is written")
         files = {path: set(_map_ids(path)) for path in local.glob("spark-*/executor-*")}
         os.kill(_executors(cluster)[0], signal.SIGKILL)
@@ -282,7 +283,7 @@ def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
         # The worker's executors share its directory: whose a file is, only the service knows.
         assert map_ids <= set().union(*files.values())
         assert served.answer(asked).error is None
-        assert served.run("same", trials.sql_of("one", 6000), trials.PLAIN).error is None
+        assert served.run("same", trials.sql_of("one", 4 * WORK), trials.PLAIN).error is None
         until(lambda: not any(map_ids & set(_map_ids(path)) for path in files), "no file left", 20)
         served.stop()
     ran_on = {
@@ -327,7 +328,7 @@ def _last_upload_in_trouble(
     """
     here.mkdir()
     store, control = here / "store", here / "control"
-    sql, others = trials.sql_of("joined", 3000), trials.SHAPES["joined"][2]
+    sql, others = trials.sql_of("joined", 2 * WORK), trials.SHAPES["joined"][2]
     with _served(here, cluster, **conf) as served:
         asked = served.ask("forced", sql, {**FORCED, "spark.phoebe.force": "all"})
         wait_for_commits(store, others, 240)

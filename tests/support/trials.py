@@ -25,6 +25,9 @@ from tests.support.served import Answer, Served
 from tests.support.store import clear, committed, data_of
 
 # Higher-order functions cost time in one stage only, without a UDF: seconds for each reader.
+WORK, SHORT_WORK = 1500, 600
+"""Steps for each row: some seconds for each reader, with the JVM's optimizing compiler; and without
+it, as tests run (``tests/support/jvm.py``)."""
 _SLOW = "aggregate(sequence(1, {work}), total * 0, (a, i) -> a + (i % 7))"
 SHAPES: Mapping[str, tuple[str, str, int]] = {
     "one": (
@@ -207,15 +210,27 @@ def still_runs(served: Served, asked: int) -> None:
 class Bench:
     """One application on a cluster, for trials one after the other."""
 
-    def __init__(self, folder: Path, cluster: Cluster, disk: Path, troubled: bool) -> None:
-        """``disk`` holds the store; ``troubled`` puts the file system with troubles before it."""
+    def __init__(
+        self,
+        folder: Path,
+        cluster: Cluster,
+        disk: Path,
+        troubled: bool,
+        *,
+        work: int = WORK,
+        plain: Mapping[str, tuple[Path, float]] | None = None,
+    ) -> None:
+        """``disk`` holds the store; ``troubled`` puts the file system with troubles before it.
+        ``plain``: what another bench with that ``work`` has found."""
         self.folder = folder
         self.cluster = cluster
         self.store = disk / "store"
         self.disk = disk
         self.control = folder / "control"
         self.troubled = troubled
-        self.plain: dict[str, float] = {}  # seconds of each shape's plain run
+        self.work = work
+        # Each shape's plain run: where its result is, and its seconds.
+        self.plain: dict[str, tuple[Path, float]] = dict(plain or {})
         self._served: Served | None = None
 
     def start(self) -> Served:
@@ -243,26 +258,26 @@ class Bench:
         assert self._served is not None, "not started"
         return self._served
 
-    def expected(self, shape: str, work: int) -> Path:
+    def expected(self, shape: str) -> Path:
         """The plain run's result of a shape, made when it is first asked for."""
-        name = f"plain-{shape}"
         if shape not in self.plain:
+            name, sql = f"plain-{shape}", sql_of(shape, self.work)
             if not self.plain:  # the first query takes what a cold JVM takes, no other one does
-                self.served.run("warm-up", sql_of(shape, work), PLAIN)
-            answer = self.served.run(name, sql_of(shape, work), PLAIN)
+                self.served.run("warm-up", sql, PLAIN)
+            answer = self.served.run(name, sql, PLAIN)
             if answer.error:
                 raise AssertionError(f"the plain run of {shape} failed: {answer.error}")
-            self.plain[shape] = answer.ended - answer.started
-        return self.served.output(name)
+            self.plain[shape] = (self.served.output(name), answer.ended - answer.started)
+        return self.plain[shape][0]
 
-    def run(self, trial: Trial, work: int = 1500) -> Outcome:
+    def run(self, trial: Trial) -> Outcome:
         """One trial; afterwards the store is empty and every worker has an executor again."""
-        expected = self.expected(trial.shape, work)
+        expected = self.expected(trial.shape)
         self.cluster.wait_for_executors()
         rng = random.Random(trial.seed)
         settings = {"spark.phoebe.mode": "apply", "spark.phoebe.force": SHAPES[trial.shape][1]}
         did, missed = self._harm_before(trial, rng), ""
-        asked = self.served.ask(trial.name, sql_of(trial.shape, work), settings)
+        asked = self.served.ask(trial.name, sql_of(trial.shape, self.work), settings)
         started = time.monotonic()
         filler = self.disk / "filler"
         try:
@@ -282,13 +297,13 @@ class Bench:
             filler.unlink(missing_ok=True)
         return replace(self._judged(trial, answer, expected, did, at_s, found), missed=missed)
 
-    def fails_without(self, outcome: Outcome, work: int = 1500) -> bool:
+    def fails_without(self, outcome: Outcome) -> bool:
         """Whether the same kill at the same time fails the query without checkpoints too."""
         if outcome.trial.kind not in KILLS:
             return False
         self.cluster.wait_for_executors()
         name = f"again-{outcome.trial.name}"
-        asked = self.served.ask(name, sql_of(outcome.trial.shape, work), PLAIN)
+        asked = self.served.ask(name, sql_of(outcome.trial.shape, self.work), PLAIN)
         time.sleep(outcome.at_s)
         if outcome.trial.kind == "worker":
             self.cluster.restart_worker(0, down_s=1)
@@ -329,7 +344,7 @@ class Bench:
             case "executor_map" | "worker":
                 # A quarter of the plain run is enough for the first map stages to be under way.
                 share = rng.uniform(0.05, 0.4 if trial.kind == "executor_map" else 0.9)
-                time.sleep(share * self.plain[trial.shape])
+                time.sleep(share * self.plain[trial.shape][1])
                 at = round(share, 2)
             case "executor_copy":
                 await_moment(
