@@ -83,7 +83,7 @@ watch: $(STAMPS)/venv ## what failed last, or else all unit tests, at each chang
 
 # What they need was compiled with the jar.
 scala: setup ## the JVM side's own tests
-	$(call part,scala tests,$(SHORT) $(MVN) org.scalatest:scalatest-maven-plugin:2.2.0:test $(PLAIN))
+	$(call part,scala tests,$(SHORT) $(MVN) org.scalatest:scalatest-maven-plugin:test $(PLAIN))
 
 $(STAMPS)/classes: $(STAMPS)/venv
 	$(call part,archive of Spark's classes,$(BIN)/python -m tests.support.jvm $(PLAIN))

@@ -19,6 +19,7 @@ from phoebe_training.runs import build_runs
 from phoebe_spark.companion.advisor import (
     MOST_REMEMBERED,
     Advisor,
+    Foreseen,
     load_advisor,
     optimizer_settings,
 )
@@ -163,6 +164,24 @@ def test_refused_and_restorable_boundaries_are_not_chosen(
     assert decisions[0]["reason"]["code"] == "restorable"
     # Everything else lies upstream of the outermost exchange and will not run.
     assert not any(d["checkpoint"] for d in decisions)
+
+
+def test_what_is_durable_already_takes_no_room_in_the_budget(
+    home: Path, plans: dict[str, Mapping[str, Any]]
+) -> None:
+    advisor, _ = load_advisor(home, EASY | {"budget_fraction": 0.0})
+    asked = request(plans["tpch/q9"])
+    foreseen = advisor.foresee(asked)
+    assert isinstance(foreseen, Foreseen)
+    assert not advisor.decide(foreseen, asked["boundaries"]).decision.chosen
+    chosen = set[int]()
+    for boundary in asked["boundaries"]:
+        boundary["restorable"] = True
+        decision = advisor.decide(foreseen, asked["boundaries"]).decision
+        assert decision.durable_bytes == 0
+        chosen |= decision.chosen
+        boundary["restorable"] = False
+    assert chosen, "a cut at what is there already costs nothing"
 
 
 def test_a_changed_byte_in_the_bundle_means_no_model(
