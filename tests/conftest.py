@@ -16,15 +16,20 @@ settings.load_profile("phoebe")
 
 LONGEST = (
     "test_trials.py",
-    "test_restored_shapes.py",
+    "test_scheduling.py",
     "test_checkpoints_tpc.py",
     "test_safe_inside.py",
-    "test_scheduling.py",
-    "test_fingerprint.py",
     "test_exactness.py",
+    "test_restored_shapes.py",
+    "test_fingerprint.py",
+    "test_plugin.py",
     "test_stage_graph.py",
-    "test_unreadable_checkpoints.py",
     "test_damaged_checkpoints.py",
+    "test_unreadable_checkpoints.py",
+    "test_remote_store.py",
+    "test_pipeline.py",
+    "test_documents.py",
+    "test_process.py",
 )
 """Files that come first, so that no worker begins a long one when the other has nothing left."""
 

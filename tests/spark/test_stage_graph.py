@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from phoebe_spark.ingest.eventlog import EventReader, find_logs
 from phoebe_spark.plan.nodes import parse_plan
 from phoebe_spark.plan.stages import PlanGraph, derive
 from phoebe_spark.tables.records import BoundaryRecord, ExecutionRecord, Record, StageRecord
+from tests.support import in_turn, queries
 from tests.support.places import ROOT, spark_environment
-from tests.support.ran_stages import Execution, read_executions, record
+from tests.support.ran_stages import Execution, conf, items, read_executions
 from tests.support.stage_graph import Tally, compare
 
 EVENT_LOGS = ROOT / "tests" / "data" / "eventlogs"
@@ -151,9 +153,17 @@ def test_every_boundary_is_tied_to_its_stage(ran: Ran, query: str) -> None:
     assert execution.complete
 
 
+@pytest.fixture(scope="module")
+def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
+    with in_turn.Jvm(tmp_path_factory.mktemp("jvm")) as found:
+        yield found
+
+
 @pytest.mark.parametrize("adaptive", [False, True], ids=["aqe-off", "aqe-on"])
-def test_tpch(adaptive: bool, tmp_path: Path) -> None:
-    tally = Tally().add(read_executions(record("tpch", adaptive, tmp_path)))
+def test_tpch(jvm: in_turn.Jvm, adaptive: bool, tmp_path: Path) -> None:
+    spec = queries.write_spec(items("tpch"), tmp_path, allow_failures=True)
+    ran = jvm.run(tmp_path, "tests.support.query_app", spec, conf(adaptive), plugin=False)
+    tally = Tally().add(read_executions(ran.event_log))
     assert tally.executions == 30  # 22 queries, 8 views
     assert tally.unexplained == []
     assert tally.stages > 130

@@ -17,6 +17,9 @@ from typing import Any
 from tests.support import apps
 from tests.support.places import plugin_jar
 
+# Spark keeps the last hundred classes that it has made of queries: too few for the next application
+# to find any.
+CACHE = {"spark.sql.codegen.cache.maxEntries": "10000"}
 APP = Path(__file__).with_name("in_turn_app.py")
 
 
@@ -40,7 +43,7 @@ class Jvm:
             [str(self.folder)],
             folder=self.folder,
             packages_jars=[plugin_jar(), *jars],
-            conf=conf,
+            conf={**CACHE, **(conf or {})},
             **how,
         )
 

@@ -27,13 +27,19 @@ CONF: Mapping[str, str] = {
 def record(suite: tpc.Suite, adaptive: bool, folder: Path, timeout_s: float = 1200) -> Path:
     """Run all queries of ``suite`` at a tiny scale into the noop sink, in one application; the
     event log is what is returned."""
-    data = tpc.data(suite, SCALE_FACTOR)
-    items = [queries.Item(name, data, output=False) for name in tpc.query_names(suite)]
-    conf = {**CONF, "spark.sql.adaptive.enabled": str(adaptive).lower()}
     with queries.submit_queries(
-        items, folder=folder, allow_failures=True, driver_memory="2g", conf=conf
+        items(suite), folder=folder, allow_failures=True, driver_memory="2g", conf=conf(adaptive)
     ) as app:
         return app.wait(timeout_s).check().event_log
+
+
+def items(suite: tpc.Suite) -> list[queries.Item]:
+    data = tpc.data(suite, SCALE_FACTOR)
+    return [queries.Item(name, data, output=False) for name in tpc.query_names(suite)]
+
+
+def conf(adaptive: bool) -> dict[str, str]:
+    return {**CONF, "spark.sql.adaptive.enabled": str(adaptive).lower()}
 
 
 @dataclass(slots=True)
