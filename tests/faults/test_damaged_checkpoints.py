@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support import apps, home, places, queries, store, stored_job, tpc
+from tests.support import apps, home, in_turn, places, queries, store, stored_job, tpc
 from tests.support.compare import compare_results
 from tests.support.waiting import until
 
@@ -36,19 +36,30 @@ def _item(most: int, name: str = "", data: Path | None = None, **how: object) ->
     return queries.Item(name or f"q{most}", data, sql=SQL.format(most=most), **how)  # type: ignore[arg-type]
 
 
+def _settings(home_: Path, conf: Mapping[str, str]) -> dict[str, str]:
+    settings = {**stored_job.KEPT, "spark.phoebe.home": str(home_)}
+    return settings | {key.replace("__", "."): value for key, value in conf.items()}
+
+
 def _submit(
     items: list[queries.Item], folder: Path, home_: Path, *jars: Path, **conf: str
 ) -> apps.RunningApp:
-    settings = {**stored_job.KEPT, "spark.phoebe.home": str(home_)}
-    settings |= {key.replace("__", "."): value for key, value in conf.items()}
     return queries.submit_queries(
-        items, folder=folder, conf=settings, plugin="jars", packages_jars=jars, allow_failures=True
+        items,
+        folder=folder,
+        conf=_settings(home_, conf),
+        plugin="jars",
+        packages_jars=jars,
+        allow_failures=True,
     )
 
 
-def _run(items: list[queries.Item], folder: Path, home_: Path, **conf: str) -> apps.FinishedApp:
-    with _submit(items, folder, home_, **conf) as app:
-        return app.wait().check()
+def _run(
+    jvm: in_turn.Jvm, items: list[queries.Item], folder: Path, home_: Path, **conf: str
+) -> apps.FinishedApp:
+    """An application beside which nothing happens."""
+    spec = queries.write_spec(items, folder, allow_failures=True)
+    return jvm.run(folder, "tests.support.query_app", spec, _settings(home_, conf))
 
 
 def _events(home_: Path, folder: Path, event: str) -> set[str]:
@@ -65,10 +76,16 @@ def _events(home_: Path, folder: Path, event: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
+    with in_turn.Jvm(tmp_path_factory.mktemp("jvm")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def written(jvm: in_turn.Jvm, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folder and home of an application that wrote checkpoints of four queries."""
     base = tmp_path_factory.mktemp("written")
-    _run([_item(most) for most in (1, 2, 3, 4)], base / "app", base / "home")
+    _run(jvm, [_item(most) for most in (1, 2, 3, 4)], base / "app", base / "home")
     assert _events(base / "home", base / "app", "committed") == {"q1", "q2", "q3", "q4"}
     return base / "app", base / "home"
 
@@ -125,14 +142,14 @@ def _same(expected: Path, actual: Path, *names: str) -> None:
 
 
 def test_damage_before_a_restore_is_computed_around(
-    written: tuple[Path, Path], copied: Path, tmp_path: Path
+    jvm: in_turn.Jvm, written: tuple[Path, Path], copied: Path, tmp_path: Path
 ) -> None:
     first, _ = written
     harm: dict[str, Callable[[Path], None]] = {"q1": _truncate, "q2": _flip, "q3": _lose}
     damaged = {name: _topmost(copied, first, name) for name in harm}
     for name, damage in harm.items():
         damage(damaged[name])
-    again = _run([_item(most) for most in (1, 2, 3, 4)], tmp_path / "app", copied)
+    again = _run(jvm, [_item(most) for most in (1, 2, 3, 4)], tmp_path / "app", copied)
     _same(first, tmp_path / "app", "q1", "q2", "q3", "q4")
     for name, checkpoint in damaged.items():
         assert store.in_catalog(checkpoint, "damaged").exists(), name
@@ -169,7 +186,7 @@ def test_damage_after_the_first_reader_is_computed(
 
 
 def test_two_drivers_write_the_same_boundaries_at_once(
-    written: tuple[Path, Path], tmp_path: Path
+    jvm: in_turn.Jvm, written: tuple[Path, Path], tmp_path: Path
 ) -> None:
     home_ = tmp_path / "home"
     folders = [tmp_path / "one", tmp_path / "two"]
@@ -183,7 +200,7 @@ def test_two_drivers_write_the_same_boundaries_at_once(
     for manifest in store.committed(home_ / "checkpoints"):
         for pack in store.read_manifest(manifest)["packs"]:
             assert (store.data_of(manifest) / pack["file"]).stat().st_size == pack["bytes"]
-    _run([_item(2)], tmp_path / "next", home_)
+    _run(jvm, [_item(2)], tmp_path / "next", home_)
     _same(written[0], tmp_path / "next", "q2")
     assert _events(home_, tmp_path / "next", "restored") == {"q2"}
 
@@ -242,10 +259,10 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_store_costs_the_checkpoint_only(
-    written: tuple[Path, Path], full_disk: Path, tmp_path: Path
+    jvm: in_turn.Jvm, written: tuple[Path, Path], full_disk: Path, tmp_path: Path
 ) -> None:
     place = {"spark__phoebe__checkpoint__dir": str(full_disk / "checkpoints")}
-    finished = _run([_item(3)], tmp_path / "app", tmp_path / "home", **place)
+    finished = _run(jvm, [_item(3)], tmp_path / "app", tmp_path / "home", **place)
     _same(written[0], tmp_path / "app", "q3")
     assert "No space left on device" in finished.log
     assert _events(tmp_path / "home", tmp_path / "app", "abandoned") == {"q3"}
