@@ -110,6 +110,8 @@ class EventLinesSuite extends AnyFunSuite {
     val job = check(lines, SparkListenerJobStart(1, 4L, Seq(stage(8)), properties))
     assert(job.get("Properties").size == 1)
     assert(check(lines, start).get("modifiedConfigs") == null)
+    // A second attempt is told from the first, which is what is meant where nothing is said.
+    assert(check(lines, task()).get("Stage Attempt ID").asInt == 1)
   }
 
   test("a task that failed keeps the kind of its failure") {

@@ -227,6 +227,14 @@ class PackSuite extends AnyFunSuite {
     val longer = written(shapes.last.map(_.map(_ + 1)), seed = 1)
     Files.copy(longer.file, it.file, java.nio.file.StandardCopyOption.REPLACE_EXISTING)
     assert(it.verify().isDefined && it.look().isDefined)
+    // As long as the file that was committed, with a footer that fits itself.
+    val turned = written(Seq(Seq(4L, 8L)))
+    Files.copy(
+      written(Seq(Seq(8L, 4L))).file,
+      turned.file,
+      java.nio.file.StandardCopyOption.REPLACE_EXISTING
+    )
+    assert(turned.look().exists(_.contains("not the file that was committed")))
     // The same lengths with other contents have the same footer: whoever can put those in place,
     // with checksums that fit, can write the manifest as well.
     assert(other.verify().isEmpty)
