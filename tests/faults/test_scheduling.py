@@ -41,7 +41,7 @@ from (
   select /*+ REPARTITION(4, k) */ k, slow
   from (
     select k, aggregate(
-      sequence(1, if(k = 0, 2500, 1)), cast(total as bigint),
+      sequence(1, if(k = 0, 1200, 1)), cast(total as bigint),
       (a, i) -> a + aggregate(sequence(1, 5000), i, (b, j) -> b + (j % 7))) as slow
     from (select o_custkey % 97 as k, sum(o_shippriority) as total from orders group by 1)
   )
@@ -222,13 +222,13 @@ def test_upstream_files_are_freed_where_the_checkpoint_was_never_met(
     here = folder / "upstream"
     with _served(here, cluster) as served:
         _two_executors(served)
-        asked = served.ask("forced", trials.sql_of("one", 4 * WORK), FORCED)
+        asked = served.ask("forced", trials.sql_of("one", 3 * WORK), FORCED)
         until(lambda: all(_shuffles_by_worker(cluster)), "files of both executors")
         assert served.answer(asked).error is None
         until(lambda: "bytes of local files freed" in served.log, "the checkpoint's own are freed")
         # What is left is what the last stage read.
         until(lambda: len(set().union(*_shuffles_by_worker(cluster))) == 1, "upstream is freed")
-        assert served.run("plain", trials.sql_of("one", 4 * WORK), trials.PLAIN).error is None
+        assert served.run("plain", trials.sql_of("one", 3 * WORK), trials.PLAIN).error is None
         served.stop()
     assert not compare_results(served.output("plain"), served.output("forced"))
 
@@ -272,7 +272,7 @@ def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
         _two_executors(served)
         # The kill comes when all is uploaded, and the manifest waits for its name.
         (here / "control").write_text("rename hang\n")
-        asked = served.ask("forced", trials.sql_of("one", 4 * WORK), FORCED)
+        asked = served.ask("forced", trials.sql_of("one", 3 * WORK), FORCED)
         until(lambda: any((here / "store" / "data").glob("*/*/*.tmp")), "a manifest is written")
         files = {path: set(_map_ids(path)) for path in local.glob("spark-*/executor-*")}
         os.kill(_executors(cluster)[0], signal.SIGKILL)
@@ -283,7 +283,7 @@ def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
         # The worker's executors share its directory: whose a file is, only the service knows.
         assert map_ids <= set().union(*files.values())
         assert served.answer(asked).error is None
-        assert served.run("same", trials.sql_of("one", 4 * WORK), trials.PLAIN).error is None
+        assert served.run("same", trials.sql_of("one", 3 * WORK), trials.PLAIN).error is None
         until(lambda: not any(map_ids & set(_map_ids(path)) for path in files), "no file left", 20)
         served.stop()
     ran_on = {

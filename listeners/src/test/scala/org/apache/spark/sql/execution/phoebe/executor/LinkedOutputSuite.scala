@@ -50,6 +50,18 @@ class LinkedOutputSuite extends AnyFunSuite {
     }
   }
 
+  test("checksums of some partitions only are none") {
+    linked() { output =>
+      val resolver = LinkedOutput.resolver(SparkEnv.get)
+      val file = resolver.getChecksumFile(0, output.output.mapId, "ADLER32")
+      output.release()
+      val cut = new RandomAccessFile(file, "rw")
+      try cut.setLength(8L)
+      finally cut.close()
+      assert(LinkedOutput.of(SparkEnv.get, 0, output.output).checksums.isEmpty)
+    }
+  }
+
   test("files are what their checksums say, however Spark wrote them") {
     val sorted = "spark.shuffle.sort.bypassMergeThreshold" -> "1"
     Seq(
