@@ -268,8 +268,9 @@ def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
         spark__shuffle__service__port=str(service_port),
         spark__shuffle__reduceLocality__enabled="false",  # tasks on both
     ) as served:
-        assert served.run("plain", SQL, trials.PLAIN).error is None
         _two_executors(served)
+        # Both have what they need when the query comes that counts.
+        assert served.run("first", trials.sql_of("one", 1), trials.PLAIN).error is None
         # The kill comes when all is uploaded, and the manifest waits for its name.
         (here / "control").write_text("rename hang\n")
         asked = served.ask("forced", trials.sql_of("one", 3 * WORK), FORCED)
