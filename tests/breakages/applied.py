@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,9 +48,12 @@ class Result:
 class Copy:
     """A copy of the sources; its data and downloads are the original's."""
 
-    def __init__(self, folder: Path = BUILD / "breakages") -> None:
+    def __init__(self) -> None:
+        place = BUILD / "breakages"
+        place.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(dir=place)  # gone with this object
+        folder = Path(self._folder.name)
         self.root = folder / "sources"
-        shutil.rmtree(self.root, ignore_errors=True)
         ignored = shutil.ignore_patterns("__pycache__", "*.jar")
         for name in COPIED:
             shutil.copytree(ROOT / name, self.root / name, ignore=ignored)
