@@ -204,20 +204,24 @@ def inputs_changed(pick: Pick, delta: bool) -> Case:
     moments = [*["between"] * 4, *["listed"] * 3, *["running_write"] * 4, "ran_write"]
     moment = pick.one([*moments, "listed_write"])
     grammar = Grammar(pick, seen)
+    ways = ["repartitioned", "repartitioned", "distinct", "grouped"]
+    kinds = [*["rewrite"] * 6, "swap", "swap", "append", "remove"]
+    keeps_time, comes_back = 75, 25
     if moment == "running_write":
+        # Nothing tells what was read from what lies there now, but the time.
         grammar = Grammar(pick, seen, _slowly(grammar))
-    query = _shapes(
-        pick, grammar, "repartitioned", "repartitioned", "distinct", "grouped", "joined"
-    )
+        kinds, keeps_time, comes_back = kinds[:7], 95, 10
+    else:
+        ways.append("joined")
+    query = _shapes(pick, grammar, *ways)
     first = _run(pick, query)
-    kinds = (*["rewrite"] * 6, "swap", "swap", "append", "remove")
     change = changed(pick, tables, seen, kinds)
     change = dataclasses.replace(
         change,
-        keep_time=pick.chance(75),
+        keep_time=pick.chance(keeps_time),
         moment=moment,
         delay_ms=pick.integer(0, 120) if moment in ("running_write", "ran_write") else 0,
-        back=moment.endswith("write") and pick.chance(25),
+        back=moment.endswith("write") and pick.chance(comes_back),
     )
     return _cased(tables, first, _again(pick, first), change=change)
 
@@ -228,7 +232,7 @@ def _slowly(grammar: Grammar) -> tuple[Rel, list[Column]]:
     """
     rel, columns = grammar.selected()
     made = [grammar.add(rel, c.name, c.type, c.wild) for c in columns]
-    steps = ["+", "100000", ["coalesce", ["ascii", ["cast string", columns[0].name]], "0"]]
+    steps = ["+", "300000", ["coalesce", ["ascii", ["cast string", columns[0].name]], "0"]]
     rel["where"] = [[">", ["aggregate", ["sequence", "1", steps], "0L", "(a, i) -> a + i"], "0"]]
     return rel, made
 
