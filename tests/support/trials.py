@@ -25,7 +25,7 @@ from tests.support.served import Answer, Served
 from tests.support.store import clear, committed, data_of
 
 # Higher-order functions cost time in one stage only, without a UDF: seconds for each reader.
-WORK, SHORT_WORK = 1500, 600
+WORK, SHORT_WORK = 1500, 800
 """Steps for each row: some seconds for each reader, with the JVM's optimizing compiler; and without
 it, as tests run (``tests/support/jvm.py``)."""
 _SLOW = "aggregate(sequence(1, {work}), total * 0, (a, i) -> a + (i % 7))"
