@@ -1,4 +1,4 @@
-"""The application itself: who it is, its executors, what was lost of it; and each row's stamp."""
+"""The application itself: who it is, what was lost of it; and the stamp of each row."""
 
 from __future__ import annotations
 
@@ -11,69 +11,69 @@ from phoebe_spark.harvest._values import (
     JsonObject,
     count,
     integer,
-    obj,
     text,
     time_ms,
     timestamp,
 )
-from phoebe_spark.tables.records import ApplicationRecord, ExecutorRecord, Record
+from phoebe_spark.tables.records import ApplicationRecord, Record
 
 Handler = Callable[[JsonObject], Iterable[Record]]
 """Takes an event or a message, gives the rows that it completes."""
 
-
 _CLOCK_SLACK_MS = 1000
 
 
-class ApplicationEvents:
-    """The part of `Harvest` that is about the application."""
+class Application:
+    """Who the application is, as it becomes known; makes its rows, and the stamp of all others."""
 
     def __init__(self, source: str, clock: Callable[[], datetime]) -> None:
         self.source = source
+        self.clock = clock
         self.malformed = 0
         self.clock_jumps = 0  # ends that are earlier than their starts
         self.ended = False  # ApplicationEnd or `end` was seen
-        self._clock = clock
+        self.cores = 0  # of its executors, as far as they are known
         self._last_written: datetime | None = None
-        self._application: ApplicationRecord | None = None
-        self._known: dict[str, str | int | None] = {}  # application fields said before its start
+        self._record: ApplicationRecord | None = None
+        self._said: dict[str, str | int | None] = {}  # fields that were said before its start
         self._ended_ms: int | None = None
         self._last_ms: int | None = None
         self._dropped = 0  # as the plugin counts
         self._lost = 0  # as whoever reads for us counts
-        self._cores: dict[str, int] = {}
-        self._executors: dict[str, ExecutorRecord] = {}
-        self._events: dict[str, Handler] = {
+        self.events: dict[str, Handler] = {
             "SparkListenerLogStart": self._log_start,
             "SparkListenerApplicationStart": self._application_start,
             "SparkListenerApplicationEnd": self._application_end,
-            "SparkListenerExecutorAdded": self._executor_added,
-            "SparkListenerExecutorRemoved": self._executor_removed,
         }
-        self._messages: dict[str, Handler] = {
+        self.messages: dict[str, Handler] = {
             "hello": self._hello,
             "dropped": self._dropped_events,
             "end": self._application_end,
         }
 
     @property
+    def known(self) -> bool:
+        """Whether it was heard of: there are no rows before that."""
+        return self._record is not None
+
+    @property
     def app_id(self) -> str | None:
         """The application's id; None until it was heard of."""
-        return self._application.app_id if self._application else None
+        return self._record.app_id if self._record else None
 
     @property
     def app_attempt(self) -> str:
-        return self._application.app_attempt if self._application else ""
+        return self._record.app_attempt if self._record else ""
 
     @property
     def spark_version(self) -> str | None:
         """Of the Spark that ran the application, as soon as it was heard of."""
-        known = self._known.get("spark_version")
+        known = self._said.get("spark_version")
         return str(known) if known is not None else None
 
     @property
     def started_at(self) -> datetime | None:
-        return self._application.started_at if self._application else None
+        return self._record.started_at if self._record else None
 
     @property
     def events_dropped(self) -> int:
@@ -90,24 +90,24 @@ class ApplicationEvents:
 
     def _tell_loss(self, known: int) -> list[Record]:
         """An application row at the first loss: training must hear of it with the next rows."""
-        if self._application is None or known or not self.events_dropped:
+        if self._record is None or known or not self.events_dropped:
             return []
-        return [self._application_row()]
+        return [self._row()]
 
     def lease(self, until: datetime) -> list[Record]:
         """An application row that renews the lease of a live driver."""
-        if self._application is None:
+        if self._record is None:
             return []
-        return [self._application_row(lease_until=until)]
+        return [self._row(lease_until=until)]
 
     # --- identity -------------------------------------------------------------------------------
 
-    def _stamp(self) -> rows.RowStamp:
-        at = self._clock()
+    def stamp(self) -> rows.RowStamp:
+        at = self.clock()
         if self._last_written is not None and at <= self._last_written:
             at = self._last_written + timedelta(microseconds=1)
         self._last_written = at
-        application = self._application
+        application = self._record
         started = application.started_at if application else None
         return {
             "date": (started or at).date(),
@@ -117,63 +117,56 @@ class ApplicationEvents:
             "written_at": at,
         }
 
-    def _application_row(self, **changes: object) -> ApplicationRecord:
-        assert self._application is not None
-        slots = self._application.slots
-        if sum(self._cores.values()):
-            slots = max(slots or 0, sum(self._cores.values()))
+    def _row(self, **changes: object) -> ApplicationRecord:
+        assert self._record is not None
+        slots = self._record.slots
+        if self.cores:
+            slots = max(slots or 0, self.cores)
         changes = {
             "slots": slots,
             "events_dropped": self.events_dropped,
-            **self._stamp(),
+            **self.stamp(),
             **changes,
         }
-        self._application = replace(self._application, **changes)  # type: ignore[arg-type]
-        return self._application
+        self._record = replace(self._record, **changes)  # type: ignore[arg-type]
+        return self._record
 
     def _introduce(self, app_id: str | None, started_ms: int | None) -> Iterable[Record]:
         """The application's start row, once; what is learned later comes with its next row."""
         if app_id is None:
             return
-        known = self._known
-        first = self._application is None
-        if first:
-            identity = self._stamp()
+        known = self._said
+        if self._record is None:
+            identity = self.stamp()
             identity["app_id"] = app_id
             started = timestamp(started_ms)
             if started is not None:
                 identity["date"] = started.date()
             identity["app_attempt"] = str(known.get("app_attempt") or "")
-            self._application = ApplicationRecord(**identity, started_at=started)
-        elif self._application is not None and self._application.app_id != app_id:
+            self._record = ApplicationRecord(**identity, started_at=started)
+        elif self._record.app_id != app_id:
             self.malformed += 1  # two applications in one stream: the first one stays
             return
         changes = {name: value for name, value in known.items() if value is not None}
         changes.pop("app_attempt", None)
         name = known.get("app_name")
-        yield self._application_row(
-            **changes, job=rows.job_name(str(name)) if name is not None else None
-        )
-        if first:
-            for executor_id, executor in self._executors.items():
-                self._executors[executor_id] = replace(executor, **self._stamp())
-                yield self._executors[executor_id]
+        yield self._row(**changes, job=rows.job_name(str(name)) if name is not None else None)
 
     def _learn(self, **fields: str | int | None) -> None:
-        self._known.update({name: value for name, value in fields.items() if value is not None})
+        self._said.update({name: value for name, value in fields.items() if value is not None})
 
-    def _in_order(self, start_ms: int | None, end_ms: int | None) -> bool:
+    def in_order(self, start_ms: int | None, end_ms: int | None) -> bool:
         """Whether a clock went on between the two; a second is a clock that was set right."""
         if start_ms is None or end_ms is None or end_ms >= start_ms - _CLOCK_SLACK_MS:
             return True
         self.clock_jumps += 1
         return False
 
-    def _saw_time(self, ms: int | None) -> None:
+    def saw_time(self, ms: int | None) -> None:
         if ms is not None and (self._last_ms is None or ms > self._last_ms):
             self._last_ms = ms
 
-    # --- application and executors --------------------------------------------------------------
+    # --- its events -----------------------------------------------------------------------------
 
     def _hello(self, event: JsonObject) -> Iterable[Record]:
         self._learn(
@@ -200,7 +193,7 @@ class ApplicationEvents:
             user=text(event.get("User")),
         )
         started = time_ms(event, "Timestamp")
-        self._saw_time(started)
+        self.saw_time(started)
         yield from self._introduce(text(event.get("App ID")), started)
 
     def _application_end(self, event: JsonObject) -> Iterable[Record]:
@@ -214,37 +207,14 @@ class ApplicationEvents:
         self._dropped = max(self._dropped, count(event.get("events")))
         return self._tell_loss(known)
 
-    def _executor_added(self, event: JsonObject) -> Iterable[Record]:
-        executor_id = text(event.get("Executor ID"))
-        if executor_id is None:
-            return
-        info = obj(event, "Executor Info")
-        cores = count(info.get("Total Cores"))
-        self._cores[executor_id] = cores
-        row = ExecutorRecord(
-            **self._stamp(),
-            executor_id=executor_id,
-            host=text(info.get("Host")),
-            cores=cores,
-            added_at=timestamp(time_ms(event, "Timestamp")),
-        )
-        self._executors[executor_id] = row
-        if self._application is not None:
-            yield row
+    @property
+    def slots(self) -> int | None:
+        return self.cores or (self._record.slots if self._record else None)
 
-    def _executor_removed(self, event: JsonObject) -> Iterable[Record]:
-        executor_id = text(event.get("Executor ID"))
-        if executor_id is None:
-            return
-        self._cores.pop(executor_id, None)
-        known = self._executors.pop(executor_id, None)
-        row = known or ExecutorRecord(**self._stamp(), executor_id=executor_id)
-        yield replace(
-            row,
-            **self._stamp(),
-            removed_at=timestamp(time_ms(event, "Timestamp")),
-            removal_reason=(text(event.get("Removed Reason")) or "")[:200] or None,
+    def end(self, *, gone: bool) -> ApplicationRecord:
+        """Its last row; ``gone``: the driver died."""
+        return self._row(
+            ended_at=timestamp(self._ended_ms or self._last_ms),
+            status="aborted" if gone else "finished",
+            complete=not gone and self.events_dropped == 0 and self.malformed == 0,
         )
-
-    def _slots(self) -> int | None:
-        return sum(self._cores.values()) or (self._application.slots if self._application else None)

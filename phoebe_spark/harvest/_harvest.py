@@ -1,7 +1,8 @@
 """`Harvest`: one application's events in, rows out.
 
-Its parts, one upon the other: `_application`, `_executions`, `_jobs`. Each says which events it
-takes; here they are handed out.
+Its parts are objects with one job each: the application, its executors, SQL executions, jobs with
+their stages, and the plugin's messages. Each says which events it takes, and is handed the parts
+that it needs; here they are put together, and events handed out.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from phoebe_spark.harvest._jobs import JobEvents
-from phoebe_spark.harvest._values import (
-    UNREADABLE,
-    timestamp,
-)
+from phoebe_spark.harvest._application import Application, Handler
+from phoebe_spark.harvest._executions import Executions
+from phoebe_spark.harvest._executors import Executors
+from phoebe_spark.harvest._jobs import Jobs
+from phoebe_spark.harvest._messages import PluginMessages
+from phoebe_spark.harvest._ran import Ran
+from phoebe_spark.harvest._values import UNREADABLE
 from phoebe_spark.tables.records import Record
 
 
@@ -21,7 +24,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Harvest(JobEvents):
+class Harvest:
     """Turns one application's events into records.
 
     >>> harvest = Harvest(source="eventlog")
@@ -38,50 +41,108 @@ class Harvest(JobEvents):
     """
 
     def __init__(self, *, source: str = "live", clock: Callable[[], datetime] = _now) -> None:
-        super().__init__(source, clock)
+        ran = Ran()
+        self._application = Application(source, clock)
+        self._executors = Executors(self._application)
+        self._executions = Executions(self._application, ran)
+        self._jobs = Jobs(self._application, self._executions, ran)
+        self._events: dict[str, Handler] = {
+            **self._application.events,
+            **self._executors.events,
+            **self._executions.events,
+            **self._jobs.events,
+        }
+        messages = PluginMessages(self._application, self._executions)
+        self._messages: dict[str, Handler] = {**self._application.messages, **messages.messages}
 
     def consume(self, event: object) -> list[Record]:
         """The rows that this event completes, often none."""
-        self._consumed += 1
+        application, executions = self._application, self._executions
+        executions.events_seen += 1
         if not isinstance(event, dict):
-            self.malformed += 1
-            return self.lost(1)
+            application.malformed += 1
+            return application.lost(1)
         if "Event" in event:
             handler = self._events.get(str(event["Event"]))
         else:
             handler = self._messages.get(str(event.get("type")))
         if handler is None:
             return []
+        known = application.known
         try:
             found = list(handler(event))
         except UNREADABLE:
             # An event of a shape that no Spark writes: count it, and trust nothing around it.
-            self.malformed += 1
-            return self.lost(1)
-        if self._waiting:
-            found.extend(self._finish_waiting())
-        return found if self._application else []
+            application.malformed += 1
+            return application.lost(1)
+        if not known and application.known:
+            found.extend(self._executors.introduce())
+        if executions.waiting:
+            found.extend(executions.finish_waiting())
+        return found if application.known else []
+
+    def lost(self, events: int) -> list[Record]:
+        """As the plugin's `dropped` message, for what is lost behind the plugin's back: lines that
+        cannot be read, rows that cannot be stored. Call it where the loss is, ``events`` being
+        those lost since the last call."""
+        return self._application.lost(events)
+
+    def lease(self, until: datetime) -> list[Record]:
+        """An application row that renews the lease of a live driver."""
+        return self._application.lease(until)
 
     def close(self, *, aborted: bool | None = None) -> list[Record]:
         """Everything that is left: open stages and executions, executors, the application's end.
 
         ``aborted``: the driver died; None decides by whether the application's end was seen.
         """
-        gone = (not self.ended) if aborted is None else aborted
-        if self._application is None:
+        application = self._application
+        gone = (not application.ended) if aborted is None else aborted
+        if not application.known:
             return []
-        found: list[Record] = []
-        for execution_id in list(self._executions):
-            found.extend(self._finish(execution_id, aborted=gone or not self.ended))
-        for stage in self._stages.values():
-            found.append(self._plain_stage(stage, aborted=True))
-        self._stages.clear()
-        ended = timestamp(self._ended_ms or self._last_ms)
-        found.append(
-            self._application_row(
-                ended_at=ended,
-                status="aborted" if gone else "finished",
-                complete=not gone and self.events_dropped == 0 and self.malformed == 0,
-            )
-        )
+        found = list(self._executions.finish_all(aborted=gone or not application.ended))
+        found.extend(self._jobs.finish_all())
+        found.append(application.end(gone=gone))
         return found
+
+    @property
+    def app_id(self) -> str | None:
+        """The application's id; None until it was heard of."""
+        return self._application.app_id
+
+    @property
+    def app_attempt(self) -> str:
+        return self._application.app_attempt
+
+    @property
+    def started_at(self) -> datetime | None:
+        return self._application.started_at
+
+    @property
+    def spark_version(self) -> str | None:
+        """Of the Spark that ran the application, as soon as it was heard of."""
+        return self._application.spark_version
+
+    @property
+    def ended(self) -> bool:
+        """Whether the application's end was seen."""
+        return self._application.ended
+
+    @property
+    def malformed(self) -> int:
+        return self._application.malformed
+
+    @property
+    def clock_jumps(self) -> int:
+        """Ends that are earlier than their starts."""
+        return self._application.clock_jumps
+
+    @property
+    def unread_plans(self) -> int:
+        """Executions that count as incomplete because of their plans."""
+        return self._executions.plans.unread
+
+    @property
+    def running_executions(self) -> int:
+        """Executions whose rows are not written yet: what is held in memory grows with them."""
+        return len(self._executions)

@@ -362,8 +362,16 @@ def test_nothing_is_remembered_of_what_has_ended() -> None:
         harvest.consume(event)
         running = max(running, harvest.running_executions)
     assert running == 1
-    for name in ("_executions", "_stages", "_jobs", "_stage_jobs", "_waiting", "_early"):
-        assert not getattr(harvest, name), name
+    executions, jobs = harvest._executions, harvest._jobs
+    held = {
+        "running": executions._running,
+        "early": executions._early,
+        "waiting": executions.waiting,
+        "stages": jobs._ran.stages,
+        "jobs": jobs._ran.jobs,
+        "stage_jobs": jobs._stage_jobs,
+    }
+    assert {name: len(kept) for name, kept in held.items() if kept} == {}
 
 
 def test_missing_tasks_make_a_stage_and_its_execution_incomplete() -> None:
