@@ -19,7 +19,7 @@ from phoebe_spark.cli.output import (
     say_error,
 )
 
-NEEDED = ("phoebe_training", "lightgbm", "mlflow", "matplotlib")
+NEEDED = ("phoebe_training", "lightgbm", "mlflow", "matplotlib", "pandas")
 
 
 def train(

@@ -21,7 +21,8 @@ def solve(
 ) -> tuple[int, ...]:
     """The best chain of at most ``max_cuts`` nested sets; empty when no checkpoint is best.
 
-    Raises ``RuntimeError`` when the solver finds no answer within ``time_limit_s``.
+    Raises ``ImportError`` without PuLP (the extra ``exact``), and ``RuntimeError`` when the solver
+    finds no answer within ``time_limit_s``.
     """
     import pulp  # type: ignore[import-untyped]
 
