@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from phoebe_spark.ingest.eventlog import LogKind, LogSource, find_logs, kind_of
+from phoebe_spark.ingest.eventlog import LogKind, LogSource
+from phoebe_spark.ingest.finding import find_logs, kind_of
 from phoebe_spark.ingest.rolled_logs import FOLDER, in_order, parts_of
 from phoebe_spark.jar import jar_path
 

@@ -16,7 +16,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from phoebe_spark.ingest.eventlog import LogSource, UnreadableLogError, find_logs
+from phoebe_spark.ingest.compression import UnreadableLogError
+from phoebe_spark.ingest.eventlog import LogSource
+from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.ingest.log import (
     Identity,
     Name,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.ingest.eventlog import EventReader, find_logs
+from phoebe_spark.ingest.eventlog import EventReader
+from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.ingest.run import ingest
 from phoebe_spark.tables.deltalake import Tables
 from tests.support.places import spark_environment

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from phoebe_spark.harvest import Harvest
-from phoebe_spark.ingest.eventlog import EventReader, find_logs
+from phoebe_spark.ingest.eventlog import EventReader
+from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.plan.nodes import parse_plan
 from phoebe_spark.plan.stages import PlanGraph, derive
 from phoebe_spark.tables.records import BoundaryRecord, ExecutionRecord, Record, StageRecord

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phoebe_spark.ingest.eventlog import EventReader, find_logs
+from phoebe_spark.ingest.eventlog import EventReader
+from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.plan.nodes import PlanNode, parse_plan
 from tests.support import queries, tpc
 

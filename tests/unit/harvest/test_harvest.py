@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from phoebe_spark.harvest import Harvest
 from phoebe_spark.harvest._rows import error_class, harmless, job_name
 from phoebe_spark.harvest._state import ExecutionState
-from phoebe_spark.ingest.eventlog import EventReader, find_logs
+from phoebe_spark.ingest.eventlog import EventReader
+from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.plan.nodes import parse_plan
 from phoebe_spark.plan.templates import exchanges
 from phoebe_spark.tables.records import (

@@ -15,8 +15,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phoebe_spark.ingest import eventlog
-from phoebe_spark.ingest.eventlog import EventReader, LogSource, UnreadableLogError, find_logs
+from phoebe_spark.ingest import compression, eventlog
+from phoebe_spark.ingest.compression import UnreadableLogError
+from phoebe_spark.ingest.eventlog import EventReader, LogSource
+from phoebe_spark.ingest.finding import find_logs
 
 LINES = [b'{"Event":"SparkListenerX","n":%d,"text":"%s"}' % (n, b"abc" * 50) for n in range(2000)]
 PLAIN = b"\n".join(LINES) + b"\n"
@@ -184,7 +186,7 @@ def test_a_line_of_many_megabytes_is_put_together_once(
     path = tmp_path / "app"
     long = b'{"n":1,"text":"%s"}' % (b"x" * (1 << 20))
     path.write_bytes(b'{"n":0}\n' + long + b'\n{"n":2}\n')
-    monkeypatch.setattr(eventlog, "_READ_BYTES", 1 << 10)
+    monkeypatch.setattr(compression, "_READ_BYTES", 1 << 10)
     split = 0
 
     class Counted(bytes):
@@ -199,8 +201,8 @@ def test_a_line_of_many_megabytes_is_put_together_once(
         def __radd__(self, other: bytes) -> Counted:
             return Counted(other + bytes(self))
 
-    chunks = eventlog._chunks
-    monkeypatch.setattr(eventlog, "_chunks", lambda raw: map(Counted, chunks(raw)))
+    chunks = eventlog.chunks
+    monkeypatch.setattr(eventlog, "chunks", lambda raw: map(Counted, chunks(raw)))
     numbers, reader = read(path)
     assert (numbers, reader.lines) == ([0, 1, 2], 3)
     assert split < 2 * len(long)

@@ -13,7 +13,8 @@ from deltalake import DeltaTable
 
 from phoebe_spark import nested_json
 from phoebe_spark.harvest import Harvest
-from phoebe_spark.ingest.eventlog import EventReader, find_logs
+from phoebe_spark.ingest.eventlog import EventReader
+from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.ingest.run import ingest
 from phoebe_spark.ingest.summary import IngestProgress
 from phoebe_spark.plan.nodes import parse_plan

@@ -15,7 +15,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phoebe_spark.ingest.eventlog import EventReader, find_logs
+from phoebe_spark.ingest.eventlog import EventReader
+from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.ingest.rolled_logs import application_of, in_order
 from phoebe_spark.ingest.run import ingest
 from phoebe_spark.ingest.summary import IngestSummary
