@@ -21,13 +21,9 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from phoebe_spark.plan.nodes import (
-    PlanNode,
-    is_broadcast,
-    is_shuffle,
-    is_wrapper,
-    partitions,
-)
+from phoebe_spark.plan.counts import LIMITS, partition_counts
+from phoebe_spark.plan.live import Live, Place, hands_over
+from phoebe_spark.plan.nodes import PlanNode, is_shuffle, partitions
 from phoebe_spark.plan.templates import Digests
 
 ConnectorKind = Literal["one_to_one", "hash", "range", "round_robin", "merge", "replicate"]
@@ -90,29 +86,8 @@ def split(
     return _Splitter(plan, digests or Digests(), inner, assume_single, filled).result()
 
 
-def hands_over(node: PlanNode) -> bool:
-    """Whether rows leave the stage at this node: shuffle, broadcast or subquery."""
-    return is_shuffle(node) or is_broadcast(node) or node.kind == "Subquery"
-
-
-_LIMITS = frozenset({"TakeOrderedAndProject", "CollectLimit", "CollectTail"})
-_SEEN_THROUGH = frozenset({"SubqueryBroadcast"})  # only passes a broadcast's rows on
-_SPLITS = re.compile(r"splits=(?:Some\()?(\d+)")
-_COALESCE = re.compile(r"Coalesce (\d+)")
 _EXISTENCE_LEFT = re.compile(r"BuildLeft, (?:LeftSemi|LeftAnti|ExistenceJoin)")
 _UNMATCHED = re.compile(r"BuildLeft, LeftOuter|BuildRight, RightOuter|Build\w+, FullOuter")
-
-
-@dataclass(slots=True)
-class _Place:
-    """A live node: what it reads (through wrappers), who reads it, and how it is run."""
-
-    node: PlanNode
-    parent: int | None
-    adaptive: bool
-    collected: bool  # its rows go to the driver: root of the plan or of a subquery
-    reads: list[int]
-    coalesced: bool = False  # read through an AQE read: in any number of partitions
 
 
 class _Splitter:
@@ -124,32 +99,26 @@ class _Splitter:
         assume_single: bool,
         filled: Set[int],
     ) -> None:
-        self.digests = digests
-        self.filled = filled
+        self.live = Live(plan, digests, filled)
+        self.places = self.live.places
+        self.counts = partition_counts(self.places)
         self.unknown = 1 if assume_single else None
         self.inner = inner
-        self.places: dict[int, _Place] = {}  # in pre-order
-        self.alias: dict[int, int] = {}
-        self.written: dict[object, int] = {}
-        self.counts: dict[int, int | None] = {}
         self.activities: list[Activity] = []
         self.into: defaultdict[int, list[Connector]] = defaultdict(list)
         self.first: dict[int, int] = {}  # node -> the activity that takes its input
         self.last: dict[int, int] = {}  # node -> the activity that gives its output
-        self._waiting: list[tuple[PlanNode, int]] = []  # pruning filters without a plan yet
-        self._visit(plan)
 
     def result(self) -> Activities:
-        self._count_partitions()
         for index, place in self.places.items():
             self._make(index, place)
         for index, place in self.places.items():
             for read in place.reads:
                 self._connect(read, index)
-        for node, reader in self._waiting:
-            self._merge(node)
-            for key in (self._key(child) for child in node.children):
-                if (broadcast := self.written.get(("built", key))) is not None:
+        for node, reader in self.live.waiting:
+            self.live.merge(node)
+            for child in node.children:
+                if (broadcast := self.live.broadcast_of(child)) is not None:
                     self._connect(broadcast, reader)
         if self.inner:
             for index in reversed(self.places):
@@ -158,135 +127,13 @@ class _Splitter:
             tuple(self.activities),
             tuple(connector for found in self.into.values() for connector in found),
             {index: place.node for index, place in self.places.items()},
-            self.alias,
+            self.live.alias,
             self.counts,
         )
 
-    # --- which nodes run, and what each reads ---------------------------------------------------
-
-    def _visit(self, plan: PlanNode) -> None:
-        """Depth-first, without recursion: plans may be deeper than Python's stack."""
-        stack: list[tuple[PlanNode, int | None, bool, bool, bool]] = [
-            (plan, None, _foresees_reuse(plan), True, False)
-        ]
-        started = 0  # the query stage that was met last
-        while stack:
-            node, parent, adaptive, top, coalesced = stack.pop()
-            adaptive = adaptive or node.kind == "AdaptiveSparkPlan"
-            coalesced = coalesced or node.kind == "AQEShuffleRead"
-            if node.kind == "SubqueryAdaptiveBroadcast" and parent is not None:
-                self._waiting.append((node, parent))
-                continue
-            if node.kind.endswith("QueryStage"):
-                started = node.index
-            if is_wrapper(node) or node.kind in _SEEN_THROUGH:
-                for child in reversed(node.children):
-                    stack.append((child, parent, adaptive, top, coalesced))
-                continue
-            # What AQE has started is shown as reused where it is: equal ones may run twice.
-            foreseen = adaptive and not (started and started == node.index - 1)
-            known = self._known(node, foreseen) if hands_over(node) else None
-            if known is not None and not self._is_below(known, parent):
-                self._merge(node)
-                if parent is not None:
-                    self.places[parent].reads.append(known)
-                    self.places[parent].coalesced |= coalesced
-                continue
-            self.places[node.index] = _Place(node, parent, adaptive, top, [])
-            if parent is not None:
-                self.places[parent].reads.append(node.index)
-                self.places[parent].coalesced |= coalesced
-            if node.kind == "EmptyRelation":
-                continue  # what AQE found to be empty: its inputs are there to be looked at
-            if node.kind == "InMemoryTableScan" and self._is_filled(node):
-                continue
-            below = node.kind == "Subquery"
-            for child in reversed(node.children):
-                stack.append((child, node.index, adaptive, below, False))
-
-    def _is_below(self, index: int, parent: int | None) -> bool:
-        """Whether ``parent``'s input is a part of ``index``'s own: nothing reads itself."""
-        while parent is not None and parent != index:
-            parent = self.places[parent].parent
-        return parent is not None
-
-    def _is_filled(self, scan: PlanNode) -> bool:
-        cached = (node for child in scan.children for node in child.walk())
-        return any(not self.filled.isdisjoint(node.metrics.values()) for node in cached)
-
-    def _known(self, node: PlanNode, adaptive: bool) -> int | None:
-        """The node that runs what ``node`` shows, if one was met; else ``node`` is remembered.
-
-        Without adaptive execution what is read twice is shown as reused. With it Spark finds equal
-        subtrees while it runs, in one cache for the plan and its subqueries.
-        """
-        identity = min(node.metrics.values(), default=-1 - node.index)
-        key = self._key(node)
-        if identity in self.written:
-            return self.written[identity]
-        if adaptive and key in self.written:
-            return self.written[key]
-        self.written[identity] = node.index
-        self.written.setdefault(key, node.index)
-        if is_broadcast(node):
-            for child in node.children:
-                self.written.setdefault(("built", self._key(child)), node.index)
-        return None
-
-    def _key(self, node: PlanNode) -> str:
-        while is_wrapper(node) and len(node.children) == 1:
-            node = node.children[0]
-        return f"{node.kind}:{self.digests.reuse_key(node)}"
-
-    def _merge(self, root: PlanNode) -> None:
-        """A subtree that is already there: all that hands over in it was met before."""
-        for node in root.walk():
-            if hands_over(node):
-                identity = min(node.metrics.values(), default=-1 - node.index)
-                known = self.written.get(identity, self.written.get(self._key(node)))
-                if known is not None and known != node.index:
-                    self.alias[node.index] = known
-
-    # --- how many partitions --------------------------------------------------------------------
-
-    def _count_partitions(self) -> None:
-        for index in reversed(self.places):
-            self.counts[index] = self._partitions(self.places[index])
-
-    def _partitions(self, place: _Place) -> int | None:
-        """How many partitions the operator's output has; None where the plan does not tell."""
-        node = place.node
-        if is_shuffle(node):
-            return partitions(node)
-        if node.kind in _LIMITS or node.kind == "Scan OneRowRelation":
-            return 1
-        if node.kind == "LocalTableScan":
-            return 0 if "<empty>" in node.text else None
-        if node.kind == "EmptyRelation":
-            return 0
-        if node.kind == "Range":
-            found = _SPLITS.search(node.text)
-            return int(found.group(1)) if found else None
-        below = [
-            partitions(place_.node) if is_shuffle(place_.node) else self.counts.get(read)
-            for read in place.reads
-            if (place_ := self.places[read]).node.kind != "Subquery"
-            and not is_broadcast(place_.node)
-        ]
-        if not below or (None in below) or place.coalesced:
-            return None
-        counts = [count for count in below if count is not None]
-        if node.kind == "Coalesce" and (found := _COALESCE.search(node.text)):
-            return min(int(found.group(1)), counts[0])
-        if node.kind == "Union":  # of single partitions: one, since SPARK-52921 (4.1)
-            return sum(counts) if any(count != 1 for count in counts) else 1
-        if node.kind == "CartesianProduct":
-            return counts[0] * counts[-1]
-        return max(counts)
-
     # --- activities and connectors --------------------------------------------------------------
 
-    def _make(self, index: int, place: _Place) -> None:
+    def _make(self, index: int, place: Place) -> None:
         node = place.node
         if is_shuffle(node):
             self._only(node, "write")
@@ -299,9 +146,9 @@ class _Splitter:
         else:
             self._only(node, "run")
 
-    def _splits(self, place: _Place) -> bool:
+    def _splits(self, place: Place) -> bool:
         """Whether rows are merged into one partition inside of the operator (limit.scala)."""
-        if not self.inner or place.node.kind not in _LIMITS or not place.reads:
+        if not self.inner or place.node.kind not in LIMITS or not place.reads:
             return False
         if self._by_driver(place):
             return False
@@ -309,7 +156,7 @@ class _Splitter:
         below = self.unknown if below is None or place.coalesced else below
         return below not in (0, 1)
 
-    def _by_driver(self, place: _Place) -> bool:
+    def _by_driver(self, place: Place) -> bool:
         """Whether the driver merges: the operator's rows are what is collected. A scalar subquery
         (the others prune partitions, or became joins) takes two rows, which does not go the
         operator's own way (`SubqueryExec.maxNumRows`)."""
@@ -339,7 +186,7 @@ class _Splitter:
 
     # --- second runs ----------------------------------------------------------------------------
 
-    def _run_again(self, place: _Place) -> None:
+    def _run_again(self, place: Place) -> None:
         node = place.node
         output = self.last[node.index]
         if is_shuffle(node) and "rangepartitioning" in node.text and partitions(node) != 1:
@@ -377,19 +224,6 @@ class _Splitter:
                     todo.append((connector.source, source))
                 self._link(source, twin, connector.kind, pipelined=connector.pipelined)
         return copy
-
-
-def _foresees_reuse(plan: PlanNode) -> bool:
-    """Whether the plan, or its part outside of ``AdaptiveSparkPlan``, is one that AQE starts from:
-    those have no generated code yet. The planner hook shows it without its head."""
-    stack = [plan]
-    while stack:
-        node = stack.pop()
-        if node.kind == "WholeStageCodegen":
-            return False
-        if node.kind != "AdaptiveSparkPlan":
-            stack.extend(node.children)
-    return True
 
 
 def _shuffle_kind(node: PlanNode) -> ConnectorKind:
