@@ -31,6 +31,11 @@ FILE = "history.sqlite"
 
 _WindowKind = Literal["stage", "execution", "shape"]
 
+_VERSION = 1
+"""Of what a run is kept under: since 1 it is the stages of its first plan. A file of another
+version is made again, of the runs that the tables hold."""
+
+_TABLES = ("seen", "counts", "runs", "evicted", "forgotten")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (
   app TEXT, attempt TEXT, execution INTEGER, PRIMARY KEY (app, attempt, execution)
@@ -94,7 +99,13 @@ class HistoryStore:
         self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.executescript(_SCHEMA)
+        with self.adding():
+            if self._db.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+                for table in _TABLES:
+                    self._db.execute(f"DROP TABLE IF EXISTS {table}")
+                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
 
     def __enter__(self) -> HistoryStore:
         return self

@@ -120,6 +120,19 @@ def test_a_forgotten_application_of_which_a_whole_log_comes_is_let_in_again(tmp_
         assert _held(store) == before
 
 
+def test_a_file_that_keeps_runs_under_other_names_is_made_again(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        assert _day(store, 0)
+    with HistoryStore(tmp_path) as store:
+        assert not _day(store, 0)
+    with sqlite3.connect(tmp_path / "history.sqlite") as db:
+        db.execute("PRAGMA user_version = 0")
+    db.close()
+    with HistoryStore(tmp_path) as store:
+        assert list(store.stages()) == []
+        assert _day(store, 0)
+
+
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     with HistoryStore(tmp_path) as store:
         with pytest.raises(ZeroDivisionError), store.adding():
