@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from phoebe_spark.predict.history import History
+from phoebe_spark.predict.history import KEEP, History, keys
 from phoebe_spark.predict.query import log_size, plan_features
 from tests.unit.predict.queries import baseline_predictor, query, unknown
 
@@ -61,6 +61,15 @@ def test_predicted_times_fit_together() -> None:
         assert stage.end_ms > stage.start_ms
         assert all(ends[p] <= stage.start_ms for p in stage.parents)
         assert stage.ttl_ms == pytest.approx(prediction.duration_ms - stage.end_ms)
+
+
+def test_the_last_runs_of_a_template_are_kept_and_all_are_counted() -> None:
+    history = history_of(*range(10, 13 + KEEP))
+    (first, *_) = query("daily", 10).graph.stages
+    past = history.stages(keys(query("daily", 10), first))
+    assert {(h.count, len(h.runs)) for h in past.values()} == {(KEEP + 3, KEEP)}
+    assert len(past) == 2
+    assert len(history.task_times_ms("daily")) == KEEP
 
 
 def test_size_is_that_of_boundaries_that_read_no_other() -> None:
