@@ -5,11 +5,11 @@ import java.util.Properties
 
 import scala.collection.mutable
 import scala.concurrent.{ExecutionContext, Promise}
-import scala.jdk.CollectionConverters._
 import scala.util.Try
 
-import org.apache.spark.SparkContext
 import org.apache.spark.scheduler._
+import org.apache.spark.scheduler.phoebe.compat.SchedulerVersion
+import org.apache.spark.sql.execution.SQLExecution
 
 /**
  * What a shuffle whose lineage comes late needs of Spark's scheduler: its map stage waits until the
@@ -56,7 +56,7 @@ private[spark] object MapStages {
     rolledBack.foreach { cause =>
       results(scheduler, shuffleId).foreach { result =>
         if (handsOut(result)) scheduler.abortStage(result, cause.toString, Some(cause))
-        else result.markAsRollingBack()
+        else SchedulerVersion.markAsRollingBack(result)
       }
     }
     scheduler.shuffleIdToMapStage.get(shuffleId).foreach { stage =>
@@ -108,12 +108,11 @@ private[spark] object MapStages {
     scheduler.shuffleIdToMapStage.get(shuffleId).foreach { stage =>
       val executions = jobsOf(scheduler, stage).map { id =>
         Option(scheduler.jobIdToActiveJob(id).properties)
-          .flatMap(p => Option(p.getProperty(SparkContext.SQL_EXECUTION_ID_KEY))).map(_.toLong)
+          .flatMap(p => Option(p.getProperty(SQLExecution.EXECUTION_ID_KEY))).map(_.toLong)
       }.distinct
       // Of the same query: as Spark does where order-independent checksums differ.
       val ended = executions.flatten
-        .flatMap(id => Option(scheduler.activeQueryToJobs.get(id)))
-        .flatMap(_.asScala).filterNot(scheduler.activeJobs.contains).map(_.finalStage)
+        .flatMap(SchedulerVersion.endedJobs(scheduler, _)).map(_.finalStage)
       val isOut = wasRead && !executions.forall(_.exists(isRunning)) || ended.exists {
         case result: ResultStage => dependsOn(result, shuffleId)
         case _ => false
@@ -129,11 +128,7 @@ private[spark] object MapStages {
         case other => scheduler.abortStage(other, cause.toString, Some(cause))
       }
       if (scheduler.stageIdToStage.contains(stage.id)) {
-        val left =
-          results(scheduler, shuffleId).map(result => result -> result.maxAttemptIdToIgnore)
-        scheduler.rollbackSucceedingStagesForQuery(stage)
-        // Spark would fail the job for each task that ends well in spite of being killed.
-        left.foreach { case (result, ignored) => result.maxAttemptIdToIgnore = ignored }
+        SchedulerVersion.rollBackReaders(scheduler, stage, results(scheduler, shuffleId))
       }
     }
 

@@ -15,6 +15,7 @@ import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.metric.SQLMetrics
 import org.apache.spark.storage.BlockManagerId
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
 import org.apache.spark.sql.execution.phoebe.exchange.{
   CheckpointExchangeExec,
@@ -102,7 +103,7 @@ private[phoebe] final class CheckpointAttempt(
     numMaps = dependency.rdd.getNumPartitions
     numPartitions = dependency.partitioner.numPartitions
     rddId = dependency.rdd.id
-    rowsAreChecked = dependency.rowBasedChecksums.nonEmpty
+    rowsAreChecked = SparkVersion.checksRows(dependency)
     upstreamIds = upstream(dependency.rdd)
   }
 
@@ -273,7 +274,7 @@ private[phoebe] final class CheckpointAttempt(
     // Spark rolls back what has read an output that differs: also where it lies upstream.
     val differs = (upstreamIds + shuffleId).exists { id =>
       tracked.get(id)
-        .exists(status => status.withMapStatuses(_ => status.checksumMismatchIndices.nonEmpty))
+        .exists(status => status.withMapStatuses(_ => SparkVersion.hasChecksumMismatch(status)))
     }
     def again = currentStatuses.zip(statuses).exists { case (now, chosen) =>
       now != null && now.mapId != chosen.mapId

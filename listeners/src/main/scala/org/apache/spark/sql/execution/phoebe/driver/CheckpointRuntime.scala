@@ -30,6 +30,7 @@ import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd
 import org.apache.spark.storage.ShuffleIndexBlockId
 import org.apache.spark.util.{SerializableConfiguration, ShutdownHookManager, ThreadUtils}
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.Stored
 import org.apache.spark.sql.execution.phoebe.exchange.{RestoredExchangeExec, RestoredOutputs}
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Inputs, Listings, RanScan}
@@ -77,7 +78,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
   val plannings: ThreadPoolExecutor = ThreadUtils.newDaemonCachedThreadPool("phoebe-plan", 64)
 
   lazy val hadoopConf: Broadcast[SerializableConfiguration] =
-    SerializableConfiguration.broadcast(sc, sc.hadoopConfiguration)
+    SparkVersion.broadcast(sc, sc.hadoopConfiguration)
 
   private val executions = new ConcurrentHashMap[Long, ExecutionState]()
   private val written = new SupersededCheckpoints

@@ -3,7 +3,7 @@ package org.apache.spark.sql.execution.phoebe.exchange
 import scala.concurrent.Future
 
 import org.apache.spark.{MapOutputStatistics, ShuffleDependency}
-import org.apache.spark.rdd.{DeterministicLevel, RDD, RDDOperationScope}
+import org.apache.spark.rdd.{DeterministicLevel, RDD}
 import org.apache.spark.serializer.Serializer
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.plans.logical.Statistics
@@ -25,6 +25,7 @@ import org.apache.spark.sql.execution.metric.{
   SQLShuffleReadMetricsReporter,
   SQLShuffleWriteMetricsReporter
 }
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import org.apache.spark.sql.execution.phoebe.driver.{CheckpointAttempt, CheckpointRuntime}
 import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
 import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
@@ -151,7 +152,7 @@ case class CheckpointExchangeExec(
     CheckpointSource(attempt.place, runtime.hadoopConf, restored = false)
 
   @transient override lazy val shuffleDependency: ShuffleDependency[Int, InternalRow, InternalRow] =
-    RDDOperationScope.withScope(sparkContext, nodeName, false, true, rddScopeId) {
+    SparkVersion.withScope(sparkContext, this) {
       val plain = ShuffleExchangeExec.prepareShuffleDependency(
         inputRDD,
         child.output,
@@ -176,17 +177,9 @@ case class CheckpointExchangeExec(
       if (plain.rdd.outputDeterministicLevel == DeterministicLevel.INDETERMINATE) {
         attempt.abandon(CheckpointExchangeExec.Indeterminate)
         plain
-      } else new ShuffleDependency[Int, InternalRow, InternalRow](
-        plain.rdd,
-        plain.partitioner,
-        plain.serializer,
-        plain.keyOrdering,
-        plain.aggregator,
-        plain.mapSideCombine,
-        new CheckpointWriteProcessor(source, writeMetrics, longMetric("dataSize")),
-        plain.rowBasedChecksums,
-        plain.checksumMismatchFullRetryEnabled,
-        plain.checksumMismatchQueryLevelRollbackEnabled
+      } else SparkVersion.withWriter(
+        plain,
+        new CheckpointWriteProcessor(source, writeMetrics, longMetric("dataSize"))
       )
     attempt.begin(dependency)
     runtime.begun(dependency.shuffleId, attempt, fingerprint)

@@ -11,6 +11,7 @@ import org.apache.spark.sql.catalyst.expressions.{DynamicPruningExpression, Lite
 import org.apache.spark.sql.execution._
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 import org.apache.spark.sql.execution.reuse.ReuseExchangeAndSubquery
+import org.apache.spark.sql.execution.phoebe.compat.QueryContext
 
 /**
  * The map side of a restored boundary as it would be computed without a checkpoint. It is planned
@@ -30,18 +31,18 @@ private[phoebe] object OriginalInput {
    */
   def mapSide(
       exchange: RestoredExchangeExec,
-      captured: SQLExecutionThreadLocalCaptured,
+      query: QueryContext,
       properties: Properties
   ): RDD[Product2[Int, InternalRow]] = {
     val own = properties.clone().asInstanceOf[Properties]
     own.setProperty(Recomputing, "true")
-    captured.copy(localProps = own).runWith {
-      SQLExecution.withSQLConfPropagated(captured.sparkSession) {
+    query.runWith(own) {
+      SQLExecution.withSQLConfPropagated(query.session) {
         val original = exchange.child match {
           case input: RestoredInputExec => input.original
           case other => throw SparkException.internalError(s"not a restored input: $other")
         }
-        val planned = plan(original, captured)
+        val planned = plan(original, query)
         val dependency = ShuffleExchangeExec.prepareShuffleDependency(
           planned.execute(),
           planned.output,
@@ -60,7 +61,7 @@ private[phoebe] object OriginalInput {
   }
 
   /** What adaptive execution does to a stage before it runs, for all stages at once. */
-  private def plan(original: SparkPlan, captured: SQLExecutionThreadLocalCaptured): SparkPlan = {
+  private def plan(original: SparkPlan, query: QueryContext): SparkPlan = {
     // Planned for a join that adaptive execution would broadcast: they only spare work.
     val unpruned = original.transformAllExpressions {
       case DynamicPruningExpression(InSubqueryExec(
@@ -75,7 +76,7 @@ private[phoebe] object OriginalInput {
     }
     val rules = Seq(
       ApplyColumnarRulesAndInsertTransitions(
-        captured.sparkSession.sessionState.columnarRules,
+        query.session.sessionState.columnarRules,
         outputsColumnar = false
       ),
       CollapseCodegenStages(),

@@ -2,18 +2,12 @@ package org.apache.spark.sql.execution.phoebe.exchange
 
 import scala.concurrent.Future
 
-import org.apache.spark.{
-  MapOutputStatistics,
-  PartitionIdPassthrough,
-  ShuffleDependency,
-  SparkException
-}
+import org.apache.spark.{MapOutputStatistics, ShuffleDependency, SparkException}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.Attribute
 import org.apache.spark.sql.catalyst.plans.logical.Statistics
 import org.apache.spark.sql.catalyst.plans.physical.Partitioning
-import org.apache.spark.sql.catalyst.expressions.UnsafeRowChecksum
 import org.apache.spark.sql.execution.{
   CoalescedMapperPartitionSpec,
   CoalescedPartitionSpec,
@@ -25,6 +19,7 @@ import org.apache.spark.sql.execution.{
 }
 import org.apache.spark.sql.execution.exchange.{ShuffleExchangeExec, ShuffleOrigin}
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import org.apache.spark.sql.execution.phoebe.driver.CheckpointRuntime
 import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
 import org.apache.spark.sql.execution.phoebe.fingerprint.CarriesOriginal
@@ -65,18 +60,12 @@ case class RestoredExchangeExec(
     val place = checkpoint.place.toString
     val maps = new RestoredMapOutputRDD(sparkContext, manifest.numMaps, place, outputs)
     // As Spark's own exchange would, for outputs that are computed again and lost again.
-    val checksums = conf.shuffleOrderIndependentChecksumEnabled ||
-      conf.shuffleChecksumMismatchFullRetryEnabled
-    val dependency = new ShuffleDependency[Int, InternalRow, InternalRow](
+    val dependency = SparkVersion.rowShuffle(
       maps,
-      new PartitionIdPassthrough(manifest.numPartitions),
+      manifest.numPartitions,
       new UnsafeRowSerializer(child.output.size, longMetric("dataSize")),
-      shuffleWriterProcessor = ShuffleExchangeExec.createShuffleWriteProcessor(writeMetrics),
-      rowBasedChecksums =
-        UnsafeRowChecksum.createUnsafeRowChecksums(if (checksums) manifest.numPartitions else 0),
-      _checksumMismatchFullRetryEnabled = conf.shuffleChecksumMismatchFullRetryEnabled,
-      checksumMismatchQueryLevelRollbackEnabled =
-        conf.shuffleChecksumMismatchQueryLevelRollbackEnabled
+      ShuffleExchangeExec.createShuffleWriteProcessor(writeMetrics),
+      conf
     )
     outputs.begin(maps, dependency.shuffleId)
     runtime.restored(this, dependency.shuffleId, checkpoint, outputs)

@@ -17,8 +17,9 @@ import org.apache.spark.internal.Logging
 import org.apache.spark.rdd.RDD
 import org.apache.spark.shuffle.MetadataFetchFailedException
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.execution.{SQLExecution, SQLExecutionThreadLocalCaptured}
+import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.scheduler.phoebe.MapStages
+import org.apache.spark.sql.execution.phoebe.compat.QueryContext
 import org.apache.spark.sql.execution.phoebe.driver.{CheckpointRuntime, ShuffleFreeing}
 import org.apache.spark.sql.execution.phoebe.executor.ExecutorCheckpoints
 import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
@@ -128,9 +129,9 @@ private[phoebe] final class RestoredOutputs(
   private val scheduler = sc.dagScheduler
 
   /** None: it cannot be computed later. */
-  private val captured: Option[SQLExecutionThreadLocalCaptured] =
-    FailSafe("keep a query's settings", Option.empty[SQLExecutionThreadLocalCaptured]) {
-      Some(SQLExecution.captureThreadLocals(exchange.session))
+  private val captured: Option[QueryContext] =
+    FailSafe("keep a query's settings", Option.empty[QueryContext]) {
+      Some(QueryContext.of(exchange.session))
     }
 
   private val isLinked =
@@ -251,7 +252,7 @@ private[phoebe] final class RestoredOutputs(
       MapStages.rollBack(scheduler, shuffleId, cause, wasRead, isRunning)
     }
     val query = captured.get // it would be lost otherwise
-    val properties = MapStages.park(scheduler, shuffleId).getOrElse(query.localProps)
+    val properties = MapStages.park(scheduler, shuffleId).getOrElse(query.properties)
     state = Planning
     plannings += 1
     runtime.plannings.execute(() => plan(query, properties))
@@ -263,7 +264,7 @@ private[phoebe] final class RestoredOutputs(
     if (state == Unreadable && mayPlan) planInput()
   }
 
-  private def plan(query: SQLExecutionThreadLocalCaptured, properties: Properties): Unit = {
+  private def plan(query: QueryContext, properties: Properties): Unit = {
     // Whatever ends this, the stage that waits for it must hear.
     val planned =
       try Right(OriginalInput.mapSide(exchange, query, properties))

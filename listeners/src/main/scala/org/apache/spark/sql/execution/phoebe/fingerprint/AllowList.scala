@@ -7,13 +7,15 @@ package org.apache.spark.sql.execution.phoebe.fingerprint
 
 import scala.io.{Codec, Source}
 
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
+
 private[fingerprint] object AllowList {
-  private val base = "/phoebe/fingerprint/"
 
   /** Non-empty lines of a resource, without comments (`#` to the end of the line). */
   private def lines(name: String): Seq[String] = {
-    val stream = getClass.getResourceAsStream(base + name)
-    require(stream != null, s"the jar has no $base$name")
+    val resource = SparkVersion.Lists + name
+    val stream = getClass.getResourceAsStream(resource)
+    require(stream != null, s"the jar has no $resource")
     val source = Source.fromInputStream(stream)(Codec.UTF8)
     try source.getLines().map(_.takeWhile(_ != '#').trim).filter(_.nonEmpty).toList
     finally source.close()

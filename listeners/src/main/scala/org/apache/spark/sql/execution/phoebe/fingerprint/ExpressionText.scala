@@ -24,6 +24,7 @@ import org.apache.spark.sql.execution.{BaseSubqueryExec, InSubqueryExec, ScalarS
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
 import org.apache.spark.unsafe.types.{CalendarInterval, UTF8String}
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 
 /**
  * @param subquery
@@ -119,8 +120,7 @@ private[fingerprint] final class ExpressionText(
       commutative(e, e.children, scope, out)
     // Where sums wrap around, the order of a chain of them does not count; elsewhere (they round, or
     // a step of them overflows) only the two sides'.
-    case Add(_, _, context) => commutative(e, chain(e, context), scope, out)
-    case Multiply(_, _, context) => commutative(e, chain(e, context), scope, out)
+    case _: Add | _: Multiply => commutative(e, chain(e), scope, out)
     case GreaterThan(left, right) => expression(LessThan(right, left), scope, out)
     case GreaterThanOrEqual(left, right) => expression(LessThanOrEqual(right, left), scope, out)
     case In(value, list) =>
@@ -180,9 +180,10 @@ private[fingerprint] final class ExpressionText(
     ()
   }
 
-  private def chain(e: Expression, context: NumericEvalContext): Seq[Expression] =
-    if (e.dataType.isInstanceOf[IntegralType] && context.evalMode == EvalMode.LEGACY) flatten(e, e)
-    else e.children
+  private def chain(e: Expression): Seq[Expression] = {
+    val wraps = SparkVersion.evalMode(e).contains(EvalMode.LEGACY)
+    if (e.dataType.isInstanceOf[IntegralType] && wraps) flatten(e, e) else e.children
+  }
 
   private def rendered(e: Expression, scope: Scope): String = {
     val out = new StringBuilder

@@ -17,6 +17,7 @@ import org.apache.spark.sql.execution.aggregate._
 import org.apache.spark.sql.execution.exchange._
 import org.apache.spark.sql.execution.joins._
 import org.apache.spark.sql.execution.window.{WindowExec, WindowGroupLimitExec}
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{unalias, Env}
 
 /** A node that stands for a subtree which will not run: the fingerprint looks through it. */
@@ -145,7 +146,8 @@ private[fingerprint] final class Relations(
       if (r.range.isStreaming) Refused.source("streaming", "Range", "it is a stream")
       val hash = Digest.of("range", r.start.toString, r.end.toString, r.step.toString)
       Sources.positional("range", hash, r.output)
-    case o: OneRowRelationExec => Sources.positional("one-row", Digest.of("one-row"), o.output)
+    case one if SparkVersion.isOneRow(one) =>
+      Sources.positional("one-row", Digest.of("one-row"), one.output)
     case e: EmptyRelationExec => Sources.positional("empty", Digest.of("empty"), e.output)
 
     case ProjectExec(list, child) => withSubqueries(list)(project(list, apply(child)))

@@ -24,6 +24,7 @@ import org.apache.spark.sql.execution.datasources.{HadoopFsRelation, LogicalRela
 import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeLike}
 import org.apache.spark.sql.execution.window.{WindowExec, WindowGroupLimitExec}
 import org.apache.spark.sql.types._
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 
 private[phoebe] object RowOrder {
 
@@ -156,7 +157,7 @@ private[phoebe] object RowOrder {
     case _: Count | _: HyperLogLogPlusPlus | _: ApproxCountDistinctForIntervals |
         _: CountMinSketchAgg | _: BloomFilterAggregate | _: BitAndAgg | _: BitOrAgg |
         _: BitXorAgg | _: PivotFirst => true
-    case s: Sum => addsExactly(s.child.dataType, s.evalContext.evalMode)
+    case s: Sum => SparkVersion.evalMode(s).exists(addsExactly(s.child.dataType, _))
     case a: Average => a.child.dataType match {
         case ByteType | ShortType => true // sums of them are exact in a double
         case _: IntegralType => false

@@ -13,10 +13,10 @@ import org.apache.spark.internal.config.{
 import org.apache.spark.shuffle.sort.SortShuffleManager
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
-import org.apache.spark.sql.execution.streaming.runtime.StreamExecution
 import org.apache.spark.sql.internal.StaticSQLConf.SPARK_SESSION_EXTENSIONS
 import org.apache.spark.util.Utils
 import org.apache.spark.sql.execution.phoebe.Reason
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import org.apache.spark.sql.execution.phoebe.exchange.OriginalInput
 import org.apache.spark.sql.execution.phoebe.plugin.{PhoebeRuntime, PhoebeSettings}
 
@@ -30,7 +30,7 @@ private[phoebe] object SupportChecks {
       Some(Reason("own_job", "a job of our own"))
     else if (property(OriginalInput.Recomputing).isDefined) {
       Some(Reason("recomputing", "what a checkpoint that cannot be read stood for is computed"))
-    } else if (property(StreamExecution.QUERY_ID_KEY).isDefined) {
+    } else if (property(SparkVersion.StreamingQueryId).isDefined) {
       Some(Reason("streaming", "streaming queries and foreachBatch are left alone"))
     } else if (property(SQLExecution.EXECUTION_ID_KEY).isEmpty) {
       Some(Reason("no_execution", "planned outside a SQL execution"))
@@ -98,7 +98,7 @@ private[phoebe] object SupportChecks {
 
   /** Operators that are neither Spark's nor Delta Lake's, in a plan with its subqueries. */
   def operators(plan: SparkPlan): Option[Reason] =
-    plan.collectFirstWithSubqueries {
+    SparkVersion.collectFirst(plan) {
       case node if !isKnown(node.getClass.getName) => node.getClass.getName
     }.map { name =>
       Reason(
@@ -112,10 +112,10 @@ private[phoebe] object SupportChecks {
     Operators(name) || name.startsWith("org.apache.spark.sql.execution.phoebe.") ||
       name.startsWith("org.apache.spark.sql.delta.")
 
-  /** All physical operators of Spark 4.2, by exact class. */
+  /** All physical operators of this Spark, by exact class. */
   private[phoebe] lazy val Operators: Set[String] =
     Using.resource(Source.fromInputStream(
-      getClass.getResourceAsStream("/phoebe/operators.txt")
+      getClass.getResourceAsStream(SparkVersion.Lists + "known-operators.txt")
     )(Codec.UTF8))(_.getLines().map(_.trim).filterNot(l => l.isEmpty || l.startsWith("#")).toSet)
 
   private val Accelerators = Seq(

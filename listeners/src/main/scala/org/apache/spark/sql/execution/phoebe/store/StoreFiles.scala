@@ -27,13 +27,13 @@ import org.apache.hadoop.fs.{
   FSDataOutputStream,
   FSError,
   LocalFileSystem,
-  Options,
   Path
 }
 import org.apache.hadoop.fs.permission.FsPermission
 
 import org.apache.spark.internal.Logging
 import org.apache.spark.sql.execution.phoebe.Json
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 
 /** A checkpoint's bytes are not those that were written: wrong length, checksum or header. */
 class DamagedFileException(message: String) extends IOException(message)
@@ -173,7 +173,7 @@ private[phoebe] object StoreFiles extends Logging {
 
   /** By a put that the store refuses where there is an object, as far as its connector can ask so. */
   private def createAtOnce(fs: FileSystem, path: Path, bytes: Array[Byte]): Boolean = {
-    val option = Options.CreateFileOptionKeys.FS_OPTION_CREATE_CONDITIONAL_OVERWRITE
+    val option = SparkVersion.CreateIfAbsent
     val asks = fs.hasPathCapability(path, option)
     try {
       val builder = fs.createFile(path).overwrite(asks)

@@ -13,6 +13,7 @@ import org.scalatest.funsuite.AnyFunSuite
 import org.apache.spark.sql.catalyst.expressions.Expression
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.datasources.FileFormat
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import org.apache.spark.sql.execution.phoebe.planner.SupportChecks
 
 /**
@@ -21,7 +22,7 @@ import org.apache.spark.sql.execution.phoebe.planner.SupportChecks
  * an allow-list or into `refused.txt`. The arguments of known operators are read in code, so a new
  * one could be overlooked: their signatures are pinned in `signatures.txt`.
  *
- * `operators.txt` of the jar names all operators, for `SupportChecks`. With `-Dphoebe.pin=<directory>` the
+ * `known-operators.txt` of the jar names all operators, for `SupportChecks`. With `-Dphoebe.pin=<directory>` the
  * three files are written there anew.
  */
 class AllowListSuite extends AnyFunSuite {
@@ -67,7 +68,7 @@ class AllowListSuite extends AnyFunSuite {
 
   private def pinned(name: String): Seq[String] =
     Using.resource(Source.fromInputStream(
-      getClass.getResourceAsStream("/phoebe/fingerprint/" + name),
+      getClass.getResourceAsStream(SparkVersion.Lists + name),
       "UTF-8"
     ))(
       _.getLines().map(_.trim).filterNot(l => l.isEmpty || l.startsWith("#")).toList
@@ -83,7 +84,7 @@ class AllowListSuite extends AnyFunSuite {
       "Classes of Spark 4.2.0 that the fingerprint refuses.",
       (all -- allowed).toSeq.sorted
     )
-    write("operators.txt", "All physical operators of Spark 4.2.0.", known)
+    write("known-operators.txt", "All physical operators of Spark 4.2.0.", known)
     write("signatures.txt", "What is read in code, with its arguments in Spark 4.2.0.", signatures)
   }
 

@@ -1,0 +1,39 @@
+/*
+ * What of Spark's scheduler differs between 4.0, 4.1 and 4.2, as it is in 4.2: how stages that have read
+ * outputs which come out otherwise are rolled back. 4.0 does so by the stages' attempts alone.
+ */
+package org.apache.spark.scheduler.phoebe.compat
+
+import scala.jdk.CollectionConverters._
+
+import org.apache.spark.scheduler.{ActiveJob, DAGScheduler, ResultStage, ShuffleMapStage}
+
+/** To be called on the scheduler's own thread. */
+private[spark] object SchedulerVersion {
+
+  /** The jobs of a SQL execution that have ended. Before 4.2 the scheduler keeps none of them. */
+  def endedJobs(scheduler: DAGScheduler, executionId: Long): Seq[ActiveJob] =
+    Option(scheduler.activeQueryToJobs.get(executionId)).toSeq
+      .flatMap(_.asScala).filterNot(scheduler.activeJobs.contains)
+
+  /**
+   * All that has read a stage's outputs is to be computed again. In 4.1 the stages downstream of it alone
+   * (`rollbackSucceedingStages`), in 4.2 also those of its query's other jobs.
+   *
+   * @param results
+   *   the result stages among them, whose tasks that end well in spite of being killed are no failure
+   */
+  def rollBackReaders(
+      scheduler: DAGScheduler,
+      stage: ShuffleMapStage,
+      results: Seq[ResultStage]
+  ): Unit = {
+    val left = results.map(result => result -> result.maxAttemptIdToIgnore)
+    scheduler.rollbackSucceedingStagesForQuery(stage)
+    // Spark would fail the job for each task that ends well in spite of being killed.
+    left.foreach { case (result, ignored) => result.maxAttemptIdToIgnore = ignored }
+  }
+
+  /** Tasks of a result stage that began before this count no more. Not in 4.0. */
+  def markAsRollingBack(result: ResultStage): Unit = result.markAsRollingBack()
+}
