@@ -7,6 +7,7 @@ tests get a JVM of their own.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
 from tests.support import tpc
-from tests.support.places import plugin_jar
+from tests.support.places import plugin_jar, testing_jar
 
 PACKAGE = "org.apache.spark.sql.execution.phoebe.fingerprint"
 
@@ -164,7 +165,7 @@ def probe(scratch: Path, **conf: str) -> Iterator[Probe]:
     settings = {
         "spark.master": "local[2]",
         "spark.driver.memory": "2g",
-        "spark.driver.extraClassPath": str(plugin_jar()),
+        "spark.driver.extraClassPath": os.pathsep.join([str(plugin_jar()), str(testing_jar())]),
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.local.dir": str(scratch / "local"),

@@ -9,8 +9,8 @@ import org.apache.spark.{SparkConf, SparkEnv, TaskContext}
 import org.apache.spark.shuffle.api._
 import org.apache.spark.shuffle.api.metadata.MapOutputCommitMessage
 import org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.MapOutput
 import org.apache.spark.sql.execution.phoebe.executor.LinkedOutput
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.MapOutput
 import org.apache.spark.sql.execution.phoebe.store.PackWriter
 
 /**

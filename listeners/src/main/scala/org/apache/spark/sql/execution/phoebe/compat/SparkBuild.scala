@@ -3,7 +3,6 @@ package org.apache.spark.sql.execution.phoebe.compat
 import org.apache.spark.{SPARK_REPO_URL, SPARK_REVISION, SPARK_VERSION, SparkContext}
 import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
 import org.apache.spark.sql.execution.SparkPlan
-import org.apache.spark.sql.execution.phoebe.Reason
 
 /**
  * Where the Spark at hand comes from. What this code rests on is the inside of Apache's Spark 4.2, and
@@ -25,25 +24,23 @@ private[phoebe] final case class SparkBuild(
   import SparkBuild._
 
   /** Why it is not a build that is known here, if it is none. */
-  def unknown(env: Map[String, String]): Option[Reason] = {
-    def other(why: String) =
-      Some(Reason("unknown_spark_build", why, Map("spark_version" -> version)))
+  def unknown(env: Map[String, String]): Option[String] = {
     val foreign = jars.collectFirst {
       case (vendor, _) if !vendor.contains(Apache) => s"a jar of this Spark is by $vendor"
       case (_, found) if found != version => s"a jar of this Spark $version is of version $found"
     }
     version match {
       case _ if env.contains("DATABRICKS_RUNTIME_VERSION") =>
-        other(s"Databricks Runtime ${env("DATABRICKS_RUNTIME_VERSION")} has a Spark of its own")
-      case Known() if foreign.isDefined => other(foreign.get)
+        Some(s"Databricks Runtime ${env("DATABRICKS_RUNTIME_VERSION")} has a Spark of its own")
+      case Known() if foreign.isDefined => Some(foreign.get)
       case Known() if Releases.get(version).exists(_ != revision) =>
-        other(
+        Some(
           s"this Spark $version was built from $revision, not from the commit of Apache's release"
         )
       case Known() if !Releases.contains(version) && !Repositories(repository) =>
-        other(s"this Spark $version was built from $repository, not from Apache's repository")
+        Some(s"this Spark $version was built from $repository, not from Apache's repository")
       case Known() => None
-      case _ => other(s"Spark $version is not a build that is known here (4.2.x)")
+      case _ => Some(s"Spark $version is not a build that is known here (4.2.x)")
     }
   }
 }

@@ -5,32 +5,31 @@ import java.util.concurrent.RejectedExecutionException
 import scala.collection.mutable
 import scala.util.control.NonFatal
 
-import org.apache.spark.{ShuffleDependency, SPARK_VERSION, SparkConf}
+import org.apache.spark.{ShuffleDependency, SPARK_VERSION}
 import org.apache.spark.internal.Logging
-import org.apache.spark.internal.config.SHUFFLE_COMPRESS
-import org.apache.spark.io.CompressionCodec
 import org.apache.spark.rdd.RDD
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.metric.SQLMetrics
 import org.apache.spark.storage.BlockManagerId
-import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
+import org.apache.spark.sql.execution.phoebe.compat.{SparkInternals, SparkVersion}
 import org.apache.spark.sql.execution.phoebe.exchange.{
   CheckpointExchangeExec,
   CheckpointMetrics,
   StoreLocation
 }
-import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
 import org.apache.spark.sql.execution.phoebe.store.{
   CheckpointPlace,
   Manifest,
   ManifestPack,
   Pack,
-  StoreFiles
+  Tombstone
 }
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 
 /**
  * One attempt to turn a shuffle into a checkpoint, on the driver: what executors have uploaded, the
@@ -194,7 +193,7 @@ private[phoebe] final class CheckpointAttempt(
     abandon(RolledBack)
     // Readers here go on with it; no later application begins to.
     if (isStored) runtime.pool.execute { () =>
-      StoreFiles.writeTombstone(place, sc.hadoopConfiguration, RolledBack.message)
+      Tombstone.write(place, sc.hadoopConfiguration, RolledBack.message)
     }
   }
 
@@ -494,12 +493,12 @@ private[phoebe] final class CheckpointAttempt(
       user = sc.sparkUser,
       executionId = executionId,
       sparkVersion = SPARK_VERSION,
-      pluginVersion = PhoebeRuntime.pluginVersion,
+      pluginVersion = PhoebeSettings.pluginVersion,
       createdAtMs = System.currentTimeMillis(),
       owner = runtime.store.owner,
       inputs = read,
       workMs = workMs,
-      codec = codec(sc.conf),
+      codec = SparkInternals.shuffleCodec(sc.conf),
       numMaps = numMaps,
       numPartitions = numPartitions,
       bytes = maps.map(_.bytes).sum,
@@ -507,7 +506,7 @@ private[phoebe] final class CheckpointAttempt(
       dataSizeBytes = maps.map(_.dataSize).sum,
       packs = held.map(ManifestPack.of).toSeq,
       mapIds = statuses.map(_.mapId).toSeq,
-      statuses = Manifest.encodeStatuses(statuses.toSeq)
+      statuses = MapStatuses.encode(statuses.toSeq)
     )
   }
 }
@@ -541,8 +540,4 @@ private[phoebe] object CheckpointAttempt {
     walk(rdd)
     found.toSet
   }
-
-  /** How the stored bytes are compressed: they are read back with this application's codec. */
-  def codec(conf: SparkConf): String =
-    if (conf.get(SHUFFLE_COMPRESS)) CompressionCodec.getCodecName(conf) else "none"
 }

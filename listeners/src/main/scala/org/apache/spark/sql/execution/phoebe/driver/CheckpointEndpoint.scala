@@ -6,7 +6,7 @@ import org.apache.spark.SparkException
 import org.apache.spark.internal.Logging
 import org.apache.spark.rpc.{RpcCallContext, RpcEndpoint, RpcEndpointRef, RpcEnv}
 import org.apache.spark.sql.execution.phoebe.FailSafe
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
 
 /** The driver's end of [[CheckpointMessages]]: passes each word on to the shuffle that it is about. */
 private[phoebe] final class CheckpointEndpoint(
@@ -45,8 +45,4 @@ private[phoebe] final class CheckpointEndpoint(
     case Unreadable(id, mapIndex, why) =>
       java.lang.Boolean.valueOf(shuffles.unreadable(id, mapIndex, why))
   }
-}
-
-private[phoebe] object CheckpointEndpoint {
-  val Name = "phoebe-checkpoints"
 }

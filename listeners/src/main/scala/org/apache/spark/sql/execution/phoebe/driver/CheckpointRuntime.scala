@@ -30,12 +30,14 @@ import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd
 import org.apache.spark.storage.ShuffleIndexBlockId
 import org.apache.spark.util.{SerializableConfiguration, ShutdownHookManager, ThreadUtils}
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.Stored
 import org.apache.spark.sql.execution.phoebe.exchange.{RestoredExchangeExec, RestoredOutputs}
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Inputs, Listings, RanScan}
-import org.apache.spark.sql.execution.phoebe.planner.{ExecutionState, Verdict}
-import org.apache.spark.sql.execution.phoebe.plugin.{Mode, PhoebeRuntime, PhoebeSettings}
+import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.Stored
+import org.apache.spark.sql.execution.phoebe.settings.{LocalProperties, Mode, PhoebeSettings}
 import org.apache.spark.sql.execution.phoebe.store.{
   CatalogEntry,
   CheckpointPlace,
@@ -45,7 +47,6 @@ import org.apache.spark.sql.execution.phoebe.store.{
   RangeFetcher,
   StoreRefusedException
 }
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 
 /**
  * The checkpoint side of one application: the store and what it held at the start, the verdicts of
@@ -309,7 +310,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
       "path" -> place.map(p => PhoebeSettings.plain(p.directory)),
       "time" -> System.currentTimeMillis()
     ) ++ fields
-    phoebe.companion.send(CheckpointRuntime.fields.map(name =>
+    phoebe.send(CheckpointRuntime.fields.map(name =>
       name -> known.getOrElse(name, null)
     ): _*)
   }
@@ -339,7 +340,7 @@ private[phoebe] final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends
     val properties = Option(start.properties)
     val plain = properties.forall { p =>
       p.getProperty(SQLExecution.EXECUTION_ID_KEY) == null &&
-      p.getProperty(PhoebeRuntime.InternalProperty) == null
+      p.getProperty(LocalProperties.Internal) == null
     }
     if (plain) plainJobs.add(start.jobId)
   }
@@ -484,7 +485,7 @@ private[phoebe] object CheckpointRuntime {
         phoebe.sparkContext.listenerBus.addToQueue(made, "phoebe-checkpoints")
         val rpcEnv = SparkEnv.get.rpcEnv
         rpcEnv.setupEndpoint(
-          CheckpointEndpoint.Name,
+          CheckpointMessages.Driver,
           new CheckpointEndpoint(rpcEnv, made.shuffles)
         )
         phoebe.slot.set(made)

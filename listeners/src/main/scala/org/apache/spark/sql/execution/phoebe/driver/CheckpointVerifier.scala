@@ -6,26 +6,25 @@ import java.util.concurrent.atomic.AtomicLong
 
 import scala.util.control.NonFatal
 
-import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.Path
 
 import org.apache.spark.{SPARK_VERSION, SparkContext}
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
-import org.apache.spark.util.ThreadUtils
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
+import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
+import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
 import org.apache.spark.sql.execution.phoebe.store.{
   CatalogEntry,
   CheckpointPlace,
   CommittedCheckpoint,
-  DamagedFileException,
   Manifest,
-  ManifestPack,
   NotOwnException,
-  Pack,
+  PackChecks,
   PackReader,
-  StoreFiles
+  Tombstone
 }
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 
 /**
  * Decides whether a committed checkpoint may stand in for a boundary: it was written by the same
@@ -118,12 +117,12 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
         Left(Reason("checkpoint_gone", s"the checkpoint ${entry.place} was removed"))
       case e: NotOwnException => Left(Reason("other_user", e.getMessage))
       case e: DamagedFileException =>
-        StoreFiles.writeTombstone(entry.place, sc.hadoopConfiguration, e.getMessage)
+        Tombstone.write(entry.place, sc.hadoopConfiguration, e.getMessage)
         Left(damaged(entry.place, e.getMessage))
     }
 
   private def compatible(manifest: Manifest): Either[Reason, Unit] = {
-    val codec = CheckpointAttempt.codec(sc.conf)
+    val codec = SparkInternals.shuffleCodec(sc.conf)
     if (manifest.sparkVersion != SPARK_VERSION) {
       Left(Reason(
         "other_spark_version",
@@ -148,16 +147,17 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
     // is for good: so what is missing is looked for twice.
     def missing = runtime.store.missing(place, checkpoint.manifest)
     val absent = missing.flatMap(_ => missing)
+    val timeoutMs = PhoebeSettings.readTimeoutMs
     val held = if (absent.isEmpty && readsAll) hold(checkpoint) else None
     val problem = absent.orElse {
       if (held.isDefined) None
-      else if (readsAll) CheckpointVerifier.all(place, sc.hadoopConfiguration, packs)(_.verify(_))
-      else CheckpointVerifier.footers(place, sc.hadoopConfiguration, packs)
+      else if (readsAll) PackChecks.all(place, sc.hadoopConfiguration, packs, timeoutMs)(_.verify(_))
+      else PackChecks.footers(place, sc.hadoopConfiguration, packs, timeoutMs)
     }
     problem match {
       case None => Right(held)
       case Some(why) =>
-        StoreFiles.writeTombstone(place, sc.hadoopConfiguration, why)
+        Tombstone.write(place, sc.hadoopConfiguration, why)
         Left(damaged(place, why))
     }
   }
@@ -190,12 +190,13 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
   private def verified(checkpoint: CommittedCheckpoint): PackReader.PackBytes = {
     val directory = checkpoint.place.directory
     val packs = checkpoint.manifest.packs
+    val timeoutMs = PhoebeSettings.readTimeoutMs
     val read =
-      ThreadUtils.parmap(packs, "phoebe-packs", math.min(packs.size, PackThreads)) { pack =>
+      SparkInternals.inParallel(packs, "phoebe-packs", math.min(packs.size, PackChecks.Threads)) { pack =>
         val path = new Path(directory, pack.file)
-        pack.file -> StoreFiles.readRange(runtime.store.fs, path, pack.bytes, 0, pack.bytes.toInt)
+        pack.file -> HadoopFiles.readRange(runtime.store.fs, path, pack.bytes, 0, pack.bytes.toInt)
       }.toMap
-    val reader = new PackReader(directory, sc.hadoopConfiguration, read)
+    val reader = new PackReader(directory, sc.hadoopConfiguration, read, timeoutMs)
     try packs.foreach(pack => reader.verify(pack.pack))
     finally reader.close()
     read
@@ -227,52 +228,9 @@ private[phoebe] final class CheckpointVerifier(runtime: CheckpointRuntime) exten
 private[phoebe] object CheckpointVerifier {
   private val CheckFailed = "check_failed"
 
-  /** Beyond so many packs they are looked at side by side. */
-  private val FewPacks = 8
-  private val PackThreads = 16
-
   /** So much is read in less time than planning a query with so many bytes takes. */
   private val SmallBytes = 64L << 20
 
   /** A checkpoint that may be restored. @param lookMs how long it took to find that out, in wall time */
   final case class Admitted(checkpoint: CommittedCheckpoint, lookMs: Long)
-
-  /** Looks at the footers of all packs, as `all`. */
-  def footers(place: CheckpointPlace, conf: Configuration, packs: Seq[Pack]): Option[String] =
-    all(place, conf, packs)(_.checkFooter(_))
-
-  /** Looks at all packs. @return what is damaged, if anything; throws as `verify` */
-  def all(place: CheckpointPlace, conf: Configuration, packs: Seq[Pack])(
-      look: (PackReader, Pack) => Unit
-  ): Option[String] = {
-    def one(pack: Pack): Option[String] = checked(place, conf)(look(_, pack))
-    val found =
-      if (packs.size <= FewPacks) packs.flatMap(one(_))
-      else ThreadUtils.parmap(packs, "phoebe-packs", PackThreads)(one).flatten
-    found.headOption
-  }
-
-  /**
-   * Reads every byte of a pack.
-   *
-   * @return
-   *   what is damaged, if anything
-   * @throws java.io.IOException
-   *   if the store cannot be read, which says nothing about the checkpoint
-   */
-  def verify(place: CheckpointPlace, conf: Configuration, pack: Pack): Option[String] =
-    checked(place, conf)(_.verify(pack))
-
-  private def checked(place: CheckpointPlace, conf: Configuration)(
-      check: PackReader => Unit
-  ): Option[String] = {
-    val reader = new PackReader(place.directory, conf)
-    try {
-      check(reader)
-      None
-    } catch {
-      case e: DamagedFileException => Some(e.getMessage)
-      case e: FileNotFoundException => Some(s"a file is missing: ${e.getMessage}")
-    } finally reader.close()
-  }
 }

@@ -8,8 +8,8 @@ import scala.jdk.CollectionConverters._
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.storage.BlockManagerId
 import org.apache.spark.sql.execution.phoebe.Reason
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
 import org.apache.spark.sql.execution.phoebe.exchange.{RestoredOutputs, StoreLocation}
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
 
 /** A shuffle of this application whose outputs are, or may come to be, in the store. */
 private[phoebe] trait CheckpointedShuffle {

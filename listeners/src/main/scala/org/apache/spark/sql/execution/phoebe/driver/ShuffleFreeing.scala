@@ -28,12 +28,12 @@ import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
 import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeLike}
 import org.apache.spark.storage.{BlockManagerId, FallbackStorage}
 import org.apache.spark.sql.execution.phoebe.FailSafe
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.{encode, Free}
 import org.apache.spark.sql.execution.phoebe.exchange.{
   CheckpointExchangeExec,
   RestoredExchangeExec,
   StoreLocation
 }
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.{encode, Free}
 
 /** Moves a committed shuffle to the store, and removes the files that this has made superfluous. */
 private[phoebe] object ShuffleFreeing extends Logging {

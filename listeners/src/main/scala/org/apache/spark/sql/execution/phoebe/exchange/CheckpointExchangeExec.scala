@@ -25,10 +25,10 @@ import org.apache.spark.sql.execution.metric.{
   SQLShuffleReadMetricsReporter,
   SQLShuffleWriteMetricsReporter
 }
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import org.apache.spark.sql.execution.phoebe.driver.{CheckpointAttempt, CheckpointRuntime}
 import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 
 /** Metrics that our exchanges show beside Spark's own shuffle metrics. */
 private[phoebe] object CheckpointMetrics {

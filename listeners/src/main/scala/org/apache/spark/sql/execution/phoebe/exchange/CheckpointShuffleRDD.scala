@@ -40,15 +40,11 @@ import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleReadMetricsRe
 import org.apache.spark.storage.{BlockId, BlockManagerId, ShuffleBlockId}
 import org.apache.spark.util.CompletionIterator
 import org.apache.spark.sql.execution.phoebe.FailSafe
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.Stored
 import org.apache.spark.sql.execution.phoebe.executor.{CheckpointSource, ExecutorCheckpoints}
-import org.apache.spark.sql.execution.phoebe.store.{
-  DamagedFileException,
-  PackReader,
-  PackReadRequest,
-  Segment,
-  StoreFiles
-}
+import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.Stored
+import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
+import org.apache.spark.sql.execution.phoebe.store.{PackReader, PackReadRequest, Segment, Tombstone}
 
 /**
  * Reads a shuffle whose map outputs may be in the checkpoint store.
@@ -243,7 +239,8 @@ private[phoebe] final class StoreShuffleReader(
       val reader = new PackReader(
         table.place.directory,
         source.conf.value.value,
-        source.held.fold[PackReader.PackBytes](Map.empty)(heldOrNone)
+        source.held.fold[PackReader.PackBytes](Map.empty)(heldOrNone),
+        PhoebeSettings.readTimeoutMs
       )
       context.addTaskCompletionListener[Unit](_ => closeQuietly(reader))
       reader.read(wishes(table, blocks, startReduce, endReduce, allMaps))
@@ -337,9 +334,9 @@ private[phoebe] final class StoreShuffleReader(
       mapIndex: Int,
       reduceId: Int
   ): Nothing = {
-    val cause = StoreFiles.causeOf(e)
-    if (source.restored && StoreFiles.isDamage(cause)) FailSafe.run("leave a tombstone") {
-      StoreFiles.writeTombstone(source.place, source.conf.value.value, cause.toString)
+    val cause = HadoopFiles.causeOf(e)
+    if (source.restored && HadoopFiles.isDamage(cause)) FailSafe.run("leave a tombstone") {
+      Tombstone.write(source.place, source.conf.value.value, cause.toString)
     }
     val computes = FailSafe("report an unreadable output", true) {
       ExecutorCheckpoints.get.unreadable(dependency.shuffleId, mapIndex, cause.toString)

@@ -5,8 +5,8 @@ import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.shuffle.{ShuffleWriteMetricsReporter, ShuffleWriteProcessor}
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
 import org.apache.spark.sql.execution.phoebe.FailSafe
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.MapOutput
 import org.apache.spark.sql.execution.phoebe.executor.{CheckpointSource, ExecutorCheckpoints}
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.MapOutput
 
 /**
  * Writes a map task's shuffle output as Spark does and leaves it to be uploaded to the checkpoint

@@ -12,6 +12,7 @@ import org.apache.spark.sql.execution._
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 import org.apache.spark.sql.execution.reuse.ReuseExchangeAndSubquery
 import org.apache.spark.sql.execution.phoebe.compat.QueryContext
+import org.apache.spark.sql.execution.phoebe.settings.LocalProperties
 
 /**
  * The map side of a restored boundary as it would be computed without a checkpoint. It is planned
@@ -19,9 +20,6 @@ import org.apache.spark.sql.execution.phoebe.compat.QueryContext
  * of a range partitioning), which belong to the query.
  */
 private[phoebe] object OriginalInput {
-
-  /** Local property of the thread that plans: what it plans in turn is left alone. */
-  val Recomputing = "spark.phoebe.recomputing"
 
   /**
    * @param properties
@@ -35,7 +33,7 @@ private[phoebe] object OriginalInput {
       properties: Properties
   ): RDD[Product2[Int, InternalRow]] = {
     val own = properties.clone().asInstanceOf[Properties]
-    own.setProperty(Recomputing, "true")
+    own.setProperty(LocalProperties.Recomputing, "true")
     query.runWith(own) {
       SQLExecution.withSQLConfPropagated(query.session) {
         val original = exchange.child match {

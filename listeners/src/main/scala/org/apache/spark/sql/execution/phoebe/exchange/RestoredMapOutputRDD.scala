@@ -19,11 +19,11 @@ import org.apache.spark.shuffle.MetadataFetchFailedException
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.scheduler.phoebe.MapStages
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 import org.apache.spark.sql.execution.phoebe.compat.QueryContext
-import org.apache.spark.sql.execution.phoebe.driver.{CheckpointRuntime, ShuffleFreeing}
+import org.apache.spark.sql.execution.phoebe.driver.{CheckpointRuntime, MapStatuses, ShuffleFreeing}
 import org.apache.spark.sql.execution.phoebe.executor.ExecutorCheckpoints
 import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 
 /**
  * The map side of a restored shuffle. Nothing of it runs as long as the checkpoint can be read: all
@@ -158,7 +158,7 @@ private[phoebe] final class RestoredOutputs(
 
   private def register(): Unit = {
     val status = new ShuffleStatus(manifest.numMaps)
-    manifest.mapStatuses.zipWithIndex.foreach { case (output, i) =>
+    MapStatuses.of(manifest).zipWithIndex.foreach { case (output, i) =>
       output.updateLocation(StoreLocation(shuffleId, i))
       status.addMapOutput(i, output)
     }

@@ -16,10 +16,10 @@ import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.rpc.{IsolatedThreadSafeRpcEndpoint, RpcCallContext, RpcEnv}
 import org.apache.spark.util.{RpcUtils, SerializableConfiguration}
-import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, PackReader, RangeFetcher}
 import org.apache.spark.sql.execution.phoebe.FailSafe
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointEndpoint
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, PackReader, RangeFetcher}
 
 /**
  * The checkpoints' side of one executor (in local mode: of the driver acting as one): which
@@ -30,7 +30,7 @@ import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
  */
 private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   private val shuffles = new ConcurrentHashMap[Int, LocalShuffle]()
-  private val driver = RpcUtils.makeDriverRef(CheckpointEndpoint.Name, env.conf, env.rpcEnv)
+  private val driver = RpcUtils.makeDriverRef(CheckpointMessages.Driver, env.conf, env.rpcEnv)
   private val uploads = new UploadPool(env)
   private val self =
     env.rpcEnv.setupEndpoint(ExecutorCheckpoints.EndpointName, new Endpoint(env.rpcEnv))

@@ -17,7 +17,7 @@ import org.apache.spark.network.util.LimitedInputStream
 import org.apache.spark.security.CryptoStreamUtils
 import org.apache.spark.shuffle.IndexShuffleBlockResolver
 import org.apache.spark.sql.execution.phoebe.FailSafe
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.MapOutput
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.MapOutput
 import org.apache.spark.sql.execution.phoebe.store.{PackSource, SegmentChecksums}
 
 /**

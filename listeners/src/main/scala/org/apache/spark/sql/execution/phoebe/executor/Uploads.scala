@@ -11,17 +11,16 @@ import org.apache.hadoop.fs.{FileSystem, Path}
 import org.apache.spark.SparkEnv
 import org.apache.spark.internal.Logging
 import org.apache.spark.util.ThreadUtils
-import org.apache.spark.sql.execution.phoebe.store.Pack
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.Upload
-import org.apache.spark.sql.execution.phoebe.plugin.PhoebeSettings
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
+import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.Upload
+import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
 import org.apache.spark.sql.execution.phoebe.store.{
-  DamagedFileException,
+  Pack,
   PackWriter,
-  StoreFiles,
   StoreMarker,
   StoreRefusedException
 }
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 
 /**
  * What waits on one executor for its upload, or is being uploaded, over all shuffles: bounded, so
@@ -270,7 +269,7 @@ private[phoebe] final class UploadQueue(
   private def isReady: Boolean =
     flushing || waitingBytes >= target || waitingBlocks >= MostBlocks || waiting.size >= mostMaps
 
-  private lazy val isLocal = StoreFiles.isLocal(directory.toUri)
+  private lazy val isLocal = HadoopFiles.isLocal(directory.toUri)
   private lazy val mostMaps = if (isLocal) MostLocalMaps else MostMaps
 
   /**
@@ -313,7 +312,7 @@ private[phoebe] final class UploadQueue(
 
   private def write(file: String, batch: Vector[LinkedOutput]): Pack = {
     val sources = batch.map(_.source(SparkEnv.get))
-    val out = StoreFiles.create(fs, new Path(directory, file))
+    val out = HadoopFiles.create(fs, new Path(directory, file))
     var whole = false
     try {
       val pack = PackWriter.write(
@@ -350,7 +349,7 @@ private[phoebe] final class UploadQueue(
   private def discardLast(file: String): Unit = {
     discard(file)
     // Other executors' files keep it, and the driver removes those.
-    quietly(Seq(directory, directory.getParent).foreach(StoreFiles.removeIfEmpty(fs, _)))
+    quietly(Seq(directory, directory.getParent).foreach(HadoopFiles.removeIfEmpty(fs, _)))
   }
 
   private def quietly(body: => Any): Unit =
@@ -367,7 +366,7 @@ private[phoebe] object UploadQueue {
     /** The driver may still be making the store; where it refuses to, there will be none. */
     lazy val fs: FileSystem = {
       val root = source.place.root
-      val found = StoreFiles.fileSystem(root, source.conf.value.value)
+      val found = HadoopFiles.fileSystem(root, source.conf.value.value)
       val deadline = System.nanoTime() + StoreNs
       while (StoreMarker.read(found, root).isEmpty) {
         if (System.nanoTime() > deadline) throw new StoreRefusedException(

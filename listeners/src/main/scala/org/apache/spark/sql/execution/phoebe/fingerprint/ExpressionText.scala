@@ -24,7 +24,7 @@ import org.apache.spark.sql.execution.{BaseSubqueryExec, InSubqueryExec, ScalarS
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
 import org.apache.spark.unsafe.types.{CalendarInterval, UTF8String}
-import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
+import org.apache.spark.sql.execution.phoebe.compat.{SparkInternals, SparkVersion}
 
 /**
  * @param subquery
@@ -145,7 +145,7 @@ private[fingerprint] final class ExpressionText(
     case x: XmlToStructs if x.options.keys.exists(namesFile) =>
       Refused.source("unknown_source", "from_xml", "an option names a file that is not looked at")
     // The type of a variant follows from the rows before it.
-    case c: CsvToStructs if c.schema.existsRecursively(_.isInstanceOf[VariantType]) =>
+    case c: CsvToStructs if SparkInternals.exists(c.schema)(_.isInstanceOf[VariantType]) =>
       Refused.orderSensitive("from_csv")
     case i: Invoke if !isSparkEvaluator(i) => Refused.udf(i.prettyName)
     case _ => elements(e.getClass.getName, e, scope, out)
@@ -182,7 +182,7 @@ private[fingerprint] final class ExpressionText(
 
   private def chain(e: Expression): Seq[Expression] = {
     val wraps = SparkVersion.evalMode(e).contains(EvalMode.LEGACY)
-    if (e.dataType.isInstanceOf[IntegralType] && wraps) flatten(e, e) else e.children
+    if (e.dataType.isInstanceOf[SparkInternals.IntegralType] && wraps) flatten(e, e) else e.children
   }
 
   private def rendered(e: Expression, scope: Scope): String = {
@@ -377,10 +377,10 @@ private[fingerprint] object ExpressionText {
     case _ => false
   }
 
-  def hasTime(t: DataType): Boolean = t.existsRecursively(_ == TimestampType)
+  def hasTime(t: DataType): Boolean = SparkInternals.exists(t)(_ == TimestampType)
 
   /** Whether values may compare as equal and differ: 0.0 and -0.0. */
-  def hasFraction(t: DataType): Boolean = t.existsRecursively {
+  def hasFraction(t: DataType): Boolean = SparkInternals.exists(t) {
     case FloatType | DoubleType => true
     case _ => false
   }

@@ -15,7 +15,7 @@ import org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanExec
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeLike
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types._
-import org.apache.spark.util.Utils
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{literalText, typeText, Env}
 
 /** For one plan, made as it is planned: settings and the time are those of then. */
@@ -26,7 +26,7 @@ final class FingerprintBreakdown private[fingerprint] (
 ) {
   import FingerprintBreakdown._
 
-  private lazy val shown = Utils.redact(core, settings).toMap
+  private lazy val shown = SparkInternals.redacted(core, settings)
   private val now = new Clock(sql.sessionLocalTimeZone, System.currentTimeMillis())
 
   /**

@@ -13,6 +13,7 @@ import org.apache.spark.sql.catalyst.plans.physical._
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeLike
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{typeText, Env}
 
 /**
@@ -49,7 +50,7 @@ final class Fingerprinter(
       exchanges: Seq[SparkPlan]
   ): Seq[Either[Refusal, Fingerprint]] = synchronized {
     val now =
-      try Right(Settings.of(session.sessionState.conf, session.sparkContext.conf, readers))
+      try Right(Settings.of(session.sessionState.conf, SparkInternals.conf(session.sparkContext), readers))
       catch { case r: Refused => Left(r.refusal) }
     if (now != settings) known.clear()
     settings = now
@@ -65,7 +66,7 @@ final class Fingerprinter(
   def parts: FingerprintBreakdown = synchronized {
     new FingerprintBreakdown(
       session.sessionState.conf,
-      session.sparkContext.conf,
+      SparkInternals.conf(session.sparkContext),
       settings.fold(_ => Nil, _.parts)
     )
   }
@@ -74,7 +75,7 @@ final class Fingerprinter(
   private def settingsOf(other: org.apache.spark.sql.SparkSession): Option[String] =
     if (other eq session) None
     else {
-      val hash = Settings.of(other.sessionState.conf, session.sparkContext.conf, readers).hash
+      val hash = Settings.of(other.sessionState.conf, SparkInternals.conf(session.sparkContext), readers).hash
       if (settings.exists(_.hash == hash)) None else Some(hash)
     }
 

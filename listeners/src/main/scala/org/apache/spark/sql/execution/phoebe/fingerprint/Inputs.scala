@@ -31,8 +31,8 @@ import org.apache.hadoop.fs.{EtagSource, FileStatus, Path}
 import org.apache.hadoop.hdfs.protocol.HdfsFileStatus
 
 import org.apache.spark.sql.classic.SparkSession
-import org.apache.spark.util.{HadoopFSUtils, ThreadUtils}
 import org.apache.spark.sql.execution.phoebe.Reason
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 
 /**
  * Looks at the inputs of one fingerprint. It is kept for as long as the checkpoint that waits for it, so
@@ -186,7 +186,7 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
     else {
       val threads = Executors.newFixedThreadPool(
         math.min(tasks.size, Threads),
-        ThreadUtils.namedThreadFactory("phoebe-inputs")
+        SparkInternals.threadFactory("phoebe-inputs")
       )
       try {
         val left = math.max(1L, deadline - System.nanoTime())
@@ -213,7 +213,7 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
       else {
         val listed = files.iterator.map(_.getPath.getName).toSet
         found ++ all.iterator.filter(s => s.isFile && s.getLen > 0).map(_.getPath.getName)
-          .filterNot(name => listed(name) || HadoopFSUtils.shouldFilterOutPathName(name))
+          .filterNot(name => listed(name) || SparkInternals.isHiddenFile(name))
           .map(name => Left(new Path(place, name).toString))
       }
     } catch { case _: FileNotFoundException => Seq(Left(place.toString)) }
@@ -240,7 +240,7 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
           directory.asScala.iterator
             .filterNot { p =>
               val name = p.getFileName.toString
-              listed(name) || HadoopFSUtils.shouldFilterOutPathName(name)
+              listed(name) || SparkInternals.isHiddenFile(name)
             }
             .filter(p => Files.isRegularFile(p) && Files.size(p) > 0)
             .map(p => Left(p.toString)).take(1).toSeq

@@ -17,6 +17,7 @@ import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{EmptyRelationExec, SparkPlan}
 import org.apache.spark.sql.execution.adaptive.{LogicalQueryStage, QueryStageExec}
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.unalias
 
 /**
@@ -132,7 +133,7 @@ object ReplanMatcher {
       case one @ (_: Sort | _: GlobalLimit | _: LocalLimit) => matched(one.children.head, now)
       case a: Aggregate => now match {
           case Project(list, child)
-              if a.groupOnly && NodeKey.same(a.aggregateExpressions, list) =>
+              if SparkInternals.hasKeysOnly(a) && NodeKey.same(a.aggregateExpressions, list) =>
             matched(a.child, child)
           case b: Aggregate if NodeKey.sameNode(undistinct(a), b) => matched(a.child, b.child)
           case _ => None

@@ -24,7 +24,7 @@ import org.apache.spark.sql.execution.datasources.{HadoopFsRelation, LogicalRela
 import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeLike}
 import org.apache.spark.sql.execution.window.{WindowExec, WindowGroupLimitExec}
 import org.apache.spark.sql.types._
-import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
+import org.apache.spark.sql.execution.phoebe.compat.{SparkInternals, SparkVersion}
 
 private[phoebe] object RowOrder {
 
@@ -160,7 +160,7 @@ private[phoebe] object RowOrder {
     case s: Sum => SparkVersion.evalMode(s).exists(addsExactly(s.child.dataType, _))
     case a: Average => a.child.dataType match {
         case ByteType | ShortType => true // sums of them are exact in a double
-        case _: IntegralType => false
+        case _: SparkInternals.IntegralType => false
         case t => addsExactly(t, a.evalMode)
       }
     case m: Max => comparesExactly(m.dataType)
@@ -177,7 +177,8 @@ private[phoebe] object RowOrder {
    */
   private def addsExactly(t: DataType, mode: EvalMode.Value): Boolean = t match {
     case d: DecimalType => mode == EvalMode.ANSI || d.precision + 10 <= DecimalType.MAX_PRECISION
-    case _: IntegralType | _: AnsiIntervalType => mode != EvalMode.TRY
+    case _: SparkInternals.IntegralType | _: SparkInternals.AnsiIntervalType =>
+      mode != EvalMode.TRY
     case _ => false
   }
 

@@ -17,6 +17,7 @@ import org.apache.hadoop.util.{VersionInfo => HadoopVersion}
 
 import org.apache.spark.{SPARK_BUILD_DATE, SPARK_REVISION, SPARK_VERSION, SparkConf}
 import org.apache.spark.sql.internal.SQLConf
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 
 /** @param parts what counts, by name: not redacted, so never to be shown or logged as they are */
 private[fingerprint] final case class Settings(hash: String, parts: Seq[(String, String)]) {
@@ -37,18 +38,19 @@ private[fingerprint] object Settings {
    *   its Hadoop settings that readers look at, see [[ofReaders]]
    */
   def of(sql: SQLConf, core: SparkConf, readers: Map[String, String]): Settings = {
+    val set = SparkInternals.settings(sql)
     // Asked on every planning pass, changed hardly ever; the application's own never change.
     val known = last.get
     if (
-      known != null && (known.core eq core) && known.sql == sql.settings && known.readers == readers
+      known != null && (known.core eq core) && known.sql == set && known.readers == readers
     ) known.settings
     else {
-      val snapshot = sql.settings.synchronized(new java.util.HashMap(sql.settings))
+      val snapshot = set.synchronized(new java.util.HashMap(set))
       val all = parts(sql, core, readers)
       val hash = new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
       val made = Settings(hash, all)
       // Not remembered when somebody has set something meanwhile.
-      if (snapshot == sql.settings) last.set(new Known(snapshot, core, readers, made))
+      if (snapshot == set) last.set(new Known(snapshot, core, readers, made))
       made
     }
   }

@@ -11,6 +11,7 @@ import org.apache.spark.sql.execution.{FileSourceScanExec, LocalTableScanExec}
 import org.apache.spark.sql.execution.datasources.{FileFormat, HadoopFsRelation}
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types.{StructType, VariantType}
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import org.apache.spark.sql.execution.phoebe.fingerprint.ExpressionText.{
   fieldText,
   schemaText,
@@ -76,7 +77,7 @@ private[fingerprint] object Sources {
   private def guessesTypes(scan: FileSourceScanExec): Boolean =
     scan.relation.fileFormat.getClass.getName == csv &&
       (ExpressionText.option(scan.relation.options, "singleVariantColumn").isDefined ||
-        scan.requiredSchema.exists(_.dataType.existsRecursively(_.isInstanceOf[VariantType])))
+        scan.requiredSchema.exists(f => SparkInternals.exists(f.dataType)(_.isInstanceOf[VariantType])))
 
   /**
    * What else a reader goes by. A parser of text finds a record malformed by the columns that it is

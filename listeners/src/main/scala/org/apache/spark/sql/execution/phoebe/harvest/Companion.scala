@@ -18,9 +18,8 @@ import org.apache.hadoop.conf.Configuration
 import org.apache.spark.SPARK_VERSION
 import org.apache.spark.internal.Logging
 import org.apache.spark.scheduler._
-import org.apache.spark.sql.execution.phoebe.planner.{PlannedBoundary, PlanVersions}
-import org.apache.spark.sql.execution.phoebe.plugin.{PhoebeRuntime, PhoebeSettings}
 import org.apache.spark.sql.execution.phoebe.{FailSafe, Json, Reason}
+import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
 
 /**
  * The driver's end of the pipe to the companion (docs/protocol.md).
@@ -94,13 +93,13 @@ final class Companion private[phoebe] (
       slots: Int,
       minDurationMs: Long,
       plan: () => JsonNode,
-      boundaries: Seq[PlannedBoundary]
+      boundaries: => Seq[JsonNode]
   ): Either[Reason, Long] =
     if (state != "ready") {
       Left(Reason("companion_not_ready", s"the companion is $state", Map("state" -> state)))
     } else {
       val id = requestIds.incrementAndGet()
-      val told = boundaries.map(_.toJson)
+      val told = boundaries
       // The writer's thread makes the plan's text while this one goes on planning.
       def line = Json.line(
         "type" -> "plan",
@@ -347,7 +346,7 @@ final class Companion private[phoebe] (
   private def hello(continued: Boolean): String = Json.line(
     "type" -> "hello",
     "protocol" -> Protocol,
-    "plugin_version" -> PhoebeRuntime.pluginVersion,
+    "plugin_version" -> PhoebeSettings.pluginVersion,
     "spark_version" -> SPARK_VERSION,
     "app_id" -> identity.appId,
     "app_attempt" -> identity.attempt,

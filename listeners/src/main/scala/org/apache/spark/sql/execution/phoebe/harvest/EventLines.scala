@@ -11,10 +11,9 @@ import org.apache.spark.executor.TaskMetrics
 import org.apache.spark.scheduler._
 import org.apache.spark.sql.execution.{SparkPlanInfo, SQLExecution}
 import org.apache.spark.sql.execution.ui._
-import org.apache.spark.util.{AccumulatorContext, Utils}
-import org.apache.spark.sql.execution.phoebe.Reason
-import org.apache.spark.sql.execution.phoebe.planner.PlanView
-import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
+import org.apache.spark.sql.execution.phoebe.{JsonTree, Reason}
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
+import org.apache.spark.sql.execution.phoebe.settings.LocalProperties
 
 /**
  * Writes Spark's events as lines of JSON (docs/protocol.md, "Events"): the names and the shape of
@@ -26,7 +25,7 @@ import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
 final private[phoebe] class EventLines {
   import EventLines._
 
-  private val json = PlanView.jsonFactory
+  private val json = JsonTree.factory
   private val told =
     new LinkedHashMap[(Int, Int), mutable.LongMap[Unit]](16, 0.75f, true) {
       override def removeEldestEntry(
@@ -57,7 +56,7 @@ final private[phoebe] class EventLines {
         g.writeNumberField("Job ID", e.jobId)
         g.writeNumberField("Completion Time", e.time)
         g.writeObjectFieldStart("Job Result")
-        g.writeStringField("Result", Utils.getFormattedClassName(e.jobResult))
+        g.writeStringField("Result", SparkInternals.formattedClass(e.jobResult))
         g.writeEndObject()
       case e: SparkListenerSQLExecutionStart =>
         named(s"${Sql}SQLExecutionStart")
@@ -158,7 +157,7 @@ final private[phoebe] class EventLines {
     number("Stage Attempt ID", e.stageAttemptId)
     g.writeStringField("Task Type", e.taskType)
     g.writeObjectFieldStart("Task End Reason")
-    g.writeStringField("Reason", Utils.getFormattedClassName(e.reason))
+    g.writeStringField("Reason", SparkInternals.formattedClass(e.reason))
     g.writeEndObject()
     val info = e.taskInfo
     if (info != null) {
@@ -184,7 +183,7 @@ final private[phoebe] class EventLines {
     val known = told.computeIfAbsent(stage, _ => mutable.LongMap.empty[Unit])
     var open = false
     info.accumulables.foreach { a =>
-      if (a.metadata == SqlMetadata) {
+      if (SparkInternals.isSqlMetric(a)) {
         if (!known.contains(a.id)) {
           known.update(a.id, ())
           if (!open) g.writeArrayFieldStart("Accumulables")
@@ -237,7 +236,7 @@ final private[phoebe] class EventLines {
     }
 
   private def plan(root: SparkPlanInfo)(implicit g: JsonGenerator): Unit =
-    PlanView.write[SparkPlanInfo](root, _.children) { node =>
+    JsonTree.write[SparkPlanInfo](root, _.children) { node =>
       g.writeStringField("nodeName", node.nodeName)
       g.writeStringField("simpleString", node.simpleString)
     }(about)
@@ -266,7 +265,6 @@ final private[phoebe] class EventLines {
 
 private[phoebe] object EventLines {
   private val Sql = "org.apache.spark.sql.execution.ui.SparkListener"
-  private val SqlMetadata = Some(AccumulatorContext.SQL_ACCUM_IDENTIFIER)
   private val RememberedStages = 10000
 
   private val JobProperties = Seq(
@@ -275,7 +273,7 @@ private[phoebe] object EventLines {
     "sql.streaming.queryId",
     "streaming.sql.batchId",
     "spark.scheduler.pool",
-    PhoebeRuntime.InternalProperty
+    LocalProperties.Internal
   )
 
   /** Stack traces and SQL text: of what is longer, harvest keeps the first words or nothing. */

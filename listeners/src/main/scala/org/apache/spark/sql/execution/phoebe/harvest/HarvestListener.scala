@@ -6,7 +6,7 @@ import org.apache.spark.scheduler._
 import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.ui._
 import org.apache.spark.sql.execution.phoebe.FailSafe
-import org.apache.spark.sql.execution.phoebe.plugin.{Mode, PhoebeRuntime}
+import org.apache.spark.sql.execution.phoebe.settings.{LocalProperties, Mode}
 
 /**
  * Puts the events that harvest reads into the outbox, on the bus's thread, and does nothing else
@@ -70,7 +70,7 @@ final private[phoebe] class HarvestListener(outbox: EventQueue) extends SparkLis
 
   private def isMuted(properties: Properties): Boolean = properties != null && {
     val execution = properties.getProperty(SQLExecution.EXECUTION_ID_KEY)
-    properties.getProperty(PhoebeRuntime.InternalProperty) == "true" ||
+    properties.getProperty(LocalProperties.Internal) == "true" ||
     (execution != null && mutedExecutions.contains(execution.toLong))
   }
 }

@@ -5,7 +5,7 @@ import java.nio.charset.StandardCharsets.UTF_8
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.{FileSystem, FSDataOutputStream, Path}
 
-import org.apache.spark.sql.execution.phoebe.store.StoreFiles
+import org.apache.spark.sql.execution.phoebe.files.HadoopFiles
 
 /**
  * A file of protocol lines under `<home>/spool`, written when there is no companion to write to;
@@ -30,11 +30,11 @@ private[phoebe] object Spool {
     val stem = if (attempt.isEmpty) appId else s"${appId}_$attempt"
     val dir = new Path(home, "spool")
     // Hadoop's checksummed local file system would keep the last lines back until it is closed.
-    val fs: FileSystem = StoreFiles.fileSystem(dir, hadoop)
-    StoreFiles.makeDirectory(fs, dir, isPrivate = true)
+    val fs: FileSystem = HadoopFiles.fileSystem(dir, hadoop)
+    HadoopFiles.makeDirectory(fs, dir, isPrivate = true)
     val first = new Path(dir, s"$stem.ndjson")
     val path =
-      if (fs.exists(first)) new Path(dir, s"$stem-${StoreFiles.randomHex(8)}.ndjson") else first
-    new Spool(path, StoreFiles.createPrivate(fs, path))
+      if (fs.exists(first)) new Path(dir, s"$stem-${HadoopFiles.randomHex(8)}.ndjson") else first
+    new Spool(path, HadoopFiles.createPrivate(fs, path))
   }
 }

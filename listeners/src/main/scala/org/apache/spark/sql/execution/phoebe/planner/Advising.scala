@@ -8,7 +8,8 @@ import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.phoebe.Reason
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
 import org.apache.spark.sql.execution.phoebe.harvest.{Advice, BoundaryRequest}
-import org.apache.spark.sql.execution.phoebe.plugin.{Force, PhoebeRuntime, PhoebeSettings}
+import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
+import org.apache.spark.sql.execution.phoebe.settings.{Force, PhoebeSettings}
 
 /**
  * What the companion (or `force`) chose, by node rank.
@@ -35,7 +36,7 @@ private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
       settings: PhoebeSettings,
       boundaries: Seq[PlannedBoundary]
   ): Either[Reason, Long] =
-    phoebe.companion.show(id, slots, settings.minDurationMs, PlanView.json(plan), boundaries)
+    phoebe.companion.show(id, slots, settings.minDurationMs, PlanView.json(plan), boundaries.map(_.toJson))
 
   /**
    * @param shown

@@ -6,6 +6,7 @@ import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeLike
 import org.apache.spark.sql.execution.metric.SQLShuffleWriteMetricsReporter
 import org.apache.spark.sql.execution.phoebe.Reason
+import org.apache.spark.sql.execution.phoebe.driver.{ExecutionState, Verdict}
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal}
 import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
 

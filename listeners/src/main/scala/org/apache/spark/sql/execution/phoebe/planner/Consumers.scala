@@ -5,13 +5,13 @@ import java.util.IdentityHashMap
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.phoebe.Reason
 import org.apache.spark.sql.execution.phoebe.exchange.RestoredExchangeExec
-import org.apache.spark.sql.execution.phoebe.fingerprint.RowOrder.{Computation, Stored, Value}
 import org.apache.spark.sql.execution.phoebe.fingerprint.{
   Fingerprint,
   Refusal,
   ReplanMatcher,
   RowOrder
 }
+import org.apache.spark.sql.execution.phoebe.fingerprint.RowOrder.{Computation, Stored, Value}
 import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
 
 /**

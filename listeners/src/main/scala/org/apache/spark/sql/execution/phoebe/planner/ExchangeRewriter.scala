@@ -2,7 +2,7 @@ package org.apache.spark.sql.execution.phoebe.planner
 
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointRuntime
+import org.apache.spark.sql.execution.phoebe.driver.{CheckpointRuntime, Verdict}
 import org.apache.spark.sql.execution.phoebe.exchange.{
   CheckpointExchangeExec,
   RestoredExchangeExec,

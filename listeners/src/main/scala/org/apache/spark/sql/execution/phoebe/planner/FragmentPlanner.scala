@@ -6,9 +6,10 @@ import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 import org.apache.spark.sql.execution.phoebe.Reason
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointRuntime
+import org.apache.spark.sql.execution.phoebe.driver.{CheckpointRuntime, ExecutionState, Verdict}
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Refusal, ReplanMatcher}
-import org.apache.spark.sql.execution.phoebe.plugin.{Force, Mode, PhoebeRuntime, PhoebeSettings}
+import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
+import org.apache.spark.sql.execution.phoebe.settings.{Force, Mode, PhoebeSettings}
 
 /**
  * Puts checkpoints and restored boundaries into one adaptive plan fragment (a query's main plan or

@@ -4,12 +4,7 @@ import java.io.StringWriter
 
 import scala.collection.mutable
 
-import com.fasterxml.jackson.core.{
-  JsonFactory,
-  JsonFactoryBuilder,
-  JsonGenerator,
-  StreamWriteConstraints
-}
+import com.fasterxml.jackson.core.JsonGenerator
 import com.fasterxml.jackson.databind.JsonNode
 import com.fasterxml.jackson.databind.node.POJONode
 import com.fasterxml.jackson.databind.util.RawValue
@@ -31,6 +26,7 @@ import org.apache.spark.sql.execution.adaptive.{
 import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
 import org.apache.spark.sql.execution.exchange.ReusedExchangeExec
 import org.apache.spark.sql.internal.SQLConf
+import org.apache.spark.sql.execution.phoebe.JsonTree
 
 /**
  * A plan as Spark's listeners are shown it: the tree of `SparkPlanInfo`, in whose pre-order nodes are
@@ -67,36 +63,6 @@ private[phoebe] object PlanView {
     () => session.fold(tree)(_.withActive(tree))
   }
 
-  /** JSON of any depth: a plan is nested twice as deep as it has operators above each other. */
-  val jsonFactory: JsonFactory = new JsonFactoryBuilder()
-    .streamWriteConstraints(StreamWriteConstraints.builder().maxNestingDepth(Int.MaxValue).build())
-    .build()
-
-  /** Writes a tree without recursion, each node as an object: its own fields, then its children. */
-  def write[T](root: T, children: T => Iterable[T])(before: T => Unit)(after: T => Unit)(implicit
-      g: JsonGenerator
-  ): Unit = {
-    val open = mutable.Stack.empty[(T, Iterator[T])]
-    def begin(node: T): Unit = {
-      g.writeStartObject()
-      before(node)
-      val below = children(node)
-      if (below.nonEmpty) g.writeArrayFieldStart("children")
-      open.push((node, below.iterator))
-    }
-    begin(root)
-    while (open.nonEmpty) {
-      val (node, below) = open.top
-      if (below.hasNext) begin(below.next())
-      else {
-        open.pop()
-        if (children(node).nonEmpty) g.writeEndArray()
-        after(node)
-        g.writeEndObject()
-      }
-    }
-  }
-
   final private class Shown(val plan: QueryPlan[_]) {
     val metadata: Map[String, String] = plan match {
       case scan: FileSourceScanLike => scan.metadata
@@ -119,8 +85,8 @@ private[phoebe] object PlanView {
   /** Written once: a tree of JSON nodes could not be written at any depth. */
   private def text(shown: Shown, maxFields: Int): JsonNode = {
     val made = new StringWriter(1 << 14)
-    implicit val g: JsonGenerator = jsonFactory.createGenerator(made)
-    write[Shown](shown, _.below) { node =>
+    implicit val g: JsonGenerator = JsonTree.factory.createGenerator(made)
+    JsonTree.write[Shown](shown, _.below) { node =>
       g.writeStringField("nodeName", node.plan.nodeName)
       g.writeStringField("simpleString", node.plan.simpleString(maxFields))
     } { node =>

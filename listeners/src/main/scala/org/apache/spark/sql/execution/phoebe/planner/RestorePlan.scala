@@ -7,11 +7,16 @@ import scala.collection.mutable
 
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.SparkPlan
-import org.apache.spark.sql.execution.phoebe.driver.{CheckpointRuntime, CheckpointVerifier}
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
+import org.apache.spark.sql.execution.phoebe.driver.{
+  CheckpointRuntime,
+  CheckpointVerifier,
+  ExecutionState,
+  Verdict
+}
 import org.apache.spark.sql.execution.phoebe.exchange.Reproducible
 import org.apache.spark.sql.execution.phoebe.fingerprint.{Fingerprint, Inputs, Refusal}
 import org.apache.spark.sql.execution.phoebe.store.CatalogEntry
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 
 /**
  * Which boundaries of a first plan are restored.

@@ -4,21 +4,11 @@ import scala.io.{Codec, Source}
 import scala.util.Using
 
 import org.apache.spark.{SparkConf, SparkContext, SparkEnv}
-import org.apache.spark.internal.config.{
-  IO_ENCRYPTION_ENABLED,
-  PLUGINS,
-  SHUFFLE_COMPRESS,
-  SHUFFLE_USE_OLD_FETCH_PROTOCOL
-}
-import org.apache.spark.shuffle.sort.SortShuffleManager
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
-import org.apache.spark.sql.internal.StaticSQLConf.SPARK_SESSION_EXTENSIONS
-import org.apache.spark.util.Utils
 import org.apache.spark.sql.execution.phoebe.Reason
-import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
-import org.apache.spark.sql.execution.phoebe.exchange.OriginalInput
-import org.apache.spark.sql.execution.phoebe.plugin.{PhoebeRuntime, PhoebeSettings}
+import org.apache.spark.sql.execution.phoebe.compat.{SparkInternals, SparkVersion}
+import org.apache.spark.sql.execution.phoebe.settings.{LocalProperties, PhoebeSettings}
 
 /** What the planner hook does not touch, with the reason. */
 private[phoebe] object SupportChecks {
@@ -26,9 +16,9 @@ private[phoebe] object SupportChecks {
   /** Plans that are not a query of the user's, or none that we may change. */
   def plan(sc: SparkContext): Option[Reason] = {
     def property(key: String) = Option(sc.getLocalProperty(key))
-    if (property(PhoebeRuntime.InternalProperty).isDefined)
+    if (property(LocalProperties.Internal).isDefined)
       Some(Reason("own_job", "a job of our own"))
-    else if (property(OriginalInput.Recomputing).isDefined) {
+    else if (property(LocalProperties.Recomputing).isDefined) {
       Some(Reason("recomputing", "what a checkpoint that cannot be read stood for is computed"))
     } else if (property(SparkVersion.StreamingQueryId).isDefined) {
       Some(Reason("streaming", "streaming queries and foreachBatch are left alone"))
@@ -40,7 +30,7 @@ private[phoebe] object SupportChecks {
   /** Why this application's shuffles cannot be checkpointed at all; then it is only observed. */
   def application(settings: PhoebeSettings): Option[Reason] = {
     val env = SparkEnv.get
-    if (env.shuffleManager.getClass != classOf[SortShuffleManager]) {
+    if (!SparkInternals.hasSortShuffle(env)) {
       val name = env.shuffleManager.getClass.getName
       Some(Reason(
         "unknown_shuffle_manager",
@@ -48,25 +38,24 @@ private[phoebe] object SupportChecks {
         Map("class" -> name)
       ))
     } else if (accelerator(env.conf).isDefined) accelerator(env.conf)
-    else if (env.conf.get(SHUFFLE_USE_OLD_FETCH_PROTOCOL)) {
+    else if (SparkInternals.usesOldFetchProtocol(env.conf)) {
       // A map output is known by its index then: two attempts of a task have one name.
-      Some(Reason("old_fetch_protocol", s"${SHUFFLE_USE_OLD_FETCH_PROTOCOL.key} is on"))
-    } else if (Utils.isPushBasedShuffleEnabled(env.conf, isDriver = true)) {
+      Some(Reason("old_fetch_protocol", s"${SparkInternals.OldFetchProtocol} is on"))
+    } else if (SparkInternals.shufflesByPush(env.conf)) {
       Some(Reason("push_based_shuffle", "push-based shuffle is on"))
-    } else if (env.conf.get(IO_ENCRYPTION_ENABLED) && !settings.storeEncrypts) {
+    } else if (SparkInternals.encryptsShuffles(env.conf) && !settings.storeEncrypts) {
       val message =
         "spark.io.encryption.enabled is on, and spark.phoebe.checkpoint.encryption does " +
           "not say that the store encrypts what it holds"
       Some(Reason("io_encryption", message))
-    } else if (env.conf.get(IO_ENCRYPTION_ENABLED) && !env.conf.get(SHUFFLE_COMPRESS)) {
+    } else if (SparkInternals.encryptsShuffles(env.conf) && !SparkInternals.compressesShuffles(env.conf)) {
       Some(Reason("io_encryption", "encrypted shuffles that are not compressed are left alone"))
     } else None
   }
 
   /** Replaces Spark's operators with its own, after our hook and as it finds Spark's. */
   private[phoebe] def accelerator(conf: SparkConf): Option[Reason] = {
-    val named = conf.get(PLUGINS) ++ conf.get(SPARK_SESSION_EXTENSIONS).getOrElse(Nil)
-    named.flatMap { name =>
+    SparkInternals.pluginsAndExtensions(conf).flatMap { name =>
       Accelerators.collectFirst {
         case (who, prefixes) if prefixes.exists(name.startsWith) =>
           Reason("accelerator", s"$who ($name) replaces operators", Map("class" -> name))

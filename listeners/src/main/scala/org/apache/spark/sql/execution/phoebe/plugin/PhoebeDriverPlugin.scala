@@ -5,10 +5,10 @@ import java.util.{Collections, Map => JMap}
 import org.apache.spark.SparkContext
 import org.apache.spark.api.plugin.{DriverPlugin, PluginContext}
 import org.apache.spark.internal.Logging
-import org.apache.spark.sql.internal.StaticSQLConf.SPARK_SESSION_EXTENSIONS
-import org.apache.spark.sql.execution.phoebe.FailSafe
-import org.apache.spark.sql.execution.phoebe.compat.SparkBuild
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
+import org.apache.spark.sql.execution.phoebe.compat.{SparkBuild, SparkInternals}
 import org.apache.spark.sql.execution.phoebe.harvest.HarvestListener
+import org.apache.spark.sql.execution.phoebe.settings.{Mode, PhoebeSettings}
 
 /**
  * The driver side of the plugin: reads the settings, switches the planner hook on, starts to
@@ -22,7 +22,7 @@ final class PhoebeDriverPlugin extends DriverPlugin with Logging {
 
   override def init(sc: SparkContext, context: PluginContext): JMap[String, String] = {
     FailSafe.run("init") {
-      PhoebeSettings.read(sc.conf) match {
+      PhoebeSettings.read(SparkInternals.conf(sc)) match {
         case Left(problem) => logError(s"phoebe: turned off, the job runs without it: $problem")
         case Right(settings) => install(sc, settings)
       }
@@ -37,15 +37,17 @@ final class PhoebeDriverPlugin extends DriverPlugin with Logging {
   override def shutdown(): Unit = runtime.foreach(r => FailSafe.run("shutdown")(r.shutdown()))
 
   private def install(sc: SparkContext, settings: PhoebeSettings): Unit = {
-    PhoebeSettings.unknownKeys(sc.conf).foreach { key =>
+    PhoebeSettings.unknownKeys(SparkInternals.conf(sc)).foreach { key =>
       logWarning(s"phoebe: $key is not a setting and has no effect, see docs/settings.md")
     }
-    val reason = SparkBuild.here.unknown(sys.env)
+    val build = SparkBuild.here
+    val reason = build.unknown(sys.env)
+      .map(Reason("unknown_spark_build", _, Map("spark_version" -> build.version)))
     reason.foreach(r => logWarning(s"phoebe: observes only: ${r.message}"))
     val limit = if (reason.isEmpty) Mode.Apply else Mode.Observe
     val made = new PhoebeRuntime(sc, settings, limit, reason)
     if (made.harvesting) {
-      sc.listenerBus.addToQueue(new HarvestListener(made.companion.outbox), QueueName)
+      SparkInternals.addListener(sc, new HarvestListener(made.companion.outbox), QueueName)
     }
     if (reason.isEmpty) appendExtension(sc)
     PhoebeRuntime.current.set(made)
@@ -54,10 +56,11 @@ final class PhoebeDriverPlugin extends DriverPlugin with Logging {
 
   /** Read when the session is made, which is later; what the user put there stays. */
   private def appendExtension(sc: SparkContext): Unit = {
-    val key = SPARK_SESSION_EXTENSIONS.key
-    val present = sc.conf.getOption(key).toSeq.flatMap(_.split(',')).map(_.trim).filter(_.nonEmpty)
+    val conf = SparkInternals.conf(sc)
+    val key = SparkInternals.extensionsSetting
+    val present = conf.getOption(key).toSeq.flatMap(_.split(',')).map(_.trim).filter(_.nonEmpty)
     if (!present.contains(ExtensionClass)) {
-      sc.conf.set(key, (present :+ ExtensionClass).mkString(","))
+      conf.set(key, (present :+ ExtensionClass).mkString(","))
     }
   }
 }

@@ -7,12 +7,13 @@ import scala.jdk.CollectionConverters._
 
 import org.apache.spark.SparkContext
 import org.apache.spark.internal.Logging
-import org.apache.spark.scheduler.LiveListenerBus
 import org.apache.spark.sql.internal.SQLConf
+import org.apache.spark.sql.execution.phoebe.{FailSafe, Json, Reason}
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import org.apache.spark.sql.execution.phoebe.driver.CheckpointRuntime
 import org.apache.spark.sql.execution.phoebe.harvest.Companion
 import org.apache.spark.sql.execution.phoebe.planner.{PlanningTimes, SupportChecks}
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Json, Reason}
+import org.apache.spark.sql.execution.phoebe.settings.{Mode, PhoebeSettings}
 
 /**
  * What the plugin holds for one application: settings, companion, counters, and why it may do less
@@ -47,6 +48,9 @@ final class PhoebeRuntime private[phoebe] (
 
   /** For what the planner hook keeps for the whole application (its store handle and index). */
   val slot = new AtomicReference[AnyRef]()
+
+  /** Hands a message to the companion, see [[Companion.send]]. */
+  private[phoebe] def send(fields: (String, Any)*): Unit = companion.send(fields: _*)
 
   def count(name: String, by: Long = 1): Unit =
     counters.computeIfAbsent(name, _ => new LongAdder).add(by)
@@ -95,7 +99,7 @@ final class PhoebeRuntime private[phoebe] (
   private[phoebe] def shutdown(): Unit = {
     PhoebeRuntime.current.compareAndSet(this, null)
     if (harvesting) {
-      FailSafe.run("drain")(drain(sparkContext.listenerBus))
+      FailSafe.run("drain")(drain())
     }
     slot.get() match {
       case checkpoints: CheckpointRuntime =>
@@ -108,18 +112,12 @@ final class PhoebeRuntime private[phoebe] (
   }
 
   /** The bus delivers what happened last only now; it would do so in its own stop() anyway. */
-  private def drain(bus: LiveListenerBus): Unit =
-    try bus.waitUntilEmpty(PhoebeRuntime.DrainMs)
+  private def drain(): Unit =
+    try SparkInternals.drainListeners(sparkContext, PhoebeRuntime.DrainMs)
     catch { case _: java.util.concurrent.TimeoutException => count("drain_timeout") }
 }
 
 object PhoebeRuntime {
-
-  /** Local property of the jobs that are our own: neither harvested nor planned. */
-  val InternalProperty = "spark.phoebe.internal"
-
-  val pluginVersion: String =
-    Option(getClass.getPackage.getImplementationVersion).getOrElse("development")
 
   private val DrainMs = TimeUnit.SECONDS.toMillis(5)
   private val CloseMs = TimeUnit.SECONDS.toMillis(12)

@@ -1,6 +1,7 @@
 package org.apache.spark.sql.execution.phoebe.store
 
 import org.apache.hadoop.fs.{FileStatus, FileSystem, Path}
+import org.apache.spark.sql.execution.phoebe.files.HadoopFiles
 
 /** A committed checkpoint that the store's catalogue names; its manifest has not been read yet. */
 private[phoebe] final case class CatalogEntry(
@@ -64,7 +65,7 @@ private[phoebe] object Catalog {
 
   /** Empty where there is no store yet. */
   def read(fs: FileSystem, root: Path): Catalog = {
-    val listed = StoreFiles.list(fs, catalog(root)).filter(_.isFile)
+    val listed = HadoopFiles.list(fs, catalog(root)).filter(_.isFile)
     def named[T](pick: PartialFunction[(String, FileStatus), T]): Seq[T] =
       listed.map(status => status.getPath.getName -> status).collect(pick)
     Catalog(

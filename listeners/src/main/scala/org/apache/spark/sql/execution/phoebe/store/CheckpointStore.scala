@@ -13,6 +13,7 @@ import org.apache.hadoop.fs.{FileAlreadyExistsException, FileStatus, FileSystem,
 
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
+import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
 
 /**
  * A committed checkpoint that the store holds.
@@ -50,7 +51,7 @@ private[phoebe] final class CheckpointStore(
 ) extends Logging {
   import CheckpointPlace._
   import CheckpointStore._
-  import StoreFiles._
+  import HadoopFiles._
 
   /** This application's name in the store; application ids of local mode come again. */
   val owner: String = randomHex(OwnerDigits)

@@ -1,22 +1,12 @@
 package org.apache.spark.sql.execution.phoebe.store
 
-import java.io.{
-  ByteArrayInputStream,
-  ByteArrayOutputStream,
-  Externalizable,
-  ObjectInputStream,
-  ObjectOutputStream
-}
 import java.nio.charset.StandardCharsets.UTF_8
-import java.util.Base64
-import java.util.zip.{GZIPInputStream, GZIPOutputStream}
 
 import com.fasterxml.jackson.databind.{DeserializationFeature, PropertyNamingStrategies}
 import com.fasterxml.jackson.databind.annotation.JsonDeserialize
 import com.fasterxml.jackson.databind.json.JsonMapper
 import com.fasterxml.jackson.module.scala.DefaultScalaModule
-
-import org.apache.spark.scheduler.MapStatus
+import org.apache.spark.sql.execution.phoebe.files.DamagedFileException
 
 /** A pack as the manifest names it, see [[Pack]]. (Jackson sees no `Long` in a Scala collection.) */
 private[phoebe] final case class ManifestPack(
@@ -86,11 +76,7 @@ private[phoebe] final case class Manifest(
     packs: Seq[ManifestPack],
     @JsonDeserialize(contentAs = classOf[java.lang.Long]) mapIds: Seq[Long],
     statuses: String
-) {
-
-  /** Sizes of the map outputs by map index; where they are said to be means nothing any more. */
-  def mapStatuses: Array[MapStatus] = Manifest.decodeStatuses(statuses, numMaps)
-}
+)
 
 private[phoebe] object Manifest {
   val Format = 4
@@ -137,44 +123,5 @@ private[phoebe] object Manifest {
       throw new DamagedFileException(s"$what: its map outputs do not add up")
     }
     manifest
-  }
-
-  /**
-   * Each status in Spark's own form (`Externalizable`), one after the other: a byte for each
-   * partition, or a bitmap and an average where there are very many. A manifest is read by the very
-   * version of Spark that wrote it.
-   */
-  def encodeStatuses(statuses: Seq[MapStatus]): String = {
-    val bytes = new ByteArrayOutputStream
-    val out = new ObjectOutputStream(new GZIPOutputStream(bytes))
-    statuses.foreach { status =>
-      out.writeUTF(status.getClass.getName)
-      status.asInstanceOf[Externalizable].writeExternal(out)
-    }
-    out.close()
-    Base64.getEncoder.encodeToString(bytes.toByteArray)
-  }
-
-  private def decodeStatuses(encoded: String, count: Int): Array[MapStatus] = {
-    val bytes = Base64.getDecoder.decode(encoded)
-    val in = new ObjectInputStream(new GZIPInputStream(new ByteArrayInputStream(bytes)))
-    Array.fill(count) {
-      val made = StatusClasses.get(in.readUTF()).getDeclaredConstructor()
-      made.setAccessible(true)
-      val status = made.newInstance()
-      status.readExternal(in)
-      status.asInstanceOf[MapStatus]
-    }
-  }
-
-  /** The only classes that a manifest can make an instance of. */
-  private object StatusClasses {
-    private val known = Seq("CompressedMapStatus", "HighlyCompressedMapStatus").map { name =>
-      val full = s"org.apache.spark.scheduler.$name"
-      full -> Class.forName(full).asSubclass(classOf[Externalizable])
-    }.toMap
-
-    def get(name: String): Class[_ <: Externalizable] =
-      known.getOrElse(name, throw new DamagedFileException(s"unknown kind of map status: $name"))
   }
 }

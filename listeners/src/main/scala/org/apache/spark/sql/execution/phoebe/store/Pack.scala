@@ -5,6 +5,7 @@ import java.nio.ByteBuffer
 import java.util.zip.CRC32C
 
 import org.apache.spark.network.shuffle.checksum.ShuffleChecksumHelper
+import org.apache.spark.sql.execution.phoebe.files.DamagedFileException
 
 /**
  * One file of a checkpoint: the outputs of one or more map tasks, ordered by reduce partition.
@@ -34,7 +35,6 @@ private[phoebe] final case class Pack(
     chunkBytes: Int,
     mapIds: Array[Long]
 ) {
-  def footerBytes: Int = (bytes - footerOffset).toInt
 
   /** Where the offset of run `partition` stands in the file. */
   def offsetAt(partition: Int): Long = footerOffset + Pack.FooterHead + 8L * partition

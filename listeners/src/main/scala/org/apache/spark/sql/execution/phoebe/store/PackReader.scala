@@ -8,6 +8,7 @@ import scala.collection.mutable
 import com.google.common.cache.{Cache, CacheBuilder, Weigher}
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.Path
+import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
 
 /**
  * What a reader wants of one pack: some of its map outputs, for reduce partitions `from` until
@@ -43,16 +44,19 @@ private[phoebe] final case class Segment(
  *
  * @param held
  *   packs whose bytes are here already, by file name
+ * @param timeoutMs
+ *   how long an answer of the store is waited for
  * @throws DamagedFileException
  *   (from the iterator and its streams) where the bytes are not those that were written
  */
 private[phoebe] final class PackReader(
     directory: Path,
     conf: Configuration,
-    held: PackReader.PackBytes = Map.empty
+    held: PackReader.PackBytes = Map.empty,
+    timeoutMs: Long = RangeFetcher.DefaultTimeoutMs
 ) extends Closeable {
-  private lazy val fs = StoreFiles.fileSystem(directory, conf)
-  private val fetcher = new RangeFetcher(fs, held = held)
+  private lazy val fs = HadoopFiles.fileSystem(directory, conf)
+  private val fetcher = new RangeFetcher(fs, timeoutMs, held)
   private var chunk = Array.emptyByteArray
 
   /** The wished segments: pack by pack, each by partition and then by map task. */

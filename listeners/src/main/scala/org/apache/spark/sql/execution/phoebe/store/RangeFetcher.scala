@@ -14,8 +14,8 @@ import scala.collection.mutable
 
 import org.apache.hadoop.fs.{FSDataInputStream, FSError, FileSystem, Path}
 
-import org.apache.spark.util.ThreadUtils
-import org.apache.spark.sql.execution.phoebe.plugin.PhoebeSettings
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
+import org.apache.spark.sql.execution.phoebe.files.HadoopFiles
 
 /** Bytes `start` until `end` of a file of `fileBytes` bytes. */
 private[phoebe] final case class FileRange(path: Path, fileBytes: Long, start: Long, end: Long) {
@@ -40,7 +40,7 @@ private[phoebe] final case class FileRange(path: Path, fileBytes: Long, start: L
  */
 private[phoebe] final class RangeFetcher(
     store: => FileSystem,
-    timeoutMs: Long = PhoebeSettings.readTimeoutMs,
+    timeoutMs: Long = RangeFetcher.DefaultTimeoutMs,
     held: PackReader.PackBytes = Map.empty
 ) extends Closeable {
   import RangeFetcher._
@@ -48,7 +48,7 @@ private[phoebe] final class RangeFetcher(
   private lazy val fs = store
 
   /** Whether a range is there when it is asked for. */
-  val isLocal: Boolean = held.nonEmpty || StoreFiles.isLocal(fs)
+  val isLocal: Boolean = held.nonEmpty || HadoopFiles.isLocal(fs)
   val requestBytes: Int = if (isLocal) LocalRequestBytes else RemoteRequestBytes
 
   private var planned: Iterator[FileRange] = Iterator.empty
@@ -102,7 +102,7 @@ private[phoebe] final class RangeFetcher(
   private def awaited(bytes: Future[Array[Byte]]): Array[Byte] =
     try bytes.get(timeoutMs, TimeUnit.MILLISECONDS)
     catch {
-      case e: ExecutionException => throw StoreFiles.causeOf(e)
+      case e: ExecutionException => throw HadoopFiles.causeOf(e)
       case _: TimeoutException =>
         bytes.cancel(true)
         throw new IOException(s"${fs.getUri}: no answer in $timeoutMs ms")
@@ -143,6 +143,9 @@ private[phoebe] final class RangeFetcher(
 }
 
 private[phoebe] object RangeFetcher {
+
+  /** How long an answer is waited for, where no application says otherwise. */
+  val DefaultTimeoutMs = 60000L
   private val LocalRequestBytes = 1 << 20
   private val RemoteRequestBytes = 8 << 20
 
@@ -158,7 +161,7 @@ private[phoebe] object RangeFetcher {
 
   private def pool: ThreadPoolExecutor = synchronized {
     threads.getOrElse {
-      val made = ThreadUtils.newDaemonCachedThreadPool("phoebe-read", 16)
+      val made = SparkInternals.cachedThreads("phoebe-read", 16)
       threads = Some(made)
       made
     }
@@ -171,7 +174,7 @@ private[phoebe] object RangeFetcher {
   }
 
   private def request(fs: FileSystem, range: FileRange): Array[Byte] =
-    StoreFiles.readRange(fs, range.path, range.fileBytes, range.start, range.size)
+    HadoopFiles.readRange(fs, range.path, range.fileBytes, range.start, range.size)
 
   /** A store that stumbles is asked again; a byte that is missing for good is damage. */
   private def withRetries[T](fs: FileSystem, range: FileRange, attempt: Int = 1)(body: => T): T =
@@ -179,8 +182,8 @@ private[phoebe] object RangeFetcher {
     catch {
       case e @ (_: InterruptedIOException | _: ClosedByInterruptException) => throw e
       case e @ (_: IOException | _: ExecutionException | _: FSError) =>
-        StoreFiles.damage(fs, range.path, range.fileBytes, e).foreach(throw _)
-        if (attempt >= Attempts) throw StoreFiles.undecided(e)
+        HadoopFiles.damage(fs, range.path, range.fileBytes, e).foreach(throw _)
+        if (attempt >= Attempts) throw HadoopFiles.undecided(e)
         Thread.sleep(PauseMs * attempt)
         withRetries(fs, range, attempt + 1)(body)
     }

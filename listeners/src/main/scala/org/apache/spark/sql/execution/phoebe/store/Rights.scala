@@ -8,6 +8,7 @@ import scala.util.Try
 
 import org.apache.hadoop.fs.{CommonPathCapabilities, FileSystem, Path}
 import org.apache.hadoop.security.UserGroupInformation
+import org.apache.spark.sql.execution.phoebe.files.HadoopFiles
 
 /**
  * Who can have written a file or directory, as its file system says.
@@ -35,7 +36,7 @@ private[phoebe] final case class Rights(
 }
 
 private[phoebe] object Rights {
-  import StoreFiles._
+  import HadoopFiles._
 
   /**
    * None where the file system does not say: object stores, whose connectors make up an owner and a

@@ -5,6 +5,7 @@ import java.io.{FileNotFoundException, IOException}
 import org.apache.hadoop.fs.{FileStatus, FileSystem, Path}
 
 import org.apache.spark.sql.execution.phoebe.{Json, Reason}
+import org.apache.spark.sql.execution.phoebe.files.HadoopFiles
 
 /**
  * One attempt that a store holds, as far as can be told without reading its data.
@@ -47,7 +48,7 @@ private[phoebe] final case class Stocked(
 
 /** Everything that a store holds, committed or not. */
 private[phoebe] object StoreInventory {
-  import StoreFiles.list
+  import HadoopFiles.list
 
   /** Missing files and tombstones make a checkpoint damaged; its bytes are not looked at. */
   def of(store: CheckpointStore, catalog: Catalog, alive: LiveOwners): Seq[Stocked] = {
@@ -72,10 +73,10 @@ private[phoebe] object StoreInventory {
         place,
         manifest,
         catalog.tombstones.get(place.stem).map(why(fs, _))
-          .orElse(failure.filter(StoreFiles.isDamage).map(_.getMessage))
+          .orElse(failure.filter(HadoopFiles.isDamage).map(_.getMessage))
           .orElse(catalog.leaving.get(place.stem).map(_ => "its removal was begun"))
           .orElse(manifest.flatMap(missing(_, files))),
-        failure.filterNot(StoreFiles.isDamage).map(_.toString),
+        failure.filterNot(HadoopFiles.isDamage).map(_.toString),
         files.map(_.getLen).sum,
         writtenMs,
         (readers.values.toSeq :+ writtenMs).max,
@@ -97,10 +98,10 @@ private[phoebe] object StoreInventory {
     val fs = store.fs
     def directories(path: Path, name: String) = list(fs, path).filter { found =>
       found.isDirectory && found.getPath.getName.matches(name) &&
-      !StoreFiles.isLink(fs, found.getPath)
+      !HadoopFiles.isLink(fs, found.getPath)
     }.map(_.getPath)
     val data = CheckpointPlace.data(store.root)
-    if (StoreFiles.isLink(fs, data)) Nil
+    if (HadoopFiles.isLink(fs, data)) Nil
     else for {
       fingerprint <- directories(data, CheckpointPlace.Fingerprint)
       attempt <- directories(fingerprint, CheckpointPlace.Attempt)
@@ -116,7 +117,7 @@ private[phoebe] object StoreInventory {
 
   private def why(fs: FileSystem, tombstone: FileStatus): String =
     try
-      Json.read(new String(StoreFiles.readWhole(fs, tombstone.getPath), "UTF-8"))
+      Json.read(new String(HadoopFiles.readWhole(fs, tombstone.getPath), "UTF-8"))
         .path("why").asText("tombstone")
     catch { case _: IOException => "tombstone" }
 

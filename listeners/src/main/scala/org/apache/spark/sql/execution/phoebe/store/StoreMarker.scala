@@ -9,6 +9,7 @@ import scala.util.Try
 import org.apache.hadoop.fs.{FileSystem, Path}
 
 import org.apache.spark.sql.execution.phoebe.Json
+import org.apache.spark.sql.execution.phoebe.files.HadoopFiles
 
 /** Why a directory is not used as a store; the message is one line and says what to do. */
 private[phoebe] final class StoreRefusedException(message: String) extends IOException(message)
@@ -25,7 +26,7 @@ private[phoebe] final case class StoreMarker(format: Int, storeId: String) {
 }
 
 private[phoebe] object StoreMarker {
-  import StoreFiles._
+  import HadoopFiles._
 
   val Name = "phoebe-store.json"
   val Format = 1

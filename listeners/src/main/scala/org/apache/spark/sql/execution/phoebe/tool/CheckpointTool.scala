@@ -7,14 +7,14 @@ import scala.concurrent.{Await, ExecutionContext, Future}
 import scala.concurrent.duration.Duration
 
 import org.apache.spark.SparkConf
-import org.apache.spark.deploy.SparkHadoopUtil
 import org.apache.spark.sql.execution.phoebe.Json
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointVerifier
-import org.apache.spark.sql.execution.phoebe.plugin.PhoebeSettings
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
+import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
 import org.apache.spark.sql.execution.phoebe.store.{
   CheckpointStore,
   GarbageCollection,
   Limits,
+  PackChecks,
   Stocked,
   StoreInventory,
   StoreRefusedException
@@ -54,7 +54,7 @@ object CheckpointTool {
     val action +: place +: limits = arguments
     val store = new CheckpointStore(
       PhoebeSettings.absolute(place),
-      SparkHadoopUtil.get.newConfiguration(conf),
+      SparkInternals.hadoopConf(conf),
       settings.leaseMs,
       // Nothing is restored here; who may read and write the store is the file system's to say.
       shared = true
@@ -102,7 +102,7 @@ object CheckpointTool {
       val looks = look(store).map { one =>
         val packs = one.manifest.toSeq.filter(_ => one.problem.isEmpty).flatMap(_.packs)
         Future.traverse(packs) { pack =>
-          Future(CheckpointVerifier.verify(one.place, store.fs.getConf, pack.pack))
+          Future(PackChecks.verify(one.place, store.fs.getConf, pack.pack))
         }.map(found =>
           row(one.copy(problem = one.problem.orElse(found.flatten.headOption)))
         )

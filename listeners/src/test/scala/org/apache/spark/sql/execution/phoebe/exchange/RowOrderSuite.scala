@@ -17,16 +17,17 @@ import org.apache.spark.sql.execution.metric.{
 }
 import org.apache.spark.sql.types.{DataType, LongType}
 import org.apache.spark.util.SerializableConfiguration
+
 import org.apache.spark.sql.execution.phoebe.Reason
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
 import org.apache.spark.sql.execution.phoebe.driver.{
   CheckpointedShuffle,
   CheckpointedShuffles,
   CheckpointEndpoint
 }
 import org.apache.spark.sql.execution.phoebe.executor.{CheckpointSource, LinkedOutput}
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
 import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, PackSource, PackWriter}
-
 import phoebe.testing.LocalContext
 
 /** In local mode Spark's reader gives rows map output by map output, and so does ours. */
@@ -74,7 +75,7 @@ class RowOrderSuite extends AnyFunSuite {
         val env = SparkEnv.get
         val shuffles = new CheckpointedShuffles
         val endpoint = env.rpcEnv.setupEndpoint(
-          CheckpointEndpoint.Name,
+          CheckpointMessages.Driver,
           new CheckpointEndpoint(env.rpcEnv, shuffles)
         )
         val store = Files.createTempDirectory("phoebe-order")

@@ -22,11 +22,12 @@ import org.apache.spark.sql.execution.metric.{
   SQLShuffleWriteMetricsReporter
 }
 import org.apache.spark.util.SerializableConfiguration
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages.{Stored, Switch}
-import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
-import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, Manifest, ManifestPack}
 
+import org.apache.spark.sql.execution.phoebe.driver.MapStatuses
+import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.{Stored, Switch}
+import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, Manifest, ManifestPack}
 import phoebe.testing.LocalContext
 
 /** How what travels with tasks, and what the driver keeps, grows with map tasks and partitions. */
@@ -118,7 +119,7 @@ class SizesSuite extends AnyFunSuite {
       dataSizeBytes = 60,
       packs = packs.toSeq,
       mapIds = (0 until maps).map(_.toLong),
-      statuses = Manifest.encodeStatuses(statuses)
+      statuses = MapStatuses.encode(statuses)
     )
   }
 

@@ -6,10 +6,10 @@ import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.{SparkEnv, SparkException, TaskContext, TaskContextImpl}
 import org.apache.spark.rpc.{RpcCallContext, RpcEndpointRef, RpcEnv, ThreadSafeRpcEndpoint}
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointEndpoint
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
-import org.apache.spark.sql.execution.phoebe.store.CheckpointPlace
 
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.store.CheckpointPlace
 import phoebe.testing.LocalContext
 
 /** Local files stay as long as somebody here may read them. */
@@ -21,7 +21,7 @@ class ReaderLeaseSuite extends AnyFunSuite {
       val heard = new LinkedBlockingQueue[AnyRef]
       val joined = new LinkedBlockingQueue[RpcEndpointRef]
       val driver = env.rpcEnv.setupEndpoint(
-        CheckpointEndpoint.Name,
+        CheckpointMessages.Driver,
         new ThreadSafeRpcEndpoint {
           override val rpcEnv: RpcEnv = env.rpcEnv
           override def receive: PartialFunction[Any, Unit] = { case bytes: Array[Byte] =>

@@ -12,15 +12,17 @@ import org.scalatest.funsuite.AnyFunSuite
 import org.apache.spark.{MapOutputTrackerMaster, SparkContext, SparkEnv}
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.util.SerializableConfiguration
+
 import org.apache.spark.sql.execution.phoebe.Reason
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointMessages._
 import org.apache.spark.sql.execution.phoebe.driver.{
   CheckpointedShuffle,
   CheckpointedShuffles,
   CheckpointEndpoint
 }
-import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, StoreFiles, StoreMarker}
-
+import org.apache.spark.sql.execution.phoebe.files.HadoopFiles
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
+import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, StoreMarker}
 import phoebe.testing.{LocalContext, SlowFileSystem, SlowRequests}
 
 /** Map outputs that a store takes in more slowly than tasks put them out. */
@@ -50,7 +52,7 @@ class UploadsSuite extends AnyFunSuite {
     val conf = SlowFileSystem.configured
     val root = "slow://" + Files.createTempDirectory("slow-store")
     val place = CheckpointPlace(root, "f", "0" * 32)
-    StoreMarker.make(StoreFiles.fileSystem(place.root, conf), place.root, isPrivate = false)
+    StoreMarker.make(HadoopFiles.fileSystem(place.root, conf), place.root, isPrivate = false)
     CheckpointSource(place, SerializableConfiguration.broadcast(sc, conf), restored = false)
   }
 
@@ -173,7 +175,7 @@ class UploadsSuite extends AnyFunSuite {
       shuffles.put(0, new OneShuffle(Uploading(where.place, stageIsOver = true)))
       shuffles.put(1, new OneShuffle(Ordinary))
       val endpoint = new CheckpointEndpoint(env.rpcEnv, shuffles)
-      env.rpcEnv.setupEndpoint(CheckpointEndpoint.Name, endpoint)
+      env.rpcEnv.setupEndpoint(CheckpointMessages.Driver, endpoint)
       val executor = new ExecutorCheckpoints(env)
       val resolver = LinkedOutput.resolver(env)
       // The second shuffle's files: what the first one's are, under another name.

@@ -7,6 +7,7 @@ import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.{FileSystem, Path}
 import org.scalatest.funsuite.AnyFunSuite
 
+import org.apache.spark.sql.execution.phoebe.files.HadoopFiles
 import phoebe.testing.{FaultyFileSystem, SlowFileSystem}
 
 /** Who needs a checkpoint, and when it goes. */
@@ -28,12 +29,12 @@ class LifetimeSuite extends AnyFunSuite {
 
   private def local(path: Path) = Paths.get(path.toUri.getPath)
 
-  private def fs(root: Path): FileSystem = StoreFiles.fileSystem(root, conf)
+  private def fs(root: Path): FileSystem = HadoopFiles.fileSystem(root, conf)
 
   /** Committed by `writer`, with one pack of `bytes`. */
   private def commit(writer: CheckpointStore, bytes: Int = 10): CheckpointPlace = {
     val place = writer.newAttempt(Fingerprint)
-    StoreFiles.writeWhole(
+    HadoopFiles.writeWhole(
       writer.fs,
       new Path(place.directory, "m0-1.pack"),
       new Array[Byte](bytes)
@@ -92,7 +93,7 @@ class LifetimeSuite extends AnyFunSuite {
     val place = commit(writer)
     val manifest = writer.readIndex()(place.fingerprint).map(writer.readManifest).head.manifest
     val half = new Path(place.directory, "m0-9.pack")
-    StoreFiles.writeWhole(fs(here), half, Array[Byte](1))
+    HadoopFiles.writeWhole(fs(here), half, Array[Byte](1))
     writer.removeOthers(place, manifest)
     assert(!fs(here).exists(half) && writer.missing(place, manifest).isEmpty)
   }
@@ -113,12 +114,12 @@ class LifetimeSuite extends AnyFunSuite {
     val here = root()
     Seq("file", "slow").foreach { scheme =>
       val path = new Path(s"$scheme://${here.toUri.getPath}/f/a/m0-1.pack")
-      val store = StoreFiles.fileSystem(path, SlowFileSystem.configured)
-      StoreFiles.writeWhole(store, path, Array[Byte](1))
-      StoreFiles.removeIfEmpty(store, path.getParent)
+      val store = HadoopFiles.fileSystem(path, SlowFileSystem.configured)
+      HadoopFiles.writeWhole(store, path, Array[Byte](1))
+      HadoopFiles.removeIfEmpty(store, path.getParent)
       assert(store.exists(path))
       store.delete(path, false)
-      Seq.fill(2)(path.getParent).foreach(StoreFiles.removeIfEmpty(store, _))
+      Seq.fill(2)(path.getParent).foreach(HadoopFiles.removeIfEmpty(store, _))
       assert(!store.exists(path.getParent))
     }
   }
@@ -146,10 +147,10 @@ class LifetimeSuite extends AnyFunSuite {
     places.zipWithIndex.foreach { case (place, i) =>
       fs(here).setTimes(place.manifest, now - (5 - i) * 3600000L, -1)
     }
-    StoreFiles.writeTombstone(places(4), conf, "flipped")
+    Tombstone.write(places(4), conf, "flipped")
     fs(here).delete(new Path(places(3).directory, "m0-1.pack"), false)
     val half = dead.newAttempt(Other)
-    StoreFiles.writeWhole(fs(here), new Path(half.directory, "m0-1.pack"), new Array[Byte](7))
+    HadoopFiles.writeWhole(fs(here), new Path(half.directory, "m0-1.pack"), new Array[Byte](7))
     val found = collect(here, Limits(4 * 3600000L + 1800000L, 150))
     assert(found(places(0)) == "expired")
     assert(found(places(1)) == "over_budget" && found(places(2)) == "kept")
@@ -167,7 +168,7 @@ class LifetimeSuite extends AnyFunSuite {
     val writer = application(here)
     val damaged = commit(writer)
     fs(here).delete(damaged.manifest, false)
-    StoreFiles.writeWhole(fs(here), damaged.manifest, new Array[Byte](50))
+    HadoopFiles.writeWhole(fs(here), damaged.manifest, new Array[Byte](50))
     fs(here).setTimes(damaged.manifest, System.currentTimeMillis() - 2 * LeaseMs, -1)
     assert(collect(here) == Map(damaged -> "being_written"), "its writer names it, and lives")
     writer.dropLease()
@@ -204,7 +205,7 @@ class LifetimeSuite extends AnyFunSuite {
     }
     val removed = GarbageCollection.run(application(), Limits(-1, 0), dryRun = false)
     assert(removed.map(one => one.remove -> one.reason.code) == Seq(true -> "expired"))
-    assert(!StoreFiles.fileSystem(here, faulty).exists(place.directory))
+    assert(!HadoopFiles.fileSystem(here, faulty).exists(place.directory))
   }
 
   test("a collection honours the leases of those who read and of those who write") {
@@ -213,7 +214,7 @@ class LifetimeSuite extends AnyFunSuite {
     val written = commit(writer)
     val begun = writer.newAttempt(Other)
     val pack = new Path(begun.directory, "m0-1.pack")
-    StoreFiles.writeWhole(fs(here), pack, new Array[Byte](7))
+    HadoopFiles.writeWhole(fs(here), pack, new Array[Byte](7))
     fs(here).setTimes(pack, System.currentTimeMillis() - 10 * LeaseMs, -1)
     writer.renew()
     val all = Limits(-1, 0)
@@ -237,7 +238,7 @@ class LifetimeSuite extends AnyFunSuite {
     fs(place.root).mkdirs(place.directory)
     assert(failure.getMessage.contains("m0-1.pack is missing"))
     val pack = new Path(place.directory, "m0-1.pack")
-    StoreFiles.writeWhole(fs(place.root), pack, new Array[Byte](9))
+    HadoopFiles.writeWhole(fs(place.root), pack, new Array[Byte](9))
     assert(failure.getMessage.contains("has 9 bytes, not 10"))
     assert(!fs(place.root).exists(place.manifest))
   }
@@ -270,7 +271,7 @@ class LifetimeSuite extends AnyFunSuite {
     val writer = application(here)
     val begun = writer.newAttempt(Fingerprint)
     val before = application(here).catalogue()
-    StoreFiles.writeWhole(fs(here), new Path(begun.directory, "m0-1.pack"), new Array[Byte](10))
+    HadoopFiles.writeWhole(fs(here), new Path(begun.directory, "m0-1.pack"), new Array[Byte](10))
     writer.commit(begun, Manifests.small(Fingerprint, writer.owner, 10))
     assert(!retire(application(here), begun, before))
     assert(exists(begun))

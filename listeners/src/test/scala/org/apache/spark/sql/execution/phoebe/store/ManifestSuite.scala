@@ -7,7 +7,9 @@ import org.apache.hadoop.fs.Path
 import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.scheduler.MapStatus
+import org.apache.spark.sql.execution.phoebe.driver.MapStatuses
 import org.apache.spark.sql.execution.phoebe.exchange.StoreLocation
+import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
 
 /** Nothing is read that was not committed whole. */
 class ManifestSuite extends AnyFunSuite {
@@ -36,7 +38,7 @@ class ManifestSuite extends AnyFunSuite {
       dataSizeBytes = 60,
       packs = Seq(ManifestPack("m0-10.pack", 100, 60, 77, 64, Seq(10L, 11L, 12L))),
       mapIds = Seq(10L, 12L),
-      statuses = Manifest.encodeStatuses(Seq(
+      statuses = MapStatuses.encode(Seq(
         MapStatus(StoreLocation(1, 0), Array(0L, 4L, 6L), 10L),
         MapStatus(StoreLocation(1, 1), Array(20L, 0L, 0L), 12L)
       ))
@@ -61,7 +63,7 @@ class ManifestSuite extends AnyFunSuite {
   ): CheckpointPlace = {
     manifest.packs.foreach { pack =>
       val file = new Path(place.directory, pack.file)
-      StoreFiles.writeWhole(to.fs, file, new Array[Byte](pack.bytes.toInt))
+      HadoopFiles.writeWhole(to.fs, file, new Array[Byte](pack.bytes.toInt))
     }
     to.commit(place, manifest.copy(owner = to.owner))
     place
@@ -71,9 +73,9 @@ class ManifestSuite extends AnyFunSuite {
     val whole = manifest("f")
     val again = Manifest.decode(Manifest.encode(whole), "m")
     assert(again == whole)
-    assert(again.mapStatuses.map(_.mapId).toSeq == again.mapIds)
+    assert(MapStatuses.of(again).map(_.mapId).toSeq == again.mapIds)
     assert(again.packs.head.pack.mapIds.sum == 33, "longs, not what JSON makes of small ones")
-    val sizes = again.mapStatuses.map(status => (0 until 3).map(status.getSizeForBlock))
+    val sizes = MapStatuses.of(again).map(status => (0 until 3).map(status.getSizeForBlock))
     assert(sizes.head.map(_ > 0) == Seq(false, true, true))
     assert(sizes.last == Seq(21, 0, 0), "Spark's own compressed sizes")
   }
@@ -84,9 +86,9 @@ class ManifestSuite extends AnyFunSuite {
     val one = manifest("f").copy(
       numMaps = 1,
       mapIds = Seq(10L),
-      statuses = Manifest.encodeStatuses(Seq(status))
+      statuses = MapStatuses.encode(Seq(status))
     )
-    val again = Manifest.decode(Manifest.encode(one), "m").mapStatuses.head
+    val again = MapStatuses.of(Manifest.decode(Manifest.encode(one), "m")).head
     assert(again.getClass == status.getClass)
     sizes.indices.foreach(i => assert(again.getSizeForBlock(i) == status.getSizeForBlock(i)))
   }
@@ -110,7 +112,7 @@ class ManifestSuite extends AnyFunSuite {
 
   test("the index holds every fingerprint's checkpoints, newest first") {
     val here = store()
-    val fs = StoreFiles.fileSystem(here.root, conf)
+    val fs = HadoopFiles.fileSystem(here.root, conf)
     val both = Seq(commit(here, manifest(of("a"))), commit(here, manifest(of("a"))))
     val other = commit(here, manifest(of("b")))
     both.zip(Seq(1000L, 2000L)).foreach { case (p, t) => fs.setTimes(p.manifest, t, -1) }
@@ -124,29 +126,29 @@ class ManifestSuite extends AnyFunSuite {
 
   test("an attempt without a manifest and a tombstone count for nothing") {
     val here = store()
-    val fs = StoreFiles.fileSystem(here.root, conf)
-    StoreFiles.writeWhole(
+    val fs = HadoopFiles.fileSystem(here.root, conf)
+    HadoopFiles.writeWhole(
       fs,
       new Path(here.newAttempt(of("a")).directory, "m0-1.pack"),
       Array[Byte](1)
     )
-    StoreFiles.writeTombstone(commit(here, manifest(of("c"))), conf, "damaged")
+    Tombstone.write(commit(here, manifest(of("c"))), conf, "damaged")
     assert(here.readIndex().isEmpty)
   }
 
   test("no tombstone makes a store that is gone come back as a directory that is none") {
     val here = store()
     val place = commit(here, manifest(of("c")))
-    val fs = StoreFiles.fileSystem(here.root, conf)
+    val fs = HadoopFiles.fileSystem(here.root, conf)
     fs.delete(here.root, true)
-    StoreFiles.writeTombstone(place, conf, "its files are gone")
+    Tombstone.write(place, conf, "its files are gone")
     assert(!fs.exists(here.root))
   }
 
   test("a manifest that is damaged, or of another fingerprint than its name, is refused") {
     val here = store()
-    StoreFiles.writeWhole(
-      StoreFiles.fileSystem(here.root, conf),
+    HadoopFiles.writeWhole(
+      HadoopFiles.fileSystem(here.root, conf),
       here.newAttempt(of("b")).manifest,
       Array[Byte](1)
     )
@@ -164,7 +166,7 @@ class ManifestSuite extends AnyFunSuite {
     both.foreach(here.remove)
     here.dropLease()
     assert(here.readIndex().isEmpty)
-    val files = StoreFiles.fileSystem(here.root, conf).listFiles(here.root, true)
+    val files = HadoopFiles.fileSystem(here.root, conf).listFiles(here.root, true)
     assert(files.next().getPath.getName == StoreMarker.Name && !files.hasNext)
   }
 }

@@ -1,5 +1,7 @@
 package org.apache.spark.sql.execution.phoebe.store
 
+import org.apache.spark.sql.execution.phoebe.driver.MapStatuses
+
 /** Manifests for suites that are about who may commit, and when a checkpoint goes. */
 private[store] object Manifests {
 
@@ -26,6 +28,6 @@ private[store] object Manifests {
     dataSizeBytes = bytes,
     packs = Seq(ManifestPack("m0-1.pack", bytes, 0, 0, 64, Seq(1L))),
     mapIds = Seq(1L),
-    statuses = Manifest.encodeStatuses(Nil)
+    statuses = MapStatuses.encode(Nil)
   )
 }

@@ -10,8 +10,8 @@ import org.apache.hadoop.fs.Path
 import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.network.shuffle.checksum.ShuffleChecksumHelper
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointVerifier
 
+import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
 import phoebe.testing.FaultyFileSystem
 
 /** A pack gives back what went in, or says that it is damaged: never anything else. */
@@ -52,9 +52,9 @@ class PackSuite extends AnyFunSuite {
     }
 
     def verify(): Option[String] =
-      CheckpointVerifier.verify(place, conf, pack)
+      PackChecks.verify(place, conf, pack)
 
-    def look(): Option[String] = CheckpointVerifier.footers(place, conf, Seq(pack))
+    def look(): Option[String] = PackChecks.footers(place, conf, Seq(pack))
 
     def place: CheckpointPlace =
       CheckpointPlace(directory.getParent.getParent.getParent.toUri.toString, "f", "a")
@@ -184,7 +184,7 @@ class PackSuite extends AnyFunSuite {
     }
     val place = CheckpointPlace(directory.getParent.getParent.getParent.toUri.toString, "f", "a")
     val began = System.nanoTime()
-    assert(CheckpointVerifier.footers(place, conf, found).isEmpty)
+    assert(PackChecks.footers(place, conf, found).isEmpty)
     assert(System.nanoTime() - began < 10e9, "10 s, where a disk reads a terabyte in an hour")
     val last = directory.resolve(found.last.file)
     val out = new java.io.RandomAccessFile(last.toFile, "rw")
@@ -192,9 +192,9 @@ class PackSuite extends AnyFunSuite {
       out.seek(found.last.footerOffset + 20)
       out.write(1)
     } finally out.close()
-    assert(CheckpointVerifier.footers(place, conf, found).exists(_.contains(found.last.file)))
+    assert(PackChecks.footers(place, conf, found).exists(_.contains(found.last.file)))
     Files.delete(last)
-    assert(CheckpointVerifier.footers(place, conf, found).exists(_.contains("missing")))
+    assert(PackChecks.footers(place, conf, found).exists(_.contains("missing")))
     found.init.foreach(pack => Files.delete(directory.resolve(pack.file)))
   }
 
@@ -204,15 +204,15 @@ class PackSuite extends AnyFunSuite {
     val faulty = FaultyFileSystem.configured(control)
     val place =
       whole.place.copy(rootUri = whole.place.rootUri.replaceFirst("^file:/*", "faulty:///"))
-    def verify() = CheckpointVerifier.verify(place, faulty, whole.pack)
+    def verify() = PackChecks.verify(place, faulty, whole.pack)
     Seq("eof", "gone", "fail").foreach { trouble =>
       Files.writeString(control, s"read $trouble")
       Seq(
         () => verify(),
-        () => CheckpointVerifier.footers(place, faulty, Seq(whole.pack))
+        () => PackChecks.footers(place, faulty, Seq(whole.pack))
       ).foreach { look =>
         val e = intercept[IOException](look())
-        assert(!StoreFiles.isDamage(e), trouble)
+        assert(!HadoopFiles.isDamage(e), trouble)
       }
     }
     Files.writeString(control, "")

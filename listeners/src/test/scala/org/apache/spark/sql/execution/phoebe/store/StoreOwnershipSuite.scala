@@ -11,9 +11,10 @@ import org.apache.hadoop.fs.Path
 import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.SparkConf
-import org.apache.spark.sql.execution.phoebe.harvest.Spool
-import org.apache.spark.sql.execution.phoebe.plugin.PhoebeSettings
 
+import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
+import org.apache.spark.sql.execution.phoebe.harvest.Spool
+import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
 import phoebe.testing.{FaultyFileSystem, SlowFileSystem}
 
 /** Whose a directory is, and what an application that was away may still do in one. */
@@ -46,7 +47,7 @@ class StoreOwnershipSuite extends AnyFunSuite {
 
   private def begun(writer: CheckpointStore): CheckpointPlace = {
     val place = writer.newAttempt(Fingerprint)
-    StoreFiles.writeWhole(writer.fs, new Path(place.directory, "m0-1.pack"), new Array[Byte](10))
+    HadoopFiles.writeWhole(writer.fs, new Path(place.directory, "m0-1.pack"), new Array[Byte](10))
     place
   }
 
@@ -184,7 +185,7 @@ class StoreOwnershipSuite extends AnyFunSuite {
         val made = Seq.fill(8)(pool.submit { () =>
           start.await()
           application(root, SlowFileSystem.configured)
-          StoreMarker.read(StoreFiles.fileSystem(root, SlowFileSystem.configured), root).get
+          StoreMarker.read(HadoopFiles.fileSystem(root, SlowFileSystem.configured), root).get
         })
         start.countDown()
         assert(made.map(_.get(60, TimeUnit.SECONDS)).toSet.size == 1)

@@ -1,4 +1,4 @@
-package org.apache.spark.sql.execution.phoebe.plugin
+package org.apache.spark.sql.execution.phoebe.settings
 
 import java.io.File
 import java.net.URI
@@ -13,7 +13,7 @@ import org.apache.hadoop.fs.Path
 import org.apache.spark.{SparkConf, SparkEnv}
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.execution.phoebe.Json
-import org.apache.spark.sql.execution.phoebe.store.Limits
+import org.apache.spark.sql.execution.phoebe.store.{Limits, RangeFetcher}
 
 /**
  * The values of `spark.phoebe.*`. Names, defaults and what is accepted come from
@@ -139,6 +139,11 @@ object Force {
 }
 
 object PhoebeSettings {
+
+  /** The release of the jar. */
+  val pluginVersion: String =
+    Option(getClass.getPackage.getImplementationVersion).getOrElse("development")
+
   final private[phoebe] case class Declared(
       name: String,
       key: String,
@@ -201,7 +206,7 @@ object PhoebeSettings {
 
   /** For tasks, and for readers outside of any Spark application. */
   private[phoebe] def readTimeoutMs: Long =
-    Option(SparkEnv.get).flatMap(env => read(env.conf).toOption).fold(60000L)(_.readTimeoutMs)
+    Option(SparkEnv.get).flatMap(env => read(env.conf).toOption).fold(RangeFetcher.DefaultTimeoutMs)(_.readTimeoutMs)
 
   /** Keys under `spark.phoebe.` that no setting declares: most likely misspelt. */
   def unknownKeys(conf: SparkConf): Seq[String] = {

@@ -1,4 +1,4 @@
-package org.apache.spark.sql.execution.phoebe.planner
+package org.apache.spark.sql.execution.phoebe.harvest
 
 import scala.collection.mutable
 

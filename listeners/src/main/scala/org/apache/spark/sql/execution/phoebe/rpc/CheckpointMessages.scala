@@ -1,4 +1,4 @@
-package org.apache.spark.sql.execution.phoebe.driver
+package org.apache.spark.sql.execution.phoebe.rpc
 
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.util.Utils
@@ -16,6 +16,9 @@ import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, Pack}
  * connection to the driver, and with it the executor.
  */
 private[phoebe] object CheckpointMessages {
+
+  /** The name of the driver's endpoint. */
+  val Driver = "phoebe-checkpoints"
 
   def encode(message: Serializable): Array[Byte] = Utils.serialize(message)
 

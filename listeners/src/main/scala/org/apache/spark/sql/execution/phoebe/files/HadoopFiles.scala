@@ -1,8 +1,7 @@
-package org.apache.spark.sql.execution.phoebe.store
+package org.apache.spark.sql.execution.phoebe.files
 
 import java.io.{EOFException, FileNotFoundException, IOException}
 import java.net.URI
-import java.nio.charset.StandardCharsets.UTF_8
 import java.nio.file.{
   DirectoryNotEmptyException,
   FileAlreadyExistsException => LocalFileExists,
@@ -15,8 +14,6 @@ import java.nio.file.{
 import java.nio.file.attribute.{FileAttribute, PosixFilePermissions}
 import java.util.UUID
 import java.util.concurrent.ExecutionException
-
-import scala.util.control.NonFatal
 
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.{
@@ -31,15 +28,13 @@ import org.apache.hadoop.fs.{
 }
 import org.apache.hadoop.fs.permission.FsPermission
 
-import org.apache.spark.internal.Logging
-import org.apache.spark.sql.execution.phoebe.Json
 import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 
-/** A checkpoint's bytes are not those that were written: wrong length, checksum or header. */
+/** A file's bytes are not those that were written: wrong length, checksum or header. */
 class DamagedFileException(message: String) extends IOException(message)
 
-/** How single files of a checkpoint store are made and read, on any Hadoop file system. */
-private[phoebe] object StoreFiles extends Logging {
+/** How single files are made and read, on any Hadoop file system. */
+private[phoebe] object HadoopFiles {
 
   /** Of a manifest, which is read into memory. */
   private val MostBytes = 1L << 30
@@ -296,23 +291,6 @@ private[phoebe] object StoreFiles extends Logging {
     readWhole(fs, path, fs.getFileStatus(path).getLen)
 
   /**
-   * Says that a committed checkpoint is damaged, so that no later run meets it. Never throws. Where the
-   * store is gone nothing is written: it would be a directory that no later run takes for a store.
-   */
-  def writeTombstone(place: CheckpointPlace, conf: Configuration, why: String): Unit =
-    try {
-      val fs = fileSystem(place.root, conf)
-      if (StoreMarker.read(fs, place.root).isDefined) {
-        val json = Json.line("why" -> why, "time" -> System.currentTimeMillis())
-        writeWhole(fs, place.tombstone, json.getBytes(UTF_8))
-      }
-    } catch {
-      case _: FileAlreadyExistsException => // someone else said so already
-      case NonFatal(e) =>
-        logWarning(s"phoebe: could not mark the damaged checkpoint ${place.directory}: $e")
-    }
-
-  /**
    * What an error met in reading a file says about it, after a second look in another way. A
    * connection that is closed early ends in an EOFException too (S3A), and where a file cannot be
    * opened some file systems say that there is none (a local one, also over NFS or FUSE, for any
@@ -365,78 +343,4 @@ private[phoebe] object StoreFiles extends Logging {
     case _: DamagedFileException | _: FileNotFoundException => true
     case _ => false
   }
-}
-
-/**
- * Where one checkpoint lives in the store at `root`:
- *
- * {{{
- * <root>/phoebe-store.json                              this is a store ([[StoreMarker]])
- * <root>/data/<fingerprint>/<attempt>/m<map>-<id>.pack   map outputs (Pack)
- * <root>/catalog/<fingerprint>-<attempt>.manifest       written last: the commit
- *                <fingerprint>-<attempt>.damaged        a tombstone: never restored again
- *                <fingerprint>-<attempt>.leaving        it is being removed: restored no more
- *                <fingerprint>-<attempt>.reader-<owner> that application restored it
- *                <owner>.lease                          that application lives ([[Lease]])
- *                <owner>.fenced                         it was away for too long ([[Fence]])
- *                collected                              when garbage was last collected
- * }}}
- *
- * Every attempt to write has a name of its own, so drivers that write the same fingerprint at once
- * cannot meet. One listing of the catalogue, a flat directory, says all that a store holds. What is
- * not named like this to the last character is not ours, wherever it is: it is not read, and stays.
- *
- * @param fingerprint
- *   64 hexadecimal digits
- * @param attempt
- *   32 hexadecimal digits: those of its owner, and as many more
- */
-private[phoebe] final case class CheckpointPlace(
-    rootUri: String,
-    fingerprint: String,
-    attempt: String
-) {
-  def root: Path = new Path(rootUri)
-  def directory: Path =
-    new Path(root, s"${CheckpointPlace.DataDirectory}/$fingerprint/$attempt")
-  def manifest: Path = inCatalog(CheckpointPlace.ManifestSuffix)
-  def tombstone: Path = inCatalog(CheckpointPlace.TombstoneSuffix)
-  def leaving: Path = inCatalog(CheckpointPlace.LeavingSuffix)
-  def reader(owner: String): Path = inCatalog(CheckpointPlace.ReaderSuffix + owner)
-
-  /** The application that writes it. */
-  def owner: String = attempt.take(CheckpointPlace.OwnerDigits)
-
-  /** What its files in the catalogue begin with. */
-  def stem: String = s"$fingerprint-$attempt"
-
-  private def inCatalog(suffix: String) =
-    new Path(CheckpointPlace.catalog(root), s"$stem$suffix")
-
-  override def toString: String = directory.toString
-}
-
-private[phoebe] object CheckpointPlace {
-  val DataDirectory = "data"
-  val ManifestSuffix = ".manifest"
-  val TombstoneSuffix = ".damaged"
-  val LeavingSuffix = ".leaving"
-  val ReaderSuffix = ".reader-"
-  val LeaseSuffix = ".lease"
-  val FencedSuffix = ".fenced"
-  val CollectedName = "collected"
-  val TemporaryManifest = "manifest.tmp"
-  val OwnerDigits = 16
-
-  val Fingerprint = "[0-9a-f]{64}"
-  val Attempt = "[0-9a-f]{32}"
-  private val File = s"m[0-9]+-[0-9]+\\.pack|${java.util.regex.Pattern.quote(TemporaryManifest)}"
-
-  /** Whether it is one that a checkpoint's directory holds. */
-  def isFile(file: FileStatus): Boolean = file.isFile && file.getPath.getName.matches(File)
-
-  def catalog(root: Path): Path = new Path(root, "catalog")
-  def data(root: Path): Path = new Path(root, DataDirectory)
-  def lease(root: Path, owner: String): Path = new Path(catalog(root), owner + LeaseSuffix)
-  def fence(root: Path, owner: String): Path = new Path(catalog(root), owner + FencedSuffix)
 }
