@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 PLUGIN = "phoebe.PhoebePlugin"
-_RUNTIME = "org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime"
+_RUNTIME = "phoebe.plugin.PhoebeRuntime"
 
 
 def configure(

@@ -22,7 +22,7 @@ from phoebe_spark.errors import CheckpointStoreError
 from phoebe_spark.jar import jar_path
 from phoebe_spark.spark_env import spark_home
 
-TOOL = "org.apache.spark.sql.execution.phoebe.tool.CheckpointTool"
+TOOL = "phoebe.tool.CheckpointTool"
 _TIMES = ("created_at", "written_at", "last_used_at")
 
 

@@ -382,7 +382,7 @@ from pyspark.sql import SparkSession
 spark = SparkSession.builder.getOrCreate()
 rows = spark.read.parquet(sys.argv[1]).groupBy("o_custkey").count()
 assert rows.count() > 0
-runtime = spark._jvm.org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime.active().get()
+runtime = spark._jvm.phoebe.plugin.PhoebeRuntime.active().get()
 print("COUNTS " + runtime.counts().toString())
 spark.stop()
 """

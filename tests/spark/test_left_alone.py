@@ -20,7 +20,7 @@ store = sys.argv[2]
 jvm = spark._jvm
 
 def counts():
-    runtime = jvm.org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime.active().get()
+    runtime = jvm.phoebe.plugin.PhoebeRuntime.active().get()
     found = runtime.counts()
     keys = found.keysIterator()
     names = []

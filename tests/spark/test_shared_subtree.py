@@ -60,7 +60,7 @@ def lead(planning, companion):
         until("a fragment waits for advice", lambda: waits_for_advice(planning))
         said["planned_before"] = phoebe_spark.status(spark)["planning"]["last"]["boundaries"]
         control.unlink()
-        plugin = spark._jvm.org.apache.spark.sql.execution.phoebe.plugin
+        plugin = spark._jvm.phoebe.plugin
         runtime = plugin.PhoebeRuntime.active().get()
         until("the catalogue", lambda: runtime.slot().get().known().size() > 0)
         said["still_waits"] = waits_for_advice(planning)

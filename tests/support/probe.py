@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from tests.support import tpc
 from tests.support.places import plugin_jar, testing_jar
 
-PACKAGE = "org.apache.spark.sql.execution.phoebe.fingerprint"
+PACKAGE = "phoebe.testing"
 
 
 @dataclass(frozen=True, slots=True)

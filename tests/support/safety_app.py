@@ -23,7 +23,6 @@ from pyspark.sql import DataFrame, SparkSession
 
 import phoebe_spark
 
-RUNTIME = "org.apache.spark.sql.execution.phoebe"
 
 JOINED = """
 select f.k, d.name, sum(f.v) as s, count(*) as n
@@ -457,7 +456,7 @@ def leftovers(app: App) -> dict[str, Any]:
     runtime = app.jvm.java.lang.Runtime.getRuntime()
     tracker = app.jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
     ours = (
-        app.jvm.org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime.active()
+        app.jvm.phoebe.plugin.PhoebeRuntime.active()
         .get()
         .slot()
         .get()

@@ -1,7 +1,7 @@
 package phoebe
 
 import org.apache.spark.sql.SparkSessionExtensions
-import org.apache.spark.sql.execution.phoebe.planner.PlannerHook
+import phoebe.planner.PlannerHook
 
 /** Appended to `spark.sql.extensions` by the plugin; injects the planner hook, nothing else. */
 class PhoebeExtensions extends (SparkSessionExtensions => Unit) {

@@ -1,12 +1,10 @@
 package phoebe
 
 import org.apache.spark.api.plugin.{DriverPlugin, ExecutorPlugin, SparkPlugin}
-import org.apache.spark.sql.execution.phoebe.FailSafe
-import org.apache.spark.sql.execution.phoebe.plugin.{PhoebeDriverPlugin, PhoebeExecutorPlugin}
+import phoebe.plugin.{PhoebeDriverPlugin, PhoebeExecutorPlugin}
 
 /**
- * What a user names in `spark.plugins`. No logic: both sides live in
- * `org.apache.spark.sql.execution.phoebe`.
+ * What a user names in `spark.plugins`. No logic: both sides live in `phoebe.plugin`.
  */
 class PhoebePlugin extends SparkPlugin {
   override def driverPlugin(): DriverPlugin =

@@ -1,3 +1,4 @@
+// In Spark's package for DAGScheduler and its stages (private[spark], private[scheduler]).
 package org.apache.spark.scheduler.phoebe
 
 import java.lang.reflect.Field
@@ -7,7 +8,7 @@ import scala.collection.mutable
 import scala.concurrent.{ExecutionContext, Promise}
 import scala.util.Try
 
-import org.apache.spark.scheduler._
+import org.apache.spark.scheduler.{phoebe => _, _}
 import org.apache.spark.scheduler.phoebe.compat.SchedulerVersion
 import org.apache.spark.sql.execution.SQLExecution
 

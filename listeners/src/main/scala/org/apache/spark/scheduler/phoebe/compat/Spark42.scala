@@ -1,6 +1,7 @@
 /*
  * What of Spark's scheduler differs between 4.0, 4.1 and 4.2, as it is in 4.2: how stages that have read
- * outputs which come out otherwise are rolled back. 4.0 does so by the stages' attempts alone.
+ * outputs which come out otherwise are rolled back. 4.0 does so by the stages' attempts alone. In Spark's
+ * package for DAGScheduler and its stages (private[spark], private[scheduler]).
  */
 package org.apache.spark.scheduler.phoebe.compat
 

@@ -23,12 +23,13 @@ import org.apache.spark.sql.catalyst.expressions.{
 import org.apache.spark.sql.catalyst.plans.logical.{LogicalPlan, SerializeFromObject}
 import org.apache.spark.sql.catalyst.plans.physical.UnknownPartitioning
 import org.apache.spark.sql.classic.SparkSession
-import org.apache.spark.sql.execution._
+import org.apache.spark.sql.execution.{phoebe => _, _}
 import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, QueryStageExec}
 import org.apache.spark.sql.internal.StaticSQLConf.SPARK_SESSION_EXTENSIONS
 import org.apache.spark.sql.execution.phoebe.exchange.{CheckpointExchangeExec, RestoredExchangeExec}
-import org.apache.spark.sql.execution.phoebe.planner.PlannerHook
-import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
+import phoebe.Json
+import phoebe.planner.PlannerHook
+import phoebe.plugin.PhoebeRuntime
 
 /**
  * Makes Spark's own test suites exercise the planner hook (tests/suites). They are plain Spark, run

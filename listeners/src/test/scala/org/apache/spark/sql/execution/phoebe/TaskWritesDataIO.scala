@@ -11,7 +11,7 @@ import org.apache.spark.shuffle.api.metadata.MapOutputCommitMessage
 import org.apache.spark.shuffle.sort.io.LocalDiskShuffleDataIO
 import org.apache.spark.sql.execution.phoebe.executor.LinkedOutput
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.MapOutput
-import org.apache.spark.sql.execution.phoebe.store.PackWriter
+import phoebe.store.PackWriter
 
 /**
  * The ways to write a checkpoint that the plugin does not take, for the bench `checkpoint_ways`: the

@@ -1,7 +1,8 @@
 /*
  * What of Spark's inside differs between 4.0, 4.1 and 4.2, as it is in 4.2. No other file names these
  * symbols, but for the scheduler's (`org.apache.spark.scheduler.phoebe.compat`). A build for another
- * version has this object anew, in a file named for that version.
+ * version has this object anew, in a file named for that version. In Spark's package for ShuffleStatus,
+ * RDDOperationScope and SparkPlan.rddScopeId (private[spark]).
  */
 package org.apache.spark.sql.execution.phoebe.compat
 
@@ -35,7 +36,7 @@ import org.apache.spark.sql.execution.streaming.runtime.StreamExecution
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.util.SerializableConfiguration
 
-private[phoebe] object SparkVersion {
+object SparkVersion {
 
   /** Where the jar has the lists of what is understood of this version. */
   val Lists = "/phoebe/allowlist/4.2/"

@@ -20,13 +20,19 @@ import org.apache.spark.sql.catalyst.plans.logical.Aggregate
 import org.apache.spark.sql.internal.{SQLConf, StaticSQLConf}
 import org.apache.spark.sql.types
 import org.apache.spark.sql.types.DataType
-import org.apache.spark.util.{AccumulatorContext, HadoopFSUtils, ThreadUtils, Utils}
+import org.apache.spark.util.{
+  AccumulatorContext,
+  HadoopFSUtils,
+  ShutdownHookManager,
+  ThreadUtils,
+  Utils
+}
 
 /**
  * Single members that Spark keeps to itself (`private[spark]`, `private[sql]`) and that are the same in
  * 4.0, 4.1 and 4.2, for code that lies outside of Spark's packages and needs no others.
  */
-private[phoebe] object SparkInternals {
+object SparkInternals {
 
   // Threads as Spark makes its own: daemons, named for what they do.
 
@@ -54,6 +60,9 @@ private[phoebe] object SparkInternals {
   /** @throws java.util.concurrent.TimeoutException if listeners have not heard all by then */
   def drainListeners(sc: SparkContext, timeoutMs: Long): Unit =
     sc.listenerBus.waitUntilEmpty(timeoutMs)
+
+  /** Whether this process is ending. */
+  def isShuttingDown: Boolean = ShutdownHookManager.inShutdown()
 
   /** Hadoop's settings for an application that is not started. */
   def hadoopConf(conf: SparkConf): Configuration = SparkHadoopUtil.get.newConfiguration(conf)

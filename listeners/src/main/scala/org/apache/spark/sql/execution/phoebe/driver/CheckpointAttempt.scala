@@ -1,3 +1,4 @@
+// In Spark's package for MapStatus, RpcEndpointRef, SparkContext.statusStore (private[spark]).
 package org.apache.spark.sql.execution.phoebe.driver
 
 import java.util.concurrent.RejectedExecutionException
@@ -13,7 +14,6 @@ import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.metric.SQLMetrics
 import org.apache.spark.storage.BlockManagerId
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 import org.apache.spark.sql.execution.phoebe.compat.{SparkInternals, SparkVersion}
 import org.apache.spark.sql.execution.phoebe.exchange.{
   CheckpointExchangeExec,
@@ -22,14 +22,10 @@ import org.apache.spark.sql.execution.phoebe.exchange.{
 }
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
-import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
-import org.apache.spark.sql.execution.phoebe.store.{
-  CheckpointPlace,
-  Manifest,
-  ManifestPack,
-  Pack,
-  Tombstone
-}
+import phoebe.{FailSafe, Reason}
+import phoebe.driver.CheckpointRuntime
+import phoebe.settings.PhoebeSettings
+import phoebe.store.{CheckpointPlace, Manifest, ManifestPack, Pack, Tombstone}
 
 /**
  * One attempt to turn a shuffle into a checkpoint, on the driver: what executors have uploaded, the
@@ -49,7 +45,7 @@ import org.apache.spark.sql.execution.phoebe.store.{
  * @param inputs
  *   looks at the input files, right before the commit, and says what identifies them
  */
-private[phoebe] final class CheckpointAttempt(
+final class CheckpointAttempt(
     exchange: CheckpointExchangeExec,
     runtime: CheckpointRuntime,
     inputs: () => Either[Reason, String]
@@ -511,7 +507,7 @@ private[phoebe] final class CheckpointAttempt(
   }
 }
 
-private[phoebe] object CheckpointAttempt {
+object CheckpointAttempt {
   private val RolledBack = Reason(
     "rolled_back",
     "a restored boundary of the query had to be computed again, and gave other rows"

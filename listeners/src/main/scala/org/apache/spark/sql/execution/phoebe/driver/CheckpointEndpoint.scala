@@ -1,15 +1,17 @@
+// In Spark's package for RpcEndpoint, RpcEnv (private[spark]).
 package org.apache.spark.sql.execution.phoebe.driver
 
 import scala.util.control.NonFatal
 
-import org.apache.spark.SparkException
+import org.apache.spark.{SparkEnv, SparkException}
 import org.apache.spark.internal.Logging
 import org.apache.spark.rpc.{RpcCallContext, RpcEndpoint, RpcEndpointRef, RpcEnv}
-import org.apache.spark.sql.execution.phoebe.FailSafe
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
+import phoebe.FailSafe
 
 /** The driver's end of [[CheckpointMessages]]: passes each word on to the shuffle that it is about. */
-private[phoebe] final class CheckpointEndpoint(
+final class CheckpointEndpoint(
     override val rpcEnv: RpcEnv,
     shuffles: CheckpointedShuffles
 ) extends RpcEndpoint
@@ -44,5 +46,14 @@ private[phoebe] final class CheckpointEndpoint(
       java.lang.Boolean.valueOf(shuffles.get(id).exists(_.uploaded(upload)))
     case Unreadable(id, mapIndex, why) =>
       java.lang.Boolean.valueOf(shuffles.unreadable(id, mapIndex, why))
+  }
+}
+
+object CheckpointEndpoint {
+
+  /** From here on executors of this application find it. */
+  def open(shuffles: CheckpointedShuffles): Unit = {
+    val rpcEnv = SparkEnv.get.rpcEnv
+    rpcEnv.setupEndpoint(CheckpointMessages.Driver, new CheckpointEndpoint(rpcEnv, shuffles)): Unit
   }
 }

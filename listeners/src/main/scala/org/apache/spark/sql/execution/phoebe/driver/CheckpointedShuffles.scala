@@ -1,3 +1,4 @@
+// In Spark's package for RpcEndpointRef (private[spark]).
 package org.apache.spark.sql.execution.phoebe.driver
 
 import java.lang.ref.WeakReference
@@ -7,12 +8,12 @@ import scala.jdk.CollectionConverters._
 
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.storage.BlockManagerId
-import org.apache.spark.sql.execution.phoebe.Reason
 import org.apache.spark.sql.execution.phoebe.exchange.{RestoredOutputs, StoreLocation}
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
+import phoebe.Reason
 
 /** A shuffle of this application whose outputs are, or may come to be, in the store. */
-private[phoebe] trait CheckpointedShuffle {
+trait CheckpointedShuffle {
   def executionId: Long
 
   /** Whether nothing will be written for it any more. */
@@ -47,7 +48,7 @@ private[phoebe] trait CheckpointedShuffle {
  * A shuffle that an earlier application wrote: in the store from the beginning. It is known for as long
  * as a plan holds it, whatever Spark's clean-up has removed.
  */
-private[phoebe] final class RestoredShuffle(
+final class RestoredShuffle(
     override val executionId: Long,
     stored: Stored,
     restored: RestoredOutputs
@@ -74,7 +75,7 @@ private[phoebe] final class RestoredShuffle(
 }
 
 /** The application's checkpointed shuffles by shuffle id, on the driver. */
-private[phoebe] final class CheckpointedShuffles {
+final class CheckpointedShuffles {
   private val shuffles = new ConcurrentHashMap[Int, CheckpointedShuffle]()
   private val known = new ConcurrentHashMap[String, RpcEndpointRef]()
 

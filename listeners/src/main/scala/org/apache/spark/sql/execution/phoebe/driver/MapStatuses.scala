@@ -1,3 +1,4 @@
+// In Spark's package for MapStatus (private[spark]).
 package org.apache.spark.sql.execution.phoebe.driver
 
 import java.io.{
@@ -11,15 +12,15 @@ import java.util.Base64
 import java.util.zip.{GZIPInputStream, GZIPOutputStream}
 
 import org.apache.spark.scheduler.MapStatus
-import org.apache.spark.sql.execution.phoebe.files.DamagedFileException
-import org.apache.spark.sql.execution.phoebe.store.Manifest
+import phoebe.files.DamagedFileException
+import phoebe.store.Manifest
 
 /**
  * Statuses of map outputs as a manifest holds them: each in Spark's own form (`Externalizable`), one
  * after the other: a byte for each partition, or a bitmap and an average where there are very many. A
  * manifest is read by the very version of Spark that wrote it.
  */
-private[phoebe] object MapStatuses {
+object MapStatuses {
 
   def encode(statuses: Seq[MapStatus]): String = {
     val bytes = new ByteArrayOutputStream

@@ -1,3 +1,5 @@
+// In Spark's package for ShuffleStatus, FallbackStorage, SparkContext.executorAllocationManager
+// (private[spark]).
 package org.apache.spark.sql.execution.phoebe.driver
 
 import java.util.{Collections, IdentityHashMap}
@@ -27,13 +29,13 @@ import org.apache.spark.sql.execution.adaptive.{
 import org.apache.spark.sql.execution.columnar.InMemoryTableScanExec
 import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeLike}
 import org.apache.spark.storage.{BlockManagerId, FallbackStorage}
-import org.apache.spark.sql.execution.phoebe.FailSafe
 import org.apache.spark.sql.execution.phoebe.exchange.{
   CheckpointExchangeExec,
   RestoredExchangeExec,
   StoreLocation
 }
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.{encode, Free}
+import phoebe.FailSafe
 
 /** Moves a committed shuffle to the store, and removes the files that this has made superfluous. */
 private[phoebe] object ShuffleFreeing extends Logging {

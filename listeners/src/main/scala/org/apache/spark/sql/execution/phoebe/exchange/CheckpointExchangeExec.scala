@@ -1,3 +1,4 @@
+// In Spark's package for SparkContext.submitMapStage (private[spark]).
 package org.apache.spark.sql.execution.phoebe.exchange
 
 import scala.concurrent.Future
@@ -25,10 +26,11 @@ import org.apache.spark.sql.execution.metric.{
   SQLShuffleReadMetricsReporter,
   SQLShuffleWriteMetricsReporter
 }
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
-import org.apache.spark.sql.execution.phoebe.driver.{CheckpointAttempt, CheckpointRuntime}
+import org.apache.spark.sql.execution.phoebe.driver.CheckpointAttempt
 import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
+import phoebe.{FailSafe, Reason}
+import phoebe.driver.CheckpointRuntime
 
 /** Metrics that our exchanges show beside Spark's own shuffle metrics. */
 private[phoebe] object CheckpointMetrics {
@@ -212,7 +214,7 @@ case class CheckpointExchangeExec(
     copy(child = newChild)(runtime)
 }
 
-private[phoebe] object CheckpointExchangeExec {
+object CheckpointExchangeExec {
 
   /** A retry may give other rows, so Spark rolls back all that has read the first ones. */
   private val Indeterminate = Reason(

@@ -1,3 +1,5 @@
+// In Spark's package for MapOutputTrackerMaster, BlockStoreShuffleReader, SortShuffleManager
+// (private[spark]).
 package org.apache.spark.sql.execution.phoebe.exchange
 
 import java.io.ByteArrayInputStream
@@ -39,12 +41,12 @@ import org.apache.spark.sql.execution.{
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleReadMetricsReporter}
 import org.apache.spark.storage.{BlockId, BlockManagerId, ShuffleBlockId}
 import org.apache.spark.util.CompletionIterator
-import org.apache.spark.sql.execution.phoebe.FailSafe
 import org.apache.spark.sql.execution.phoebe.executor.{CheckpointSource, ExecutorCheckpoints}
-import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.Stored
-import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
-import org.apache.spark.sql.execution.phoebe.store.{PackReader, PackReadRequest, Segment, Tombstone}
+import phoebe.FailSafe
+import phoebe.files.{DamagedFileException, HadoopFiles}
+import phoebe.settings.PhoebeSettings
+import phoebe.store.{PackReader, PackReadRequest, Segment, Tombstone}
 
 /**
  * Reads a shuffle whose map outputs may be in the checkpoint store.

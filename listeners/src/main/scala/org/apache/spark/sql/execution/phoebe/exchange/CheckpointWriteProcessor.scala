@@ -1,12 +1,13 @@
+// In Spark's package for ShuffleWriteProcessor, MapStatus (private[spark]).
 package org.apache.spark.sql.execution.phoebe.exchange
 
 import org.apache.spark.{ShuffleDependency, TaskContext}
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.shuffle.{ShuffleWriteMetricsReporter, ShuffleWriteProcessor}
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
-import org.apache.spark.sql.execution.phoebe.FailSafe
 import org.apache.spark.sql.execution.phoebe.executor.{CheckpointSource, ExecutorCheckpoints}
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.MapOutput
+import phoebe.FailSafe
 
 /**
  * Writes a map task's shuffle output as Spark does and leaves it to be uploaded to the checkpoint

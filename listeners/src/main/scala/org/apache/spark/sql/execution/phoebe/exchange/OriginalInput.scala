@@ -1,3 +1,4 @@
+// In Spark's package for RDD.mapPartitionsInternal (private[spark]).
 package org.apache.spark.sql.execution.phoebe.exchange
 
 import java.util.Properties
@@ -8,11 +9,11 @@ import org.apache.spark.SparkException
 import org.apache.spark.rdd.{DeterministicLevel, RDD}
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{DynamicPruningExpression, Literal}
-import org.apache.spark.sql.execution._
+import org.apache.spark.sql.execution.{phoebe => _, _}
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 import org.apache.spark.sql.execution.reuse.ReuseExchangeAndSubquery
 import org.apache.spark.sql.execution.phoebe.compat.QueryContext
-import org.apache.spark.sql.execution.phoebe.settings.LocalProperties
+import phoebe.settings.LocalProperties
 
 /**
  * The map side of a restored boundary as it would be computed without a checkpoint. It is planned

@@ -1,3 +1,4 @@
+// In Spark's package for MapOutputTrackerMaster.getStatistics (private[spark]).
 package org.apache.spark.sql.execution.phoebe.exchange
 
 import scala.concurrent.Future
@@ -20,10 +21,10 @@ import org.apache.spark.sql.execution.{
 import org.apache.spark.sql.execution.exchange.{ShuffleExchangeExec, ShuffleOrigin}
 import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsReporter}
 import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
-import org.apache.spark.sql.execution.phoebe.driver.CheckpointRuntime
 import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
-import org.apache.spark.sql.execution.phoebe.fingerprint.CarriesOriginal
-import org.apache.spark.sql.execution.phoebe.store.{CommittedCheckpoint, Manifest}
+import phoebe.driver.CheckpointRuntime
+import phoebe.fingerprint.CarriesOriginal
+import phoebe.store.{CommittedCheckpoint, Manifest}
 
 /**
  * A shuffle that was written by an earlier application: its map outputs are in the checkpoint
@@ -107,7 +108,7 @@ case class RestoredExchangeExec(
     copy(child = newChild)(checkpoint, runtime)
 }
 
-private[phoebe] object RestoredExchangeExec {
+object RestoredExchangeExec {
 
   /**
    * A local shuffle reader takes map output by map output, in any distribution of all rows. In a store

@@ -1,3 +1,4 @@
+// In Spark's package for ShuffleStatus, RDD.isBarrier, SparkContext.dagScheduler (private[spark]).
 package org.apache.spark.sql.execution.phoebe.exchange
 
 import java.util.Properties
@@ -19,11 +20,13 @@ import org.apache.spark.shuffle.MetadataFetchFailedException
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.scheduler.phoebe.MapStages
-import org.apache.spark.sql.execution.phoebe.{FailSafe, Reason}
 import org.apache.spark.sql.execution.phoebe.compat.QueryContext
-import org.apache.spark.sql.execution.phoebe.driver.{CheckpointRuntime, MapStatuses, ShuffleFreeing}
+import org.apache.spark.sql.execution.phoebe.driver.{MapStatuses, ShuffleFreeing}
 import org.apache.spark.sql.execution.phoebe.executor.ExecutorCheckpoints
-import org.apache.spark.sql.execution.phoebe.store.CommittedCheckpoint
+import phoebe.{FailSafe, Reason}
+import phoebe.driver.CheckpointRuntime
+import phoebe.exchange.Reproducible
+import phoebe.store.CommittedCheckpoint
 
 /**
  * The map side of a restored shuffle. Nothing of it runs as long as the checkpoint can be read: all
@@ -117,7 +120,7 @@ private[phoebe] object RestoredMapOutputRDD {
  * All changes but the first happen on the scheduler's thread, so no event of Spark's comes between
  * the outputs' removal from the map output tracker and the stage's waiting for its input.
  */
-private[phoebe] final class RestoredOutputs(
+final class RestoredOutputs(
     exchange: RestoredExchangeExec,
     checkpoint: CommittedCheckpoint,
     runtime: CheckpointRuntime
@@ -296,7 +299,7 @@ private[phoebe] final class RestoredOutputs(
     new DamagedCheckpointException(s"${checkpoint.place} ($reason)")
 }
 
-private[phoebe] object RestoredOutputs {
+object RestoredOutputs {
   private val MaxPlannings = 3
 
   sealed private trait State

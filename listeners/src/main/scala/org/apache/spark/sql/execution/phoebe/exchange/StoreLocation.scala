@@ -1,3 +1,4 @@
+// In Spark's package for MapOutputTrackerMaster (private[spark]).
 package org.apache.spark.sql.execution.phoebe.exchange
 
 import org.apache.spark.{MapOutputTrackerMaster, SparkEnv}

@@ -1,3 +1,4 @@
+// In Spark's package for RpcEndpoint, RpcUtils, MapOutputTrackerWorker (private[spark]).
 package org.apache.spark.sql.execution.phoebe.executor
 
 import java.util.concurrent.{CompletableFuture, ConcurrentHashMap, ExecutionException}
@@ -16,10 +17,11 @@ import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.rpc.{IsolatedThreadSafeRpcEndpoint, RpcCallContext, RpcEnv}
 import org.apache.spark.util.{RpcUtils, SerializableConfiguration}
-import org.apache.spark.sql.execution.phoebe.FailSafe
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
-import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, PackReader, RangeFetcher}
+import phoebe.FailSafe
+import phoebe.executor.{UploadPool, UploadQueue}
+import phoebe.store.{CheckpointPlace, PackReader, RangeFetcher}
 
 /**
  * The checkpoints' side of one executor (in local mode: of the driver acting as one): which
@@ -28,7 +30,7 @@ import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, PackReader,
  * A reader of local files holds a lease while its task runs; once the driver has switched a shuffle
  * to the store, and the last lease has ended, it is told so, and frees the files everywhere.
  */
-private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
+final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   private val shuffles = new ConcurrentHashMap[Int, LocalShuffle]()
   private val driver = RpcUtils.makeDriverRef(CheckpointMessages.Driver, env.conf, env.rpcEnv)
   private val uploads = new UploadPool(env)
@@ -282,7 +284,7 @@ private[phoebe] final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   }
 }
 
-private[phoebe] object ExecutorCheckpoints {
+object ExecutorCheckpoints {
   private val EndpointName = "phoebe-executor"
   @volatile private var current: (SparkEnv, ExecutorCheckpoints) = _
 
@@ -313,7 +315,7 @@ private[phoebe] object ExecutorCheckpoints {
  *                 next run does not meet it
  * @param held the bytes of its packs by file name, where the driver holds them
  */
-private[phoebe] final case class CheckpointSource(
+final case class CheckpointSource(
     place: CheckpointPlace,
     conf: Broadcast[SerializableConfiguration],
     restored: Boolean,

@@ -1,3 +1,4 @@
+// In Spark's package for IndexShuffleBlockResolver, CryptoStreamUtils (private[spark]).
 package org.apache.spark.sql.execution.phoebe.executor
 
 import java.io.{BufferedInputStream, DataInputStream, File, FileInputStream, InputStream}
@@ -16,9 +17,9 @@ import org.apache.spark.io.CompressionCodec
 import org.apache.spark.network.util.LimitedInputStream
 import org.apache.spark.security.CryptoStreamUtils
 import org.apache.spark.shuffle.IndexShuffleBlockResolver
-import org.apache.spark.sql.execution.phoebe.FailSafe
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.MapOutput
-import org.apache.spark.sql.execution.phoebe.store.{PackSource, SegmentChecksums}
+import phoebe.FailSafe
+import phoebe.store.{PackSource, SegmentChecksums}
 
 /**
  * A map output with names of our own for its files (hard links), so that the upload does not depend
@@ -29,7 +30,7 @@ import org.apache.spark.sql.execution.phoebe.store.{PackSource, SegmentChecksums
  * @param checksums Spark's checksum of each segment; None where there is none for these bytes
  * @param links what to remove in the end
  */
-private[phoebe] final case class LinkedOutput(
+final case class LinkedOutput(
     output: MapOutput,
     data: Option[File],
     index: File,
@@ -114,7 +115,7 @@ private[phoebe] final class DecryptedSegments(
     finally file.close()
 }
 
-private[phoebe] object LinkedOutput {
+object LinkedOutput {
 
   def of(env: SparkEnv, shuffleId: Int, output: MapOutput): LinkedOutput = {
     val index = resolver(env).getIndexFile(shuffleId, output.mapId)

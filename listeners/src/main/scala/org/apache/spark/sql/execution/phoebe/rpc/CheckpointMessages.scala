@@ -1,9 +1,10 @@
+// In Spark's package for RpcEndpointRef, Utils.serialize (private[spark]).
 package org.apache.spark.sql.execution.phoebe.rpc
 
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.util.Utils
-import org.apache.spark.sql.execution.phoebe.Reason
-import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, Pack}
+import phoebe.Reason
+import phoebe.store.{CheckpointPlace, Pack}
 
 /**
  * What driver and executors say to each other about checkpointed shuffles, over Spark's own RPC.
@@ -15,7 +16,7 @@ import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, Pack}
  * an executor does not know a jar that came with `--jars`; a message that it cannot read breaks the
  * connection to the driver, and with it the executor.
  */
-private[phoebe] object CheckpointMessages {
+object CheckpointMessages {
 
   /** The name of the driver's endpoint. */
   val Driver = "phoebe-checkpoints"

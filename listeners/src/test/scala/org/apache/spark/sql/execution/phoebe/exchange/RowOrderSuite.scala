@@ -18,7 +18,6 @@ import org.apache.spark.sql.execution.metric.{
 import org.apache.spark.sql.types.{DataType, LongType}
 import org.apache.spark.util.SerializableConfiguration
 
-import org.apache.spark.sql.execution.phoebe.Reason
 import org.apache.spark.sql.execution.phoebe.driver.{
   CheckpointedShuffle,
   CheckpointedShuffles,
@@ -27,7 +26,8 @@ import org.apache.spark.sql.execution.phoebe.driver.{
 import org.apache.spark.sql.execution.phoebe.executor.{CheckpointSource, LinkedOutput}
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
-import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, PackSource, PackWriter}
+import phoebe.Reason
+import phoebe.store.{CheckpointPlace, PackSource, PackWriter}
 import phoebe.testing.LocalContext
 
 /** In local mode Spark's reader gives rows map output by map output, and so does ours. */

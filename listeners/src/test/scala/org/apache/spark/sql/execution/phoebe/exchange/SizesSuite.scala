@@ -27,7 +27,7 @@ import org.apache.spark.sql.execution.phoebe.driver.MapStatuses
 import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.{Stored, Switch}
-import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, Manifest, ManifestPack}
+import phoebe.store.{CheckpointPlace, Manifest, ManifestPack}
 import phoebe.testing.LocalContext
 
 /** How what travels with tasks, and what the driver keeps, grows with map tasks and partitions. */

@@ -6,9 +6,9 @@ import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.{MapOutputTrackerMaster, SparkEnv}
 
-import org.apache.spark.sql.execution.phoebe.files.DamagedFileException
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.MapOutput
-import org.apache.spark.sql.execution.phoebe.store.{Pack, PackWriter}
+import phoebe.files.DamagedFileException
+import phoebe.store.{Pack, PackWriter}
 import phoebe.testing.LocalContext
 
 /** Map outputs of a real shuffle: what Spark wrote goes into packs, and nothing else. */

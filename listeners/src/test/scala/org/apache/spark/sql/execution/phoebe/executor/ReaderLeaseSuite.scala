@@ -9,7 +9,7 @@ import org.apache.spark.rpc.{RpcCallContext, RpcEndpointRef, RpcEnv, ThreadSafeR
 
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
-import org.apache.spark.sql.execution.phoebe.store.CheckpointPlace
+import phoebe.store.CheckpointPlace
 import phoebe.testing.LocalContext
 
 /** Local files stay as long as somebody here may read them. */

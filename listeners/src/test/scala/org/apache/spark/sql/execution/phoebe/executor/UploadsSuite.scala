@@ -13,16 +13,17 @@ import org.apache.spark.{MapOutputTrackerMaster, SparkContext, SparkEnv}
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.util.SerializableConfiguration
 
-import org.apache.spark.sql.execution.phoebe.Reason
 import org.apache.spark.sql.execution.phoebe.driver.{
   CheckpointedShuffle,
   CheckpointedShuffles,
   CheckpointEndpoint
 }
-import org.apache.spark.sql.execution.phoebe.files.HadoopFiles
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
-import org.apache.spark.sql.execution.phoebe.store.{CheckpointPlace, StoreMarker}
+import phoebe.Reason
+import phoebe.executor.{Backlog, UploadPool, UploadQueue}
+import phoebe.files.HadoopFiles
+import phoebe.store.{CheckpointPlace, StoreMarker}
 import phoebe.testing.{LocalContext, SlowFileSystem, SlowRequests}
 
 /** Map outputs that a store takes in more slowly than tasks put them out. */

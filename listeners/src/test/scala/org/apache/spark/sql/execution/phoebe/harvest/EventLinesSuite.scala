@@ -9,13 +9,14 @@ import org.scalatest.funsuite.AnyFunSuite
 
 import org.apache.spark.{ExceptionFailure, SparkConf, Success, TaskState}
 import org.apache.spark.executor.{ExecutorMetrics, TaskMetrics}
-import org.apache.spark.scheduler._
+import org.apache.spark.scheduler.{phoebe => _, _}
 import org.apache.spark.sql.execution.SparkPlanInfo
 import org.apache.spark.sql.execution.metric.SQLMetricInfo
 import org.apache.spark.sql.execution.ui._
 import org.apache.spark.storage.{RDDInfo, StorageLevel}
 import org.apache.spark.util.{JsonProtocol, JsonProtocolOptions}
-import org.apache.spark.sql.execution.phoebe.Json
+import phoebe.Json
+import phoebe.harvest.EventLines
 
 class EventLinesSuite extends AnyFunSuite {
   private val options = new JsonProtocolOptions(new SparkConf(false))

@@ -11,8 +11,9 @@ import org.apache.spark.sql.classic.{DataFrame, SparkSession}
 import org.apache.spark.storage.{ShuffleIndexBlockId, StorageLevel}
 
 import org.apache.spark.sql.execution.phoebe.exchange.StoreLocation
-import org.apache.spark.sql.execution.phoebe.plugin.PhoebeRuntime
-import org.apache.spark.sql.execution.phoebe.settings.PhoebeSettings
+import phoebe.planner.SupportChecks
+import phoebe.plugin.PhoebeRuntime
+import phoebe.settings.PhoebeSettings
 import phoebe.testing.{ForeignExtensions, LocalContext}
 
 /** The plugin in applications with others' extensions, and where Spark moves what is in the store. */

@@ -9,7 +9,15 @@ import org.scalatest.funsuite.AnyFunSuite
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.execution.phoebe.driver.MapStatuses
 import org.apache.spark.sql.execution.phoebe.exchange.StoreLocation
-import org.apache.spark.sql.execution.phoebe.files.{DamagedFileException, HadoopFiles}
+import phoebe.files.{DamagedFileException, HadoopFiles}
+import phoebe.store.{
+  CheckpointPlace,
+  CheckpointStore,
+  Manifest,
+  ManifestPack,
+  StoreMarker,
+  Tombstone
+}
 
 /** Nothing is read that was not committed whole. */
 class ManifestSuite extends AnyFunSuite {

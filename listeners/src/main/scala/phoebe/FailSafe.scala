@@ -1,0 +1,44 @@
+package phoebe
+
+import java.util.concurrent.ConcurrentHashMap
+import java.util.concurrent.atomic.LongAdder
+
+import scala.jdk.CollectionConverters._
+import scala.util.control.NonFatal
+
+import org.apache.spark.internal.Logging
+
+/**
+ * The one place where our failures stop: everything that Spark calls goes through here.
+ *
+ * A failure is counted under its place and logged once for each place and exception class; the
+ * caller gets the default. Interrupts and fatal errors pass (a cancelled query must stay
+ * cancelled); `LinkageError` (another Spark build) and `StackOverflowError` (very deep plans) do not.
+ */
+object FailSafe extends Logging {
+  private val failures = new ConcurrentHashMap[String, LongAdder]()
+  private val logged = ConcurrentHashMap.newKeySet[String]()
+
+  def apply[T](where: String, default: => T)(body: => T): T =
+    try body
+    catch {
+      case e: LinkageError => note(where, e); default
+      case e: StackOverflowError => note(where, e); default
+      case NonFatal(e) => note(where, e); default
+    }
+
+  def run(where: String)(body: => Unit): Unit = apply(where, ())(body)
+
+  /** Failures so far, by place. */
+  def counts: Map[String, Long] = failures.asScala.view.mapValues(_.sum()).toMap
+
+  private def note(where: String, e: Throwable): Unit = {
+    failures.computeIfAbsent(where, _ => new LongAdder).increment()
+    if (logged.add(s"$where/${e.getClass.getName}")) {
+      logWarning(
+        s"phoebe: failed in $where, the job goes on without it (further ones are counted only)",
+        e
+      )
+    }
+  }
+}

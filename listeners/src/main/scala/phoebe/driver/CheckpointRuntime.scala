@@ -1,0 +1,496 @@
+package phoebe.driver
+
+import java.util.concurrent.atomic.{AtomicBoolean, AtomicLong}
+import java.util.concurrent.{
+  CompletableFuture,
+  ConcurrentHashMap,
+  CountDownLatch,
+  ThreadPoolExecutor,
+  TimeUnit
+}
+
+import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
+import scala.jdk.CollectionConverters._
+
+import org.apache.spark.broadcast.Broadcast
+import org.apache.spark.internal.Logging
+import org.apache.spark.scheduler.{
+  JobSucceeded,
+  SparkListener,
+  SparkListenerApplicationEnd,
+  SparkListenerBlockUpdated,
+  SparkListenerEvent,
+  SparkListenerExecutorAdded,
+  SparkListenerExecutorRemoved,
+  SparkListenerJobEnd,
+  SparkListenerJobStart
+}
+import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
+import org.apache.spark.sql.execution.ui.SparkListenerSQLExecutionEnd
+import org.apache.spark.storage.ShuffleIndexBlockId
+import org.apache.spark.util.SerializableConfiguration
+import org.apache.spark.sql.execution.phoebe.compat.{SparkInternals, SparkVersion}
+import org.apache.spark.sql.execution.phoebe.driver.{
+  CheckpointAttempt,
+  CheckpointedShuffle,
+  CheckpointedShuffles,
+  CheckpointEndpoint,
+  RestoredShuffle
+}
+import org.apache.spark.sql.execution.phoebe.exchange.{RestoredExchangeExec, RestoredOutputs}
+import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.Stored
+import phoebe.{FailSafe, Reason}
+import phoebe.fingerprint.{Inputs, Listings, RanScan}
+import phoebe.plugin.PhoebeRuntime
+import phoebe.settings.{LocalProperties, Mode, PhoebeSettings}
+import phoebe.store.{
+  CatalogEntry,
+  CheckpointPlace,
+  CheckpointStore,
+  CommittedCheckpoint,
+  GarbageCollection,
+  RangeFetcher,
+  StoreRefusedException
+}
+
+/**
+ * The checkpoint side of one application: the store and what it held at the start, the verdicts of
+ * running executions, what was written and restored, and what becomes of that at the end.
+ */
+final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
+    with Logging {
+  import CheckpointRuntime._
+
+  private val sc = phoebe.sparkContext
+  val store = new CheckpointStore(
+    phoebe.settings.checkpointDir,
+    sc.hadoopConfiguration,
+    phoebe.settings.leaseMs,
+    phoebe.settings.sharesCheckpoints
+  )
+  val shuffles = new CheckpointedShuffles
+
+  /** Commits and removals wait for executors and for the store; never on Spark's own threads. */
+  val pool: ExecutionContextExecutorService = ExecutionContext.fromExecutorService(
+    SparkInternals.cachedThreads("phoebe-commit", 16)
+  )
+
+  /** Queries that are being planned wait for these, so nothing else may hold them up. */
+  val looks: ExecutionContextExecutorService = ExecutionContext.fromExecutorService(
+    SparkInternals.cachedThreads("phoebe-look", 16)
+  )
+
+  /** Plans what restored boundaries are computed from after all; may run jobs, and wait for each other. */
+  val plannings: ThreadPoolExecutor = SparkInternals.cachedThreads("phoebe-plan", 64)
+
+  lazy val hadoopConf: Broadcast[SerializableConfiguration] =
+    SparkVersion.broadcast(sc, sc.hadoopConfiguration)
+
+  private val executions = new ConcurrentHashMap[Long, ExecutionState]()
+  private val written = new SupersededCheckpoints
+  private val releasing = new AtomicBoolean
+  private val looksAtMoved = new AtomicBoolean
+  private val restoredPlaces = ConcurrentHashMap.newKeySet[CheckpointPlace]()
+  private val clock = SparkInternals.scheduledThread("phoebe-checkpoint-clock")
+
+  /** A thread of its own: no commit or removal that hangs may let the lease run out. */
+  private val lease = SparkInternals.scheduledThread("phoebe-lease")
+  private val mayWait = new AtomicBoolean(true)
+  private val lookMs = new AtomicLong(phoebe.settings.lookTimeoutMs)
+  private val plainJobs = ConcurrentHashMap.newKeySet[Int]()
+  @volatile private var failures = 0
+  private val heardEnd = new CountDownLatch(1)
+
+  /** Whether to look at others' leases: not at once, where the index has just shown them. */
+  @volatile private var watches = false
+
+  /** Why the store's directory is not used, once that is known. */
+  @volatile private var notAStore: Option[Reason] = None
+
+  /** What the store held when the application started, read once in the background. */
+  private val index = CompletableFuture.supplyAsync[Map[String, Seq[CatalogEntry]]](
+    () =>
+      FailSafe("read the store's index", Map.empty[String, Seq[CatalogEntry]]) {
+        if (opens()) readIndex() else Map.empty
+      },
+    pool
+  )
+
+  private def opens(): Boolean =
+    try {
+      phoebe.settings.misplacedStore.foreach(why => throw new StoreRefusedException(why))
+      store.prepare()
+      true
+    } catch {
+      case e: StoreRefusedException =>
+        logWarning(s"phoebe: no checkpoints, the job goes on without: ${e.getMessage}")
+        notAStore = Some(Reason("store_refused", e.getMessage))
+        false
+    }
+
+  private def readIndex(): Map[String, Seq[CatalogEntry]] = {
+    val catalog = store.catalogue()
+    val nowMs = System.currentTimeMillis()
+    // Somebody may be away: what it left can be restored, and it is to be shut out.
+    if (catalog.leases.values.exists(nowMs - _.getModificationTime > phoebe.settings.leaseMs / 2)) {
+      watches = true
+      needsStore()
+    }
+    if (nowMs - catalog.collectedAtMs > CollectionPauseMs) {
+      clock.schedule((() => collect()): Runnable, CollectionDelayMs, TimeUnit.MILLISECONDS)
+    }
+    catalog.index
+  }
+
+  /** Why nothing is written to the store and nothing restored from it. */
+  def noStore: Option[Reason] = notAStore.orElse(if (store.isLost) Some(LeaseLost) else None)
+
+  /** What nobody needs goes, at most once in a while over all applications; nothing waits for it. */
+  private def collect(): Unit = if (phoebe.settings.mode == Mode.Apply) pool.execute { () =>
+    needsStore()
+    FailSafe.run("collect garbage in the store")(store.unlessLost {
+      val found = GarbageCollection.run(store, phoebe.settings.limits, dryRun = false)
+      found.filter(_.remove).foreach { gone =>
+        logInfo(s"phoebe: removed ${gone.stocked.place}: ${gone.reason}")
+      }
+    })
+  }
+
+  /** From the first need of the store on this application says that it lives, until it ends. */
+  private lazy val renewals = lease.scheduleAtFixedRate(
+    (() => FailSafe.run("renew the lease")(renew())): Runnable,
+    0,
+    math.max(1, phoebe.settings.leaseMs / 3),
+    TimeUnit.MILLISECONDS
+  )
+
+  /** And looks whether others still do. That may take its time, and no renewal waits for it. */
+  private def renew(): Unit = {
+    store.stay()
+    if (watches && !store.isLost) {
+      pool.execute(() => FailSafe.run("look for applications that are away")(store.watch()))
+    }
+    watches = true
+  }
+
+  def needsStore(): Unit = FailSafe.run("begin to renew the lease")(renewals)
+
+  /**
+   * The committed checkpoints. Only the application's first caller waits for the index, for at most
+   * the advice timeout: the first query of a resumed job is the one that has most to restore. Once
+   * that was in vain nobody waits again.
+   */
+  def known(): Map[String, Seq[CatalogEntry]] =
+    if (noStore.isDefined) Map.empty
+    else if (index.isDone || mayWait.compareAndSet(true, false)) {
+      FailSafe("wait for the store's index", Map.empty[String, Seq[CatalogEntry]]) {
+        index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
+      }
+    } else Map.empty
+
+  /** How long a query's planning may wait for looks at what the store holds. */
+  def lookTimeoutMs: Long = lookMs.get()
+
+  /**
+   * A query has waited for a look in vain. That boundary is computed; the next query waits half as
+   * long, so that a store that hangs costs an application little more than its first two waits.
+   */
+  def lookedInVain(): Unit =
+    lookMs.updateAndGet(ms => math.min(ms, math.max(ms / 2, phoebe.settings.adviceTimeoutMs))): Unit
+
+  def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
+
+  /** An execution that has not ended, if its first plan was looked at. */
+  def running(id: Long): Option[ExecutionState] = Option(executions.get(id))
+
+  /** A checkpoint's shuffle has its id: whatever becomes of it, the attempt will say. */
+  def begun(shuffleId: Int, attempt: CheckpointAttempt, fingerprint: String): Unit = {
+    needsStore()
+    shuffles.put(shuffleId, attempt)
+    running(attempt.executionId) match {
+      case Some(state) => state.settled.add(fingerprint)
+      // One fragment of it failed, and Spark goes on with another one.
+      case None => giveUpLater(attempt.executionId)
+    }
+  }
+
+  private def giveUpLater(executionId: Long): Unit =
+    later(UploadGraceMs)(giveUpLate(executionId))
+
+  def committed(place: CheckpointPlace): Unit = written.add(place)
+
+  /** Readers are sent to it. */
+  def stands(place: CheckpointPlace): Unit = written.stands(place)
+
+  /** It was given up while it was being committed. */
+  def withdrawn(place: CheckpointPlace): Unit = {
+    written.withdraw(place)
+    store.remove(place)
+  }
+
+  /** What Spark has forgotten is forgotten here; what a later checkpoint stands for goes. */
+  private def forget(): Unit = {
+    shuffles.sweep().foreach {
+      case attempt: CheckpointAttempt => written.forgotten(attempt.place)
+      case _ => // what another application wrote is its own
+    }
+    // One at a time: it lists the catalogue and reads the leases. What comes meanwhile goes next time.
+    if (written.superseded().nonEmpty && releasing.compareAndSet(false, true)) pool.execute { () =>
+      try
+        FailSafe.run("remove superseded checkpoints") {
+          written.gone(store.release(written.superseded()))
+        }
+      finally releasing.set(false)
+    }
+  }
+
+  lazy val restorer = new CheckpointVerifier(this)
+
+  /** A restored boundary is about to be read (not merely planned, as by EXPLAIN). */
+  def restored(
+      exchange: RestoredExchangeExec,
+      shuffleId: Int,
+      checkpoint: CommittedCheckpoint,
+      outputs: RestoredOutputs
+  ): Unit = {
+    val packs = checkpoint.manifest.packs.map(_.pack).toArray
+    shuffles.put(
+      shuffleId,
+      new RestoredShuffle(exchange.executionId, Stored(checkpoint.place, packs, 0L), outputs)
+    )
+    restoredPlaces.add(checkpoint.place)
+    val manifest = checkpoint.manifest
+    tell(
+      exchange.executionId,
+      exchange.fingerprint,
+      "restored",
+      Some(checkpoint.place),
+      "bytes" -> manifest.bytes,
+      "rows" -> manifest.rows,
+      "map_count" -> manifest.numMaps,
+      "partitions" -> manifest.numPartitions,
+      "from_app_id" -> manifest.appId
+    )
+    logInfo(
+      s"phoebe: restores ${manifest.bytes} bytes that ${manifest.appId} left in ${checkpoint.place}"
+    )
+  }
+
+  /**
+   * Looks at the inputs right before a commit, on the commit's own thread; that may be after the
+   * execution's end. The stage's scans have listed what they read when this is called.
+   *
+   * @param plan
+   *   what the stage runs
+   */
+  def inputs(
+      executionId: Long,
+      fingerprint: String,
+      plan: SparkPlan
+  ): () => Either[Reason, String] =
+    running(executionId).map(_.verdicts.get(fingerprint)) match {
+      case Some(Verdict.Write(_, inputs)) =>
+        val ran =
+          FailSafe("see what scans listed", Option.empty[Seq[RanScan]])(Some(Listings.ran(plan)))
+        () =>
+          ran.fold[Either[Reason, String]](Left(Inputs.unseen("no listing")))(inputs.beforeCommit)
+      case _ => () => Left(Reason("execution_over", "the execution ended before it ran"))
+    }
+
+  /** Sends a `checkpoint` message (docs/protocol.md). */
+  def tell(
+      executionId: Long,
+      fingerprint: String,
+      event: String,
+      place: Option[CheckpointPlace],
+      fields: (String, Any)*
+  ): Unit = {
+    running(executionId).foreach(_.settled.add(fingerprint))
+    phoebe.count(s"checkpoints.$event")
+    val known = Map[String, Any](
+      "type" -> "checkpoint",
+      "execution_id" -> executionId,
+      "fingerprint" -> fingerprint,
+      "event" -> event,
+      "path" -> place.map(p => PhoebeSettings.plain(p.directory)),
+      "time" -> System.currentTimeMillis()
+    ) ++ fields
+    phoebe.send(CheckpointRuntime.fields.map(name =>
+      name -> known.getOrElse(name, null)
+    ): _*)
+  }
+
+  override def onOtherEvent(event: SparkListenerEvent): Unit = event match {
+    case end: SparkListenerSQLExecutionEnd =>
+      if (end.errorMessage.exists(_.nonEmpty)) failures += 1
+      running(end.executionId).toSeq.flatMap(_.unsettled).foreach { fingerprint =>
+        tell(
+          end.executionId,
+          fingerprint,
+          "abandoned",
+          None,
+          "reason" -> CheckpointRuntime.NotRun.toJson
+        )
+      }
+      executions.remove(end.executionId)
+      aside("forget shuffles")(forget())
+      if (shuffles.of(end.executionId).exists(!_.isOver)) giveUpLater(end.executionId)
+    case _ =>
+  }
+
+  override def onApplicationEnd(end: SparkListenerApplicationEnd): Unit = heardEnd.countDown()
+
+  /** A job outside of any query that fails: the application has not ended well either. */
+  override def onJobStart(start: SparkListenerJobStart): Unit = {
+    val properties = Option(start.properties)
+    val plain = properties.forall { p =>
+      p.getProperty(SQLExecution.EXECUTION_ID_KEY) == null &&
+      p.getProperty(LocalProperties.Internal) == null
+    }
+    if (plain) plainJobs.add(start.jobId)
+  }
+
+  override def onJobEnd(end: SparkListenerJobEnd): Unit =
+    if (plainJobs.remove(end.jobId) && end.jobResult != JobSucceeded) failures += 1
+
+  /** Short work of a shuffle's, in a while; not at all once the application has ended. */
+  def later(ms: Long)(body: => Unit): Unit = FailSafe.run("look again later") {
+    clock.schedule((() => FailSafe.run("look again")(body)): Runnable, ms, TimeUnit.MILLISECONDS)
+  }
+
+  /** Work that waits until executors have fetched the locations that they were told of. */
+  val afterTold: (() => Unit) => Unit = work => later(ToldMs)(work())
+
+  /** What an execution left to be uploaded may still become a checkpoint, but not for ever. */
+  private def giveUpLate(executionId: Long): Unit =
+    shuffles.of(executionId).filterNot(_.isOver).foreach { shuffle =>
+      FailSafe.run("give up an upload")(shuffle.abandon(LateUpload))
+    }
+
+  override def onExecutorAdded(added: SparkListenerExecutorAdded): Unit =
+    aside("note a new executor")(shuffles.executorAdded(added.executorId))
+
+  override def onExecutorRemoved(removed: SparkListenerExecutorRemoved): Unit =
+    aside("note a lost executor")(shuffles.executorLost(removed.executorId))
+
+  /** Spark posts it when the map output tracker knows of the new place. */
+  override def onBlockUpdated(updated: SparkListenerBlockUpdated): Unit =
+    updated.blockUpdatedInfo.blockId match {
+      case ShuffleIndexBlockId(shuffleId, mapId, _) if shuffles.moved(shuffleId, mapId) =>
+        if (looksAtMoved.compareAndSet(false, true)) later(MovedMs) {
+          looksAtMoved.set(false)
+          pool.execute(() => FailSafe.run("look at moved files")(shuffles.lookAtMoved()))
+        }
+      case _ =>
+    }
+
+  /** Never on the listener's thread: executors and the store are spoken to. */
+  private def aside(what: String)(body: => Unit): Unit =
+    clock.execute(() => FailSafe.run(what)(body))
+
+  /**
+   * What may yet become a checkpoint is wanted by the next submission; no query waits any more. On a
+   * cluster the executors have been told to end before a plugin hears of it: there only commits that
+   * are under way can be waited for.
+   */
+  private def awaitCommits(): Unit = {
+    val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(CloseMs)
+    def isComing(s: CheckpointedShuffle) = s.isCommitting || sc.isLocal && s.isUploading
+    while (shuffles.all.exists(isComing) && System.nanoTime() < deadline) Thread.sleep(20)
+  }
+
+  /**
+   * The application ends. Where it ended well nobody will resume it: what it wrote and what it
+   * restored is removed, unless it is to be kept or another application may still need it. A stop in
+   * the JVM's shutdown (an exit with an error, a signal), or any failed query or job, keeps everything
+   * for the next submission; so does an end of which we have not heard: failures may come before it.
+   */
+  def close(): Unit = {
+    val heardAll = heardEnd.await(HearMs, TimeUnit.MILLISECONDS)
+    val well = heardAll && failures == 0 && !SparkInternals.isShuttingDown
+    val remove = well && phoebe.settings.removeWhenDone
+    if (!remove) awaitCommits()
+    clock.shutdownNow()
+    lease.shutdown() // what it is writing is dropped below
+    shuffles.all.foreach(_.abandon(ApplicationOver))
+    pool.execute { () =>
+      FailSafe.run("leave the store") {
+        try if (remove) store.release(written.all ++ restoredPlaces.asScala): Unit
+        finally store.dropLease()
+      }
+    }
+    looks.shutdown()
+    plannings.shutdownNow()
+    pool.shutdown()
+    // A store that hangs holds nobody up for long.
+    pool.awaitTermination(CloseMs, TimeUnit.MILLISECONDS)
+    RangeFetcher.stop()
+  }
+}
+
+object CheckpointRuntime {
+
+  /** How long uploads may go on after their execution has ended. */
+  private val UploadGraceMs = 60000L
+
+  /** Garbage is collected beside the application's first minute, and not again for an hour. */
+  private val CollectionDelayMs = 5000L
+  private val CollectionPauseMs = 3600000L
+
+  /** How long an application's end may wait for uploads that the next one can use, or for removals. */
+  private val CloseMs = 10000L
+
+  /** How long executors may take to fetch the locations that they were told of. */
+  private val ToldMs = 60000L
+
+  /** An executor's files are moved one by one, and looked at together. */
+  private val MovedMs = 200L
+
+  /** How long what Spark has said last may take to arrive. */
+  private val HearMs = 5000L
+  private val LeaseLost = Reason(
+    "lease_lost",
+    "the application was away for longer than its lease in the store"
+  )
+  private val LateUpload = Reason(
+    "upload_late",
+    s"not uploaded within ${UploadGraceMs / 1000} s after the query's end"
+  )
+  private val ApplicationOver =
+    Reason("application_over", "the application ended before the checkpoint was whole")
+  private val NotRun = Reason(
+    "not_run",
+    "the boundary did not run as planned: adaptive execution dropped or changed it, or the query ended"
+  )
+  private val fields = Seq(
+    "type",
+    "execution_id",
+    "fingerprint",
+    "event",
+    "path",
+    "bytes",
+    "rows",
+    "map_count",
+    "partitions",
+    "copy_ms",
+    "freed_bytes",
+    "from_app_id",
+    "reason",
+    "stage_id",
+    "time"
+  )
+
+  /** The application's, made when the plugin starts in a mode that may write or restore. */
+  def start(phoebe: PhoebeRuntime): CheckpointRuntime = phoebe.slot.synchronized {
+    phoebe.slot.get() match {
+      case existing: CheckpointRuntime => existing
+      case _ =>
+        val made = new CheckpointRuntime(phoebe)
+        // A queue of its own: others' slow listeners are not to hide a failure.
+        SparkInternals.addListener(phoebe.sparkContext, made, "phoebe-checkpoints")
+        CheckpointEndpoint.open(made.shuffles)
+        phoebe.slot.set(made)
+        made
+    }
+  }
+}

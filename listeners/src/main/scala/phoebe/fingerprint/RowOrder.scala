@@ -1,0 +1,478 @@
+/*
+ * Which values of a query follow from the order or the grouping of rows, from which columns of which
+ * inputs they are made, and whether a stored run made them or this one does. The rule that is kept
+ * with it: no two consumers within a query see different results of one and the same computation.
+ */
+package phoebe.fingerprint
+
+import java.util.IdentityHashMap
+
+import scala.collection.mutable
+
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.expressions.aggregate._
+import org.apache.spark.sql.catalyst.plans.QueryPlan
+import org.apache.spark.sql.catalyst.plans.logical
+import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
+import org.apache.spark.sql.catalyst.trees.TreePattern.PLAN_EXPRESSION
+import org.apache.spark.sql.catalyst.util.UnsafeRowUtils
+import org.apache.spark.sql.execution.{phoebe => _, _}
+import org.apache.spark.sql.execution.adaptive.{AdaptiveSparkPlanExec, QueryStageExec}
+import org.apache.spark.sql.execution.aggregate.BaseAggregateExec
+import org.apache.spark.sql.execution.columnar.{InMemoryRelation, InMemoryTableScanExec}
+import org.apache.spark.sql.execution.datasources.{HadoopFsRelation, LogicalRelation}
+import org.apache.spark.sql.execution.exchange.{ReusedExchangeExec, ShuffleExchangeLike}
+import org.apache.spark.sql.execution.window.{WindowExec, WindowGroupLimitExec}
+import org.apache.spark.sql.types._
+import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals.{AnsiIntervalType, IntegralType}
+
+private[phoebe] object RowOrder {
+
+  /**
+   * A boundary that is read from the store.
+   *
+   * @param run
+   *   the SQL execution, of whichever application, that had written it
+   */
+  final case class Stored(fingerprint: String, run: String)
+
+  /**
+   * What a value is made of: a column of an input (or, without a name, the order of its rows), after so
+   * many computations in which the order counts. Partial sums are one step on, sums two.
+   */
+  final case class Value(input: String, column: String, steps: Int)
+
+  /**
+   * One computation in which the order of rows counts.
+   *
+   * @param within
+   *   the stored boundary below which it lies: that run did it; none where this query does it
+   * @param rows
+   *   how the rows of each input reach it: through a stored boundary, or (none) through this query alone
+   */
+  final case class Computation(
+      of: Set[Value],
+      within: Option[Stored],
+      rows: Map[String, Set[Option[Stored]]]
+  ) {
+    def boundaries: Set[Stored] = within.toSet ++ rows.values.flatten.flatten
+
+    /** As it is once a stored boundary is computed by this query after all. */
+    def without(fingerprint: String): Computation = {
+      def left(s: Option[Stored]) = s.filter(_.fingerprint != fingerprint)
+      copy(within = left(within), rows = rows.map { case (i, all) => i -> all.map(left) })
+    }
+
+    def usesStore: Boolean = within.isDefined || rows.values.exists(_.exists(_.isDefined))
+
+    private[RowOrder] def way(input: String) =
+      (within.map(_.run), rows.getOrElse(input, Set.empty).map(_.map(_.run)))
+  }
+
+  /** All such computations of a plan, of its subqueries, and of the caches that it reads. */
+  def computations(plan: SparkPlan, stored: SparkPlan => Option[Stored]): Seq[Computation] = {
+    val walk = new Walk(stored)
+    walk.visit(plan)
+    walk.found.distinct.toSeq
+  }
+
+  /** What a query computes outside of one of its parts: those values, of the inputs' own columns. */
+  def elsewhere(whole: LogicalPlan, part: Option[LogicalPlan]): Set[Value] = {
+    def counts(plan: LogicalPlan) = {
+      val walk = new Walk(_ => None)
+      walk.visit(plan)
+      walk.found.toSeq.flatMap(_.of).filter(_.steps == 0).groupBy(identity).map { case (v, all) =>
+        v -> all.size
+      }
+    }
+    val own = part.fold(Map.empty[Value, Int])(counts)
+    counts(whole).collect { case (v, n) if n > own.getOrElse(v, 0) => v }.toSet
+  }
+
+  /**
+   * The fingerprints of stored boundaries that must not be restored, each with what would be seen in two
+   * ways. Without the upper ones those further down may still serve: look again.
+   */
+  def contested(all: Seq[Computation], elsewhere: Set[Value]): Map[String, Value] = {
+    val inputs = overlapping(all.flatMap(_.rows.keys) ++ elsewhere.map(_.input))
+    def shared(v: Value) = v.copy(input = inputs(v.input))
+    val others = elsewhere.map(shared)
+    val uses = all.flatMap(c => c.of.map(v => (shared(v), v, c))).groupBy(_._1)
+    uses.toSeq.flatMap { case (value, same) =>
+      val ways = same.map { case (_, own, c) => c.way(own.input) }.distinct
+      val isOne = ways.size == 1 && !(others(value) && same.exists(_._3.usesStore))
+      if (isOne) Nil
+      else {
+        val within = same.flatMap(_._3.within)
+        val boundaries =
+          if (within.nonEmpty) within
+          else same.flatMap { case (_, own, c) => c.rows.getOrElse(own.input, Set.empty).flatten }
+        boundaries.map(_.fingerprint -> value)
+      }
+    }.toMap
+  }
+
+  /**
+   * The fingerprints of stored boundaries of which none can be computed by this query after all while
+   * the others are restored: a value would be seen in two ways.
+   */
+  def linked(all: Seq[Computation]): Set[String] =
+    all.flatMap(_.boundaries.map(_.fingerprint)).toSet.filter(f =>
+      contested(all.map(_.without(f)), Set.empty).nonEmpty
+    )
+
+  /** By paths, one a line; of many (a table's partitions after pruning) by what they lie in. */
+  private def inputOf(paths: Seq[String]): String =
+    if (paths.size <= FewPaths) paths.sorted.mkString("\n")
+    else {
+      val common = paths.reduce { (a, b) =>
+        a.substring(
+          0,
+          a.zip(b).indexWhere { case (x, y) => x != y } match {
+            case -1 => math.min(a.length, b.length)
+            case at => at
+          }
+        )
+      }
+      common.substring(0, math.max(common.lastIndexOf('/'), 0))
+    }
+
+  private val FewPaths = 8
+
+  /** Inputs that may have files in common have one name. */
+  private def overlapping(inputs: Seq[String]): Map[String, String] = {
+    def holds(a: String, b: String) = a == b || b.startsWith(a + "/")
+    def meet(a: String, b: String) = a.split('\n').exists(p =>
+      b.split('\n').exists(q => holds(p, q) || holds(q, p))
+    )
+    val groups = inputs.distinct.foldLeft(List.empty[List[String]]) { (groups, input) =>
+      val (same, others) = groups.partition(_.exists(meet(_, input)))
+      (input :: same.flatten) :: others
+    }
+    groups.flatMap(group => group.map(_ -> group.min)).toMap
+  }
+
+  /** Whether the value is the same however its rows are ordered and spread over tasks. */
+  def isExact(f: AggregateFunction): Boolean = f match {
+    case _: Count | _: HyperLogLogPlusPlus | _: ApproxCountDistinctForIntervals |
+        _: CountMinSketchAgg | _: BloomFilterAggregate | _: BitAndAgg | _: BitOrAgg |
+        _: BitXorAgg | _: PivotFirst => true
+    case s: Sum => SparkVersion.evalMode(s).exists(addsExactly(s.child.dataType, _))
+    case a: Average => a.child.dataType match {
+        case ByteType | ShortType => true // sums of them are exact in a double
+        case _: IntegralType => false
+        case t => addsExactly(t, a.evalMode)
+      }
+    case m: Max => comparesExactly(m.dataType)
+    case m: Min => comparesExactly(m.dataType)
+    case p: Percentile => comparesExactly(p.child.dataType)
+    case p: PercentileDisc => comparesExactly(p.child.dataType)
+    case _ => false
+  }
+
+  /**
+   * Whole numbers wrap around, or a sum that does not fit is an error (which nobody is given in place of a
+   * value). With `try_sum`, and decimals without ANSI rules, it is NULL: then a step of one order may
+   * overflow that another order does not have. Ten digits more than a summand has hold any sum.
+   */
+  private def addsExactly(t: DataType, mode: EvalMode.Value): Boolean = t match {
+    case d: DecimalType => mode == EvalMode.ANSI || d.precision + 10 <= DecimalType.MAX_PRECISION
+    case _: IntegralType | _: AnsiIntervalType => mode != EvalMode.TRY
+    case _ => false
+  }
+
+  /** Of values that compare as equal (0.0 and -0.0, strings under a collation) the order picks one. */
+  private def comparesExactly(t: DataType): Boolean =
+    UnsafeRowUtils.isBinaryStable(t) && !ExpressionText.hasFraction(t)
+
+  private def isExact(w: WindowExpression): Boolean =
+    !ExpressionText.countsRows(w) && (w.windowFunction match {
+      case a: AggregateExpression => isExact(a.aggregateFunction)
+      case f => ExpressionText.isKnown(f)
+    })
+
+  /** What is known of a plan's columns, of the order of its rows, and of where its inputs come from. */
+  private final case class Flow(
+      columns: Map[ExprId, Set[Value]],
+      order: Set[Value],
+      inputs: Map[String, Set[Option[Stored]]]
+  ) {
+    def renamed(from: Seq[Attribute], to: Seq[Attribute]): Flow =
+      copy(columns = from.zip(to).map { case (f, t) =>
+        t.exprId -> columns.getOrElse(f.exprId, Set.empty[Value])
+      }.toMap)
+  }
+
+  private val nothing = Flow(Map.empty, Set.empty, Map.empty)
+
+  private def merged(flows: Iterable[Flow]): Flow = flows.foldLeft(nothing) { (a, b) =>
+    Flow(
+      a.columns ++ b.columns,
+      a.order ++ b.order,
+      b.inputs.foldLeft(a.inputs) { case (all, (input, rows)) =>
+        all.updated(input, all.getOrElse(input, Set.empty) ++ rows)
+      }
+    )
+  }
+
+  private def step(values: Set[Value]): Set[Value] = values.map(v => v.copy(steps = v.steps + 1))
+
+  /** Generous where a node is not known: what it puts out is made of all that it reads. */
+  private final class Walk(stored: SparkPlan => Option[Stored]) {
+    val found = mutable.ArrayBuffer.empty[Computation]
+    private val subqueries = new IdentityHashMap[QueryPlan[_], Flow]
+    private val logicalSubqueries = mutable.HashMap.empty[LogicalPlan, Flow]
+    private var within = Option.empty[Stored]
+
+    def visit(plan: QueryPlan[_]): Flow = plan match {
+      case c: CarriesOriginal => visit(c.original)
+      case e: ShuffleExchangeLike => below(e)
+      case r: ReusedExchangeExec => visit(r.child).renamed(r.child.output, r.output)
+      case r: ReusedSubqueryExec => visit(r.child)
+      case s: QueryStageExec => visit(s.plan).renamed(s.plan.output, s.output)
+      case a: AdaptiveSparkPlanExec =>
+        visit(a.executedPlan).renamed(a.executedPlan.output, a.output)
+      case s: InMemoryTableScanExec => cached(s.relation)
+      case r: InMemoryRelation => cached(r)
+      case s: FileSourceScanExec => files(s.relation, s.output)
+      case LogicalRelation(r: HadoopFsRelation, output, _, _, _) => files(r, output)
+      case s: LocalTableScanExec => leaf(s"${s.rows.size} rows", s.output)
+      case l: logical.LocalRelation => leaf(s"${l.data.size} rows", l.output)
+      case r: RangeExec => leaf(range(r.range), r.output)
+      case r: logical.Range => leaf(range(r), r.output)
+      case u: UnionExec => union(u)
+      case u: logical.Union => union(u)
+      case a: BaseAggregateExec => aggregated(a)
+      case a: logical.Aggregate => aggregated(a)
+      case w: WindowExec => windows(w, w.windowExpression)
+      case w: logical.Window => windows(w, w.windowExpressions)
+      case w: WindowGroupLimitExec => groupLimit(w, w.rankLikeFunction)
+      case w: logical.WindowGroupLimit => groupLimit(w, w.rankLikeFunction)
+      case _: CollectLimitExec | _: LocalLimitExec | _: GlobalLimitExec | _: CollectTailExec |
+          _: TakeOrderedAndProjectExec | _: SampleExec | _: logical.GlobalLimit |
+          _: logical.LocalLimit | _: logical.Tail | _: logical.Offset | _: logical.Sample =>
+        picksRows(plan, Set.empty)
+      case p: SparkPlan if Relations.runsUserCode(p) =>
+        val read = children(p)
+        val all = read.columns.valuesIterator.flatten.toSet ++ read.order
+        compute(all, read)
+        put(p, read, step(all))
+      case _ => through(plan)
+    }
+
+    /** Below a stored boundary all was done by the run that stored it, whatever lies further down. */
+    private def below(exchange: ShuffleExchangeLike): Flow = {
+      val before = within
+      within = before.orElse(stored(exchange))
+      try visit(exchange.child)
+      finally within = before
+    }
+
+    private def compute(of: Set[Value], read: Flow): Unit =
+      if (of.nonEmpty) {
+        val inputs = of.map(_.input)
+        found += Computation(of, within, read.inputs.filter(i => inputs(i._1)))
+      }
+
+    private def files(relation: HadoopFsRelation, output: Seq[Attribute]) =
+      leaf(inputOf(relation.location.rootPaths.map(_.toString)), output)
+
+    private def range(r: logical.Range) = s"range ${r.start} ${r.end} ${r.step}"
+
+    private def leaf(input: String, output: Seq[Attribute]): Flow = Flow(
+      output.map(a => a.exprId -> Set(Value(input, a.name, 0))).toMap,
+      Set(Value(input, "", 0)),
+      Map(input -> Set(within))
+    )
+
+    /** Its rows were made by this application, when the cache was filled. */
+    private def cached(r: InMemoryRelation): Flow =
+      visit(r.cachedPlan).renamed(r.cachedPlan.output, r.output)
+
+    private def children(plan: QueryPlan[_]): Flow = {
+      val flows = plan.children.map { case child: QueryPlan[_] => visit(child) }
+      val asked = plan.expressions.flatMap(subqueriesOf).map(subquery)
+      val all = merged(flows)
+      if (asked.isEmpty) all else all.copy(inputs = merged(all +: asked).inputs)
+    }
+
+    /**
+     * The plan by which a scan is pruned is that of its join's other side, with its fingerprints. (As a
+     * logical plan it counts: it may be planned as a query of its own, and run beside the join.)
+     */
+    private def subqueriesOf(e: Expression): Seq[PlanExpression[_]] = e match {
+      case _: DynamicPruningExpression => Nil
+      case in: InSubqueryExec if in.isDynamicPruning => Nil
+      case p: PlanExpression[_] => p +: p.children.flatMap(subqueriesOf)
+      case _ if !e.containsPattern(PLAN_EXPRESSION) => Nil
+      case _ => e.children.flatMap(subqueriesOf)
+    }
+
+    /** Equal subqueries run once. */
+    private def subquery(e: PlanExpression[_]): Flow = e.plan match {
+      case plan: LogicalPlan =>
+        logicalSubqueries.getOrElseUpdate(plan.canonicalized, outermost(plan))
+      case plan: QueryPlan[_] =>
+        if (!subqueries.containsKey(plan)) subqueries.put(plan, outermost(plan))
+        subqueries.get(plan)
+      case _ => nothing
+    }
+
+    /** A subquery's plan is one of its own, wherever it is asked for. */
+    private def outermost(plan: QueryPlan[_]): Flow = {
+      val flow = visit(plan)
+      flow.copy(columns =
+        plan.output.map(a =>
+          a.exprId -> flow.columns.getOrElse(a.exprId, Set.empty[Value])
+        ).toMap
+      )
+    }
+
+    private def values(e: Expression, columns: Map[ExprId, Set[Value]]): Set[Value] = {
+      val out = mutable.Set.empty[Value]
+      e.foreach {
+        case a: Attribute => out ++= columns.getOrElse(a.exprId, Set.empty)
+        case _ =>
+      }
+      subqueriesOf(e).foreach(s => out ++= subquery(s).columns.valuesIterator.flatten)
+      out.toSet
+    }
+
+    /** The columns that a plan puts out: those that it has read, or by `made`, or of all that it says. */
+    private def put(
+        plan: QueryPlan[_],
+        read: Flow,
+        otherwise: => Set[Value],
+        made: Map[ExprId, Set[Value]] = Map.empty
+    ): Flow = {
+      lazy val rest = otherwise
+      read.copy(columns = plan.output.map { a =>
+        a.exprId -> made.getOrElse(a.exprId, read.columns.getOrElse(a.exprId, rest))
+      }.toMap)
+    }
+
+    /** What is said of each row by itself; numbers by chance follow the order of rows. */
+    private def through(plan: QueryPlan[_], made: Map[ExprId, Set[Value]] = Map.empty): Flow = {
+      val read = children(plan)
+      if (plan.expressions.forall(_.deterministic)) named(plan, read, Set.empty, made)
+      else {
+        compute(read.order, read)
+        named(plan, read, step(read.order), made)
+      }
+    }
+
+    private def named(
+        plan: QueryPlan[_],
+        read: Flow,
+        more: Set[Value],
+        made: Map[ExprId, Set[Value]]
+    ): Flow = {
+      val aliases = plan.expressions.collect { case a: Alias =>
+        a.exprId -> (values(a.child, read.columns) ++ (if (a.deterministic) Nil else more))
+      }.toMap
+      put(plan, read, plan.expressions.flatMap(values(_, read.columns)).toSet, aliases ++ made)
+    }
+
+    private def union(plan: QueryPlan[_]): Flow = {
+      val flows = plan.children.map { case child: QueryPlan[_] =>
+        visit(child).renamed(child.output, plan.output)
+      }
+      merged(flows).copy(columns = plan.output.map { a =>
+        a.exprId -> flows.flatMap(_.columns.getOrElse(a.exprId, Set.empty[Value])).toSet
+      }.toMap)
+    }
+
+    private def picksRows(plan: QueryPlan[_], by: Set[Value]): Flow = {
+      val read = through(plan)
+      compute(by ++ read.order, read)
+      read.copy(order = step(read.order))
+    }
+
+    private def groupLimit(plan: QueryPlan[_], rank: Expression): Flow =
+      if (ExpressionText.isKnown(rank)) through(plan) else picksRows(plan, Set.empty)
+
+    private def windows(plan: QueryPlan[_], list: Seq[NamedExpression]): Flow = {
+      val read = children(plan)
+      var order = read.order
+      val made = list.map { e =>
+        val of = values(e, read.columns)
+        e.exprId -> (e.collectFirst { case w: WindowExpression => w } match {
+          case Some(w) if isExact(w) => of
+          case Some(WindowExpression(_: AggregateExpression, _)) =>
+            compute(of, read)
+            step(of)
+          case _ => // which row is the first, or the next one
+            compute(of ++ read.order, read)
+            order = step(read.order)
+            step(of ++ read.order)
+        })
+      }
+      put(plan, read, Set.empty, made.toMap).copy(order = order)
+    }
+
+    private def aggregated(a: logical.Aggregate): Flow = {
+      val read = children(a)
+      val made = a.aggregateExpressions.map { e =>
+        val of = values(e, read.columns)
+        val calls = e.collect { case c: AggregateExpression if !isExact(c.aggregateFunction) => c }
+        calls.foreach(c => compute(values(c, read.columns), read))
+        val isPicked = a.groupingExpressions.exists(k => !isBinaryStable(k) && k.semanticEquals(e))
+        e.exprId -> (if (calls.isEmpty && !isPicked) of else step(step(of)))
+      }
+      put(a, read, Set.empty, made.toMap)
+    }
+
+    /** By phase: partial results follow from the order of rows, final ones from that of partial ones. */
+    private def aggregated(a: BaseAggregateExec): Flow = {
+      val read = children(a)
+      var offset = a.initialInputBufferOffset
+      def buffer(b: Attribute, i: Int) = read.columns.get(b.exprId)
+        .orElse(a.child.output.lift(i).flatMap(o => read.columns.get(o.exprId)))
+        .getOrElse(Set.empty)
+      val keys = a.groupingExpressions.map { key =>
+        val of = values(key, read.columns)
+        if (isBinaryStable(key)) key.exprId -> of
+        else {
+          compute(of, read)
+          key.exprId -> step(of)
+        }
+      }
+      val made = a.aggregateExpressions.zip(a.aggregateAttributes).flatMap { case (call, result) =>
+        val buffers = call.aggregateFunction.inputAggBufferAttributes
+        val isFirst = call.mode == Partial || call.mode == Complete
+        val of =
+          if (isFirst) {
+            values(call.aggregateFunction, read.columns) ++
+              call.filter.fold(Set.empty[Value])(values(_, read.columns))
+          } else {
+            val first = offset
+            offset += buffers.length
+            buffers.zipWithIndex.flatMap { case (b, i) => buffer(b, first + i) }.toSet
+          }
+        val gives =
+          if (isExact(call.aggregateFunction)) of
+          else {
+            compute(of, read)
+            if (call.mode == Complete) {
+              compute(step(of), read)
+              step(step(of))
+            } else step(of)
+          }
+        call.mode match {
+          case Partial | PartialMerge => buffers.map(_.exprId -> gives)
+          case Final | Complete => Seq(result.exprId -> gives)
+        }
+      }
+      val inner = read.columns ++ keys ++ made
+      put(
+        a,
+        read.copy(columns = inner),
+        Set.empty,
+        a.resultExpressions.map(e => e.exprId -> values(e, inner)).toMap
+      )
+    }
+
+    private def isBinaryStable(key: Expression) = UnsafeRowUtils.isBinaryStable(key.dataType)
+  }
+}

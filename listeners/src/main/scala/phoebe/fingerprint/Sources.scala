@@ -1,0 +1,180 @@
+/*
+ * Identity of what a leaf reads: files by path, length and modification time; literal rows by their
+ * bytes; ranges by their bounds. Sources that cannot be looked at again are refused by name.
+ */
+package phoebe.fingerprint
+
+import java.util.Locale
+
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.execution.{FileSourceScanExec, LocalTableScanExec}
+import org.apache.spark.sql.execution.datasources.{FileFormat, HadoopFsRelation}
+import org.apache.spark.sql.internal.SQLConf
+import org.apache.spark.sql.types.{StructType, VariantType}
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
+import phoebe.fingerprint.ExpressionText.{fieldText, schemaText, typeText, Env}
+
+private[fingerprint] object Sources {
+
+  /** What a scan reads after static pruning, as Spark has listed it; refused where that is unknown. */
+  def listing(scan: FileSourceScanExec, text: ExpressionText): Listing = {
+    val relation = scan.relation
+    val index = relation.location.getClass.getName
+    if (scan.stream.isDefined) Refused.source("streaming", index, "it is a stream")
+    val options = relation.options
+    options.keys.find(ExpressionText.namesFile).foreach { option =>
+      Refused.source("unknown_source", index, s"its option $option names a file not looked at")
+    }
+    options.keys.groupBy(_.toLowerCase(Locale.ROOT)).find(_._2.size > 1).foreach { case (key, _) =>
+      Refused.source("unknown_source", index, s"its option $key is given twice")
+    }
+    if (leavesOut(relation)) {
+      val why = "files that could not be read are left out, and may be there on another run"
+      Refused.source("ignored_files", index, why)
+    }
+    if (DeltaSource.owns(index)) DeltaSource.listing(relation.location, relation.fileFormat)
+    else {
+      val format = relation.fileFormat.getClass.getName
+      if (!indexes(index)) Refused.source("unknown_source", index, "its file index is not known")
+      if (!AllowList.formats(format)) {
+        Refused.source("unknown_source", format, "its format is not known")
+      }
+      if (guessesTypes(scan)) {
+        val why = "the type of a variant follows from the lines before it, by where files are split"
+        Refused.source("split_dependent", format, why)
+      }
+      Listings(scan, text)
+    }
+  }
+
+  /**
+   * Whether what cannot be read is passed over. Readers ask the session that made the relation, or the
+   * one that runs the query.
+   */
+  private def leavesOut(relation: HadoopFsRelation): Boolean = {
+    val conf = relation.sparkSession.sessionState.conf
+    def option(key: String) = ExpressionText.option(relation.options, key)
+    conf.ignoreCorruptFiles || conf.ignoreMissingFiles ||
+    SQLConf.get.ignoreCorruptFiles || SQLConf.get.ignoreMissingFiles ||
+    Seq("ignoreCorruptFiles", "ignoreMissingFiles").exists(option(_).exists(isTrue)) ||
+    // ORC's own, under both of its names: an option, a session's setting, or one of Hadoop's.
+    skipsInOrc.exists { key =>
+      val hadoop = relation.sparkSession.sparkContext.hadoopConfiguration.get(key, "")
+      Seq(option(key).getOrElse(""), conf.getConfString(key, ""), hadoop).exists(isTrue)
+    }
+  }
+
+  private def isTrue(value: String): Boolean = value.trim.equalsIgnoreCase("true")
+
+  private val skipsInOrc = Seq("orc.skip.corrupt.data", "hive.exec.orc.skip.corrupt.data")
+
+  /** CSV takes a variant's type from the first values that a task meets. */
+  private def guessesTypes(scan: FileSourceScanExec): Boolean =
+    scan.relation.fileFormat.getClass.getName == csv &&
+      (ExpressionText.option(scan.relation.options, "singleVariantColumn").isDefined ||
+        scan.requiredSchema.exists(f =>
+          SparkInternals.exists(f.dataType)(_.isInstanceOf[VariantType])
+        ))
+
+  /**
+   * What else a reader goes by. A parser of text finds a record malformed by the columns that it is
+   * asked for: which rows there are, and what a corrupt record's column says, is another matter for each
+   * set of them. The other formats hold the same rows whatever is asked for.
+   */
+  private def reads(scan: FileSourceScanExec): Seq[String] = {
+    val relation = scan.relation
+    val required =
+      if (parsers(relation.fileFormat.getClass.getName)) Seq(schemaText(scan.requiredSchema))
+      else Nil
+    // Files of buckets that a filter rules out are not read.
+    val buckets = relation.bucketSpec.toSeq.flatMap { spec =>
+      val enabled = relation.sparkSession.sessionState.conf.bucketingEnabled
+      val chosen = scan.optionalBucketSet.map(_.iterator)
+      Seq(spec.toString, enabled.toString, chosen.fold("all")(_.mkString(",")))
+    }
+    Seq(required.size.toString) ++ required ++ buckets
+  }
+
+  /** The zone of whose date a reader of text makes times from mere times of day, if it may. */
+  def clock(scan: FileSourceScanExec): Option[String] = {
+    val relation = scan.relation
+    if (!parsers(relation.fileFormat.getClass.getName)) None
+    else if (!ExpressionText.hasTime(scan.requiredSchema)) None
+    else Some(ExpressionText.option(relation.options, "timeZone").getOrElse(
+      relation.sparkSession.sessionState.conf.sessionLocalTimeZone
+    ))
+  }
+
+  /**
+   * A scan of files, its static pruning done by Spark's own listing.
+   *
+   * @param settings
+   *   those of the session that made the relation where they are other ones than the planning session's
+   */
+  def files(
+      scan: FileSourceScanExec,
+      listing: Listing,
+      text: ExpressionText,
+      settings: Option[String]
+  ): Relation = {
+    val relation = scan.relation
+    val columns = Env(scan.output.map(a => a.exprId -> a.name).toMap)
+    // The predicates name columns of this very scan, so their bare names are enough.
+    val hash = new Digest("files")
+      .add(relation.fileFormat.getClass.getName)
+      .addAll(relation.options.toSeq.sorted.flatMap { case (k, v) => Seq(k, v) })
+      .add(schemaText(relation.dataSchema))
+      .add(schemaText(relation.partitionSchema))
+      .add(listing.hash)
+      .addAll(text.conjuncts(scan.partitionFilters, columns))
+      .addAll(text.conjuncts(scan.dataFilters, columns))
+      .addAll(clock(scan).map(ExpressionText.today))
+      .addAll(reads(scan))
+      .addAll(settings)
+      .hex()
+    val env = scan.output.map(a => a.exprId -> column(scan.requiredSchema, hash, a)).toMap
+    Relation(hash, Env(env), Set(listing))
+  }
+
+  private def column(required: StructType, scan: String, a: Attribute): String = {
+    a match {
+      case FileSourceConstantMetadataAttribute(_) if blockColumns(a.name) =>
+        ExpressionText.unstableName(a.name)
+      case _ =>
+        // The field's own description carries what a type does not: variant paths, default values.
+        val field = required.fields.find(_.name == a.name).map(fieldText).getOrElse("")
+        Digest.of("column", scan, a.name, typeText(a.dataType), field)
+    }
+  }
+
+  def rows(scan: LocalTableScanExec): Relation = {
+    if (scan.stream.isDefined) Refused.source("streaming", "LocalTableScan", "it is a stream")
+    val digest = new Digest("rows").addAll(scan.output.map(a => typeText(a.dataType)))
+    val project = UnsafeProjection.create(scan.output.map(_.dataType).toArray)
+    // A multiset has no order, but rows are few and their order is the plan's own: kept.
+    scan.rows.foreach(row => digest.add(project(row).getBytes))
+    positional("rows", digest.hex(), scan.output)
+  }
+
+  /** A leaf whose columns have no origin but their place in it. */
+  def positional(kind: String, hash: String, output: Seq[Attribute]): Relation = {
+    val names = output.zipWithIndex.map { case (a, i) =>
+      a.exprId -> Digest.of(kind, hash, i.toString, typeText(a.dataType))
+    }
+    Relation(hash, Env(names.toMap), Set.empty)
+  }
+
+  private val blockColumns = Set(FileFormat.FILE_BLOCK_START, FileFormat.FILE_BLOCK_LENGTH)
+
+  private val datasources = "org.apache.spark.sql.execution.datasources."
+  private val csv = datasources + "csv.CSVFileFormat"
+  private val parsers =
+    Set(csv, datasources + "json.JsonFileFormat", datasources + "xml.XmlFileFormat")
+
+  private val indexes = Set("InMemoryFileIndex", "PrunedInMemoryFileIndex", "CatalogFileIndex")
+    .map(datasources + _)
+}
+
+private[fingerprint] object SubqueryExpressions {
+  def in(e: Expression): Boolean = e.exists(_.isInstanceOf[PlanExpression[_]])
+}

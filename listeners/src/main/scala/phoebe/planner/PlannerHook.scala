@@ -1,0 +1,23 @@
+package phoebe.planner
+
+import org.apache.spark.sql.{classic, SparkSession}
+import org.apache.spark.sql.catalyst.rules.Rule
+import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
+import phoebe.plugin.PhoebeRuntime
+
+/**
+ * Where Spark calls us for each adaptive plan, whole at first and again after each re-plan. No
+ * logic: see [[FragmentPlanner]]. Whatever goes wrong there, the plan stays as it was.
+ */
+case class PlannerHook(session: SparkSession) extends Rule[SparkPlan] {
+  override def apply(plan: SparkPlan): SparkPlan =
+    PhoebeRuntime.active.fold(plan) { runtime =>
+      val began = System.nanoTime()
+      val planner = new FragmentPlanner(runtime, session.asInstanceOf[classic.SparkSession])
+      try runtime.guard("plan", plan)(planner.plan(plan))
+      finally runtime.guard("planning times", ()) {
+          Option(runtime.sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY))
+            .foreach(id => runtime.planning.pass(id.toLong, System.nanoTime() - began))
+        }
+    }
+}

@@ -1,0 +1,585 @@
+package phoebe.store
+
+import java.io.{FileNotFoundException, IOException}
+import java.nio.charset.StandardCharsets.UTF_8
+import java.util.concurrent.ConcurrentHashMap
+
+import scala.jdk.CollectionConverters._
+import scala.util.Try
+import scala.util.control.NonFatal
+
+import org.apache.hadoop.conf.Configuration
+import org.apache.hadoop.fs.{FileAlreadyExistsException, FileStatus, FileSystem, Path}
+
+import org.apache.spark.broadcast.Broadcast
+import org.apache.spark.internal.Logging
+import phoebe.files.{DamagedFileException, HadoopFiles}
+
+/**
+ * A committed checkpoint that the store holds.
+ *
+ * @param held
+ *   the bytes of its packs by file name, where readers have them from the driver instead
+ */
+final case class CommittedCheckpoint(
+    place: CheckpointPlace,
+    manifest: Manifest,
+    held: Option[Broadcast[PackReader.PackBytes]] = None
+)
+
+/** Another user may have written a manifest, as the file system has it. */
+private[phoebe] final class NotOwnException(message: String) extends IOException(message)
+
+/**
+ * An application's view of a store: what is committed, new attempts, commits, who reads what, and
+ * removals. The layout is that of [[CheckpointPlace]].
+ *
+ * Three things hold for whatever is committed or removed here. It lies in a directory whose marker was
+ * read, and is there still. It has its full name. And the application's lease has not run out: who was
+ * away for longer commits and removes nothing any more ([[Fence]]).
+ *
+ * @param leaseMs
+ *   how long this application counts for alive after it has last said so (`renew`)
+ * @param shared
+ *   whether other users may look into it, and are trusted
+ */
+final class CheckpointStore(
+    val root: Path,
+    conf: Configuration,
+    leaseMs: Long,
+    shared: Boolean = false
+) extends Logging {
+  import CheckpointPlace._
+  import CheckpointStore._
+  import HadoopFiles._
+
+  /** This application's name in the store; application ids of local mode come again. */
+  val owner: String = randomHex(OwnerDigits)
+
+  /** Attempts begun here that are not removed: their writer's, whatever their manifests look like. */
+  private val writes = ConcurrentHashMap.newKeySet[String]()
+
+  /** Read when the store was opened. */
+  @volatile private var marker: Option[StoreMarker] = None
+
+  /** Fences that were read; they never change. */
+  private val fences = new ConcurrentHashMap[String, Fence]()
+
+  /** Who was found not to be shut out after the index was read. */
+  private val unfencedOwners = ConcurrentHashMap.newKeySet[String]()
+
+  /** One at a time: two that write one file may spoil each other's. */
+  private val renewing = new Object
+
+  /** When this application last said that it lives, by `System.nanoTime`; guarded by `renewing`. */
+  private var renewedNs: Option[Long] = None
+
+  /** When it last tried to: a store that fails is not an application that was away. */
+  private var triedNs = 0L
+
+  /** Whether it says so no more; guarded by `renewing`. */
+  private var left = false
+
+  /** Why it may neither commit nor remove anything any more. */
+  @volatile private var lost: Option[String] = None
+
+  def fs: FileSystem = fileSystem(root, conf)
+
+  def catalogue(): Catalog = Catalog.read(fs, root)
+
+  /** Whether this application was away for longer than its lease. */
+  def isLost: Boolean = lost.isDefined
+
+  /** The committed checkpoints of each fingerprint, newest first, tombstoned ones left out. */
+  def readIndex(): Map[String, Seq[CatalogEntry]] = catalogue().index
+
+  /**
+   * Who restores has pinned it before; what nobody may remove from then on is there, or is not. The
+   * entry is one that the store held when this application first looked into it: what an application
+   * committed that was not shut out since, then it was not before.
+   *
+   * @throws DamagedFileException
+   *   if it is not the whole manifest of that fingerprint, or was committed by an application that
+   *   was counted for dead before
+   * @throws NotOwnException
+   *   if another user may have written it
+   * @throws java.io.FileNotFoundException
+   *   if it was removed, or is being removed
+   */
+  def readManifest(entry: CatalogEntry): CommittedCheckpoint = {
+    val found = decoded(entry)
+    if (!unfencedOwners.contains(entry.place.owner)) {
+      believed(entry.place)
+      if (!fences.containsKey(entry.place.owner)) unfencedOwners.add(entry.place.owner): Unit
+    }
+    if (fs.exists(entry.place.leaving)) {
+      throw new FileNotFoundException(s"${entry.place} is being removed")
+    }
+    found
+  }
+
+  /** As `readManifest`, by what one listing says of its fence and of its removal. */
+  def readManifest(entry: CatalogEntry, catalog: Catalog): CommittedCheckpoint = {
+    val found = decoded(entry)
+    if (catalog.fences.contains(entry.place.owner)) believed(entry.place)
+    found
+  }
+
+  private def decoded(entry: CatalogEntry): CommittedCheckpoint = {
+    val place = entry.place
+    if (!shared) {
+      Rights.of(fs, place.manifest, followLinks = false)
+        .flatMap(_.problem(followLinks = false)).foreach { problem =>
+          throw new NotOwnException(s"${place.manifest} $problem")
+        }
+    }
+    val manifest = Manifest.decode(
+      readWhole(fs, place.manifest, entry.manifestBytes),
+      place.manifest.toString
+    )
+    if (manifest.fingerprint != place.fingerprint) {
+      throw new DamagedFileException(s"${place.manifest}: is of another fingerprint than its name")
+    }
+    if (manifest.owner != place.owner) {
+      throw new DamagedFileException(s"${place.manifest}: is another application's than its name")
+    }
+    CommittedCheckpoint(place, manifest)
+  }
+
+  /** @throws DamagedFileException if its owner was fenced before it was committed */
+  private def believed(place: CheckpointPlace): Unit =
+    fenceOf(place.owner).filterNot(_.kept(place.stem)).foreach { fence =>
+      throw new DamagedFileException(
+        s"$place was committed after the lease of its application had run out (${fence.by} found so)"
+      )
+    }
+
+  /** A fresh place for one attempt to write `fingerprint`; made by the first task that writes. */
+  def newAttempt(fingerprint: String): CheckpointPlace = {
+    val attempt = owner + randomHex(OwnerDigits)
+    val place = CheckpointPlace(root.toString, fingerprint, attempt)
+    writes.add(place.stem)
+    place
+  }
+
+  /**
+   * Opens the store, and makes it where there is none: its directories are private to their owner
+   * unless others may look into the store.
+   *
+   * @throws StoreRefusedException
+   *   if the directory is not a store and not empty, or if others than its owner may write it
+   */
+  def prepare(): Unit = {
+    val store = fs
+    val found = StoreMarker.read(store, root).getOrElse {
+      mayBeMade()
+      StoreMarker.make(store, root, !shared)
+    }
+    check(root, followLinks = true)
+    Seq(catalog(root), data(root)).foreach { directory =>
+      makeDirectory(store, directory, !shared)
+      check(directory, followLinks = false)
+    }
+    marker = Some(found)
+  }
+
+  /**
+   * Opens the store if there is one.
+   *
+   * @throws StoreRefusedException
+   *   if there is something else
+   */
+  def open(): Boolean = {
+    marker = StoreMarker.read(fs, root)
+    if (marker.isEmpty && list(fs, root).nonEmpty) {
+      throw new StoreRefusedException(
+        s"$root is not a checkpoint store: it has no ${StoreMarker.Name}"
+      )
+    }
+    Seq(catalog(root), data(root)).foreach(noLink)
+    marker.isDefined
+  }
+
+  /** Files that come to lie in a table are read as the table's, or go with its clean-up. */
+  private def mayBeMade(): Unit =
+    Iterator.iterate(root.getParent)(_.getParent).takeWhile(_ != null).foreach { above =>
+      // Who may use a part of a bucket alone may not look above it.
+      def isThere(sign: Path) = Try(fs.exists(sign)).getOrElse(false)
+      TableFiles.map(new Path(above, _)).find(isThere).foreach { sign =>
+        throw new StoreRefusedException(
+          s"$root lies in a table ($sign is there): name a directory outside of it"
+        )
+      }
+    }
+
+  private def check(directory: Path, followLinks: Boolean): Unit = {
+    if (!followLinks) noLink(directory)
+    if (!shared) Rights.of(fs, directory, followLinks).flatMap(_.problem(followLinks)).foreach {
+      problem =>
+        throw new StoreRefusedException(
+          s"$directory $problem: name a directory that only you can write (chmod 700), or set " +
+            "spark.phoebe.checkpoint.sharing=all if you trust those who can"
+        )
+    }
+  }
+
+  private def noLink(directory: Path): Unit = if (isLink(fs, directory)) {
+    throw new StoreRefusedException(s"$directory is a symbolic link, which we never make")
+  }
+
+  private def opened(): StoreMarker = marker.getOrElse {
+    prepare()
+    marker.get
+  }
+
+  /** What is committed or removed lies in the store that was opened, and not in what came after it. */
+  private def isStill(): Unit = {
+    val expected = opened()
+    if (!StoreMarker.read(fs, root).contains(expected)) {
+      throw new StoreRefusedException(
+        s"$root is not the store any more that it was (${StoreMarker.Name} is gone or another one)"
+      )
+    }
+    Seq(catalog(root), data(root)).foreach(noLink)
+  }
+
+  /**
+   * Says that this application lives.
+   *
+   * @return
+   *   when it was said, by the store's clock
+   */
+  def renew(): Long = renewing.synchronized {
+    if (left) throw new IOException("the application has left the store")
+    opened()
+    awake()
+    val began = System.nanoTime()
+    triedNs = began
+    unfenced()
+    val file = lease(root, owner)
+    overwrite(fs, file, Lease.own(leaseMs, writes.asScala.toSet).encode)
+    renewedNs = Some(began)
+    fs.getFileStatus(file).getModificationTime
+  }
+
+  /** As `renew`, unless the application has left the store, or its lease has run out. */
+  def stay(): Unit = unlessLost(renewing.synchronized { if (!left && !isLost) renew() })
+
+  /** Runs what an application that was away does no more: it has been said that it was. */
+  def unlessLost(body: => Any): Unit =
+    try body: Unit
+    catch { case _: LeaseLostException => }
+
+  /** As `renew`, where that was not done lately: it is done three times in a lease anyway. */
+  private def live(): Unit = renewing.synchronized {
+    if (left) throw new IOException("the application has left the store")
+    awake()
+    if (!renewedNs.exists(System.nanoTime() - _ < leaseMs / 2 * 1000000)) renew()
+  }
+
+  /** Renews a lease that is held and due: for work that may take longer. */
+  def keepAlive(): Unit = renewing.synchronized { if (renewedNs.isDefined && !left) live() }
+
+  /** An application that was stopped for longer than its lease finds that out here, and stays out. */
+  private def awake(): Unit = {
+    val awayMs = renewedNs.fold(0L)(at => (System.nanoTime() - math.max(at, triedNs)) / 1000000)
+    if (awayMs > leaseMs) lose(s"it was away for $awayMs ms")
+    lost.foreach(why => throw new LeaseLostException(why))
+  }
+
+  private def unfenced(): Unit =
+    fenceOf(owner).foreach(fence => lose(s"${fence.by} has counted it for dead"))
+
+  private def lose(why: String): Unit = {
+    val message = s"this application's lease in $root has run out ($why)"
+    if (lost.isEmpty) {
+      lost = Some(message)
+      logWarning(s"phoebe: $message: its queries go on, it commits and removes nothing more there")
+    }
+    throw new LeaseLostException(message)
+  }
+
+  /**
+   * Before anything is removed, and around a commit: the store is there, and the application is not
+   * counted for dead.
+   */
+  private def entitled(): Unit = {
+    isStill()
+    live()
+    renewing.synchronized(unfenced())
+  }
+
+  private def fenceOf(who: String): Option[Fence] = Option(fences.get(who)).orElse {
+    val read =
+      try Some(readWhole(fs, fence(root, who)))
+      catch { case _: FileNotFoundException => None }
+    val found = read.map(Fence.decode(_).getOrElse(Fence(who, "somebody", Set.empty)))
+    found.foreach(fences.put(who, _))
+    found
+  }
+
+  /** Counts an application for dead, from now on and for everybody. */
+  private def shutOut(who: String): Unit = if (fenceOf(who).isEmpty) {
+    val kept = catalogue().entries.map(_.place).filter(_.owner == who).map(_.stem).toSet
+    if (createWhole(fs, fence(root, who), Fence(who, owner, kept).encode, !shared)) {
+      logInfo(s"phoebe: the lease of $who in $root has run out, ${kept.size} checkpoints are its")
+    }
+  }
+
+  /**
+   * Whose lease has run out is shut out, so that nothing here changes under its successors. Where a
+   * process is known to be gone there is nobody to shut out.
+   */
+  def shutOutExpired(before: Catalog, alive: LiveOwners): Unit =
+    before.leases.keys.foreach { who =>
+      if (who != owner && !alive(who) && !alive.isGone(who) && !before.fences.contains(who)) {
+        entitled()
+        shutOut(who)
+      }
+    }
+
+  /** As above, from a look of its own. Its last lease tells it the store's time. */
+  def watch(): Unit = {
+    val found = catalogue()
+    found.leases.get(owner).map(_.getModificationTime).foreach { nowMs =>
+      val late = found.leases.filter { case (who, status) =>
+        !found.fences.contains(who) && nowMs - status.getModificationTime > leaseMs / 2
+      }
+      if (late.nonEmpty) {
+        val some = found.copy(leases = late)
+        unlessLost(shutOutExpired(some, living(some, nowMs)))
+      }
+    }
+  }
+
+  /** This application needs nothing of the store any more, and its lease is not renewed again. */
+  def dropLease(): Unit = renewing.synchronized {
+    left = true
+    if (renewedNs.isDefined) fs.delete(lease(root, owner), false)
+  }
+
+  /** Who is alive, as `catalog` has it, at a time by the store's clock. */
+  def living(catalog: Catalog, nowMs: Long): LiveOwners = {
+    val leases = catalog.leases.map { case (who, status) =>
+      val read =
+        try Lease.decode(readWhole(fs, status.getPath))
+        catch { case _: IOException => None }
+      who -> read
+    }
+    val renewedMs = catalog.leases.map(l => l._1 -> l._2.getModificationTime)
+    LiveOwners(leases, renewedMs, catalog.fences.keySet, nowMs, leaseMs)
+  }
+
+  /** What a manifest names and is not there, or has another length; looked at now. */
+  def missing(place: CheckpointPlace, manifest: Manifest): Option[String] =
+    if (manifest.packs.isEmpty) None
+    else StoreInventory.missing(manifest, list(fs, place.directory))
+
+  /**
+   * The commit: the manifest appears whole under its name, or not at all.
+   *
+   * @throws LeaseLostException
+   *   if the application was counted for dead before; a manifest that it may have left is not believed
+   * @throws java.io.IOException
+   *   also if what it names is not there: somebody may have removed it, or its writer have given up
+   */
+  def commit(place: CheckpointPlace, manifest: Manifest): Unit = {
+    val store = fs
+    entitled()
+    makeDirectory(store, catalog(root), !shared)
+    missing(place, manifest).foreach(problem => throw new IOException(s"$place: $problem"))
+    val bytes = Manifest.encode(manifest)
+    if (appearsAtClose(store)) writeWhole(store, place.manifest, bytes)
+    else {
+      val temporary = new Path(place.directory, TemporaryManifest)
+      writeWhole(store, temporary, bytes, !shared)
+      if (!store.rename(temporary, place.manifest))
+        throw new IOException(s"could not rename $temporary to ${place.manifest}")
+    }
+    // Whoever has shut it out meanwhile has said whether this one counts.
+    renewing.synchronized {
+      if (!fenceOf(owner).forall(_.kept(place.stem))) unfenced()
+    }
+  }
+
+  /**
+   * Says that this application reads a checkpoint, so that nobody else removes it from now on. It
+   * may have been removed before: its manifest is to be read after this.
+   */
+  def pin(place: CheckpointPlace): Unit = {
+    live()
+    try writeWhole(fs, place.reader(owner), Array.emptyByteArray)
+    catch { case _: FileAlreadyExistsException => } // it said so before
+  }
+
+  /** The application does not read it after all. */
+  def unpin(place: CheckpointPlace): Unit = quietly(place) {
+    fs.delete(place.reader(owner), false)
+  }
+
+  /**
+   * Removes what this application wrote or restored, except what another one may still need.
+   *
+   * @return
+   *   what is gone
+   */
+  def release(places: Set[CheckpointPlace]): Set[CheckpointPlace] =
+    if (places.isEmpty) Set.empty
+    else
+      try {
+        val nowMs = renew()
+        val before = catalogue()
+        val alive = living(before, nowMs)
+        shutOutExpired(before, alive)
+        places.filter { place =>
+          var gone = false
+          quietly(place) {
+            val others = users(before, alive, place) ++ Some(place.owner).filter(alive(_)) - owner
+            gone = others.isEmpty && retire(place, before, alive)
+          }
+          gone
+        }
+      } catch { case _: LeaseLostException => Set.empty } // said already
+
+  /** The living applications that restored a checkpoint. */
+  def users(catalog: Catalog, alive: LiveOwners, place: CheckpointPlace): Set[String] =
+    catalog.readers.getOrElse(place.stem, Map.empty).keySet.filter(alive(_))
+
+  /**
+   * Removes a checkpoint that nobody needed when `before` was listed. That it leaves is said first: who
+   * says from then on that it reads it will see that. Who said so since `before` keeps it. A process
+   * that is stopped anywhere in this takes nothing away when it goes on: before the word it is found
+   * to be shut out, and after it nobody has begun to read.
+   *
+   * @return
+   *   whether all of it is gone
+   */
+  def retire(place: CheckpointPlace, before: Catalog, alive: LiveOwners): Boolean = {
+    entitled()
+    val store = fs
+    if (!before.entries.exists(_.place == place)) {
+      // Its writer may have been stopped right before its commit.
+      if (place.owner != owner && !alive(place.owner) && !alive.isGone(place.owner)) {
+        shutOut(place.owner)
+      }
+      // Committed since, by an application whose lease is not renewed any more.
+      if (store.exists(place.manifest) && fenceOf(place.owner).forall(_.kept(place.stem))) {
+        return false
+      }
+    }
+    if (!leaves(place, alive)) false
+    else {
+      entitled()
+      val known = before.readers.getOrElse(place.stem, Map.empty).keySet + owner
+      val taken = !readers(place).flatMap(path => Catalog.readerOf(path.getName)).forall(known)
+      // Another one's word stays: it may have been stopped right before it removes the files.
+      if (!taken) removeFiles(place)
+      else if (leaver(place).contains(owner)) store.delete(place.leaving, false): Unit
+      !taken
+    }
+  }
+
+  /** Says that a checkpoint is being removed; false: another living application does so. */
+  private def leaves(place: CheckpointPlace, alive: LiveOwners): Boolean =
+    createWhole(fs, place.leaving, owner.getBytes(UTF_8), !shared) ||
+      leaver(place).exists(found => found == owner || !alive(found))
+
+  private def leaver(place: CheckpointPlace): Option[String] =
+    try Some(new String(readWhole(fs, place.leaving), UTF_8))
+    catch { case _: FileNotFoundException => None }
+
+  private def readers(place: CheckpointPlace): Seq[Path] =
+    Option(fs.globStatus(place.reader("*"))).toSeq.flatten.map(_.getPath)
+      .filter(path => Catalog.readerOf(path.getName).isDefined)
+
+  /** Removes an attempt of this application's and all that there is of it. */
+  def remove(place: CheckpointPlace): Unit = quietly(place) {
+    entitled()
+    // It may have been restored since.
+    if (fs.exists(place.manifest)) release(Set(place)): Unit
+    else removeFiles(place)
+  }
+
+  /** Files of its own only, each by its name: what else is in its directory stays, and so does that. */
+  private def removeFiles(place: CheckpointPlace): Unit = {
+    val store = fs
+    store.delete(place.manifest, false)
+    files(place).foreach { file =>
+      keepAlive()
+      store.delete(file.getPath, false)
+    }
+    store.delete(place.tombstone, false)
+    readers(place).foreach(store.delete(_, false))
+    if (!isLink(store, place.directory) && !isLink(store, place.directory.getParent)) {
+      removeIfEmpty(store, place.directory)
+      removeIfEmpty(store, place.directory.getParent) // no other attempt is in it
+    }
+    store.delete(place.leaving, false)
+    writes.remove(place.stem)
+  }
+
+  /** The files of a checkpoint that are ours. */
+  def files(place: CheckpointPlace): Seq[FileStatus] = {
+    val store = fs
+    val above = Seq(place.directory, place.directory.getParent, data(root))
+    if (above.exists(isLink(store, _))) Nil
+    else list(store, place.directory).filter(isFile)
+  }
+
+  /** Garbage is collected now: no other application needs to for a while. */
+  def noteCollection(): Unit = {
+    entitled()
+    overwrite(fs, new Path(catalog(root), CollectedName), Array.emptyByteArray)
+  }
+
+  /** Removes what is left in the catalogue of applications that are dead and of checkpoints gone. */
+  def tidy(before: Catalog, alive: LiveOwners): Unit = {
+    entitled()
+    val store = fs
+    val left = catalogue().entries.map(_.place)
+    val stems = left.map(_.stem).toSet
+    val owners = left.map(_.owner).toSet
+    def remove(old: Iterable[FileStatus], ageMs: Long = 0): Unit = old.foreach { file =>
+      if (alive.nowMs - file.getModificationTime >= ageMs) store.delete(file.getPath, false): Unit
+    }
+    for {
+      (stem, who) <- before.readers if !stems(stem)
+      reader <- who.keys if !alive(reader)
+    } store.delete(new Path(catalog(root), stem + ReaderSuffix + reader), false)
+    remove(before.leases.collect { case (who, file) if !alive(who) => file })
+    remove(before.tombstones.collect { case (stem, file) if !stems(stem) => file })
+    remove(before.leaving.collect { case (stem, f) if !stems(stem) => f }, alive.longestLeaseMs)
+    remove(before.temporaries, alive.longestLeaseMs)
+    // Whoever comes back still later finds out by itself that it was away.
+    remove(before.fences.collect { case (who, file) if !owners(who) => file }, FenceMs)
+  }
+
+  /**
+   * Removes what a committed manifest does not name: outputs that another one stands for, halves that
+   * a lost executor left.
+   */
+  def removeOthers(place: CheckpointPlace, manifest: Manifest): Unit = quietly(place) {
+    val named = manifest.packs.map(_.file).toSet
+    val others = files(place).map(_.getPath).filterNot(path => named(path.getName))
+    if (others.nonEmpty) entitled()
+    others.foreach(other => quietly(place)(fs.delete(other, false)))
+  }
+
+  private def quietly(place: CheckpointPlace)(body: => Unit): Unit =
+    try body
+    catch {
+      case _: FileNotFoundException =>
+      case _: LeaseLostException => // said already
+      case NonFatal(e) => logWarning(s"phoebe: could not remove $place: $e")
+    }
+}
+
+object CheckpointStore {
+
+  /** How long it is kept in mind that an application was shut out which has left nothing. */
+  private val FenceMs = 30L * 24 * 3600 * 1000
+
+  /** What says that a directory is a table, or the output of a job. */
+  private val TableFiles =
+    Seq("_delta_log", "_SUCCESS", "_spark_metadata", ".hoodie", "metadata/version-hint.text")
+}

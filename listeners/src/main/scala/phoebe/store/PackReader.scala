@@ -1,0 +1,417 @@
+package phoebe.store
+
+import java.io.{Closeable, InputStream}
+import java.nio.ByteBuffer
+
+import scala.collection.mutable
+
+import com.google.common.cache.{Cache, CacheBuilder, Weigher}
+import org.apache.hadoop.conf.Configuration
+import org.apache.hadoop.fs.Path
+import phoebe.files.{DamagedFileException, HadoopFiles}
+
+/**
+ * What a reader wants of one pack: some of its map outputs, for reduce partitions `from` until
+ * `until`.
+ *
+ * @param blocks
+ *   non-empty blocks that the map output tracker promises there: fewer is damage
+ * @param sequential
+ *   whether nearly all that lies in these partitions is wanted, so that it is read in one go
+ */
+final case class PackReadRequest(
+    pack: Pack,
+    mapIds: Set[Long],
+    from: Int,
+    until: Int,
+    blocks: Int,
+    sequential: Boolean
+)
+
+/** One map task's bytes for one reduce partition; to be read before the next segment is asked for. */
+final case class Segment(
+    mapId: Long,
+    partition: Int,
+    bytes: Long,
+    stream: InputStream
+)
+
+/**
+ * Reads segments out of the packs of one checkpoint, each chunk verified before anyone sees a byte
+ * of it. Memory is bounded whatever the segments' size: the requests under way and one chunk.
+ *
+ * Not thread safe.
+ *
+ * @param held
+ *   packs whose bytes are here already, by file name
+ * @param timeoutMs
+ *   how long an answer of the store is waited for
+ * @throws DamagedFileException
+ *   (from the iterator and its streams) where the bytes are not those that were written
+ */
+final class PackReader(
+    directory: Path,
+    conf: Configuration,
+    held: PackReader.PackBytes = Map.empty,
+    timeoutMs: Long = RangeFetcher.DefaultTimeoutMs
+) extends Closeable {
+  private lazy val fs = HadoopFiles.fileSystem(directory, conf)
+  private val fetcher = new RangeFetcher(fs, timeoutMs, held)
+  private var chunk = Array.emptyByteArray
+
+  /** The wished segments: pack by pack, each by partition and then by map task. */
+  def read(wishes: Seq[PackReadRequest]): Iterator[Segment] =
+    if (fetcher.isLocal) {
+      wishes.iterator.flatMap { wish =>
+        val bounds = boundsOf(wish)
+        if (wish.sequential) readPlanned(Seq(wish -> bounds))
+        else segments(wish, bounds, new SeekingInput(wish.pack))
+      }
+    } else {
+      val (whole, parts) = wishes.partition(_.sequential)
+      readPlanned(whole.map(wish => wish -> boundsOf(wish))) ++
+        parts.iterator.flatMap(wish => segments(wish, boundsOf(wish), new SeekingInput(wish.pack)))
+    }
+
+  private def readPlanned(wishes: Seq[(PackReadRequest, Array[Long])]): Iterator[Segment] = {
+    fetcher.plan(wishes.iterator.flatMap { case (wish, bounds) =>
+      rangeOf(wish.pack, bounds.head, bounds.last).split(fetcher.requestBytes)
+    })
+    val input = new PlannedInput
+    wishes.iterator.flatMap { case (wish, bounds) => segments(wish, bounds, input) }
+  }
+
+  /**
+   * Whether a pack ends with the footer that was committed, and is as long as that: one request,
+   * however large it is. What lies before it is verified as it is read.
+   */
+  def checkFooter(pack: Pack): Unit = {
+    checkLength(pack)
+    footerOf(pack): Unit
+  }
+
+  private def checkLength(pack: Pack): Unit = if (fetcher.isLocal) {
+    val length = fs.getFileStatus(pathOf(pack)).getLen
+    if (length != pack.bytes) {
+      throw new DamagedFileException(
+        s"${pathOf(pack)}: $length bytes, ${pack.bytes} were committed"
+      )
+    }
+  }
+
+  /** Reads a whole pack, footer and all, without handing anything out. */
+  def verify(pack: Pack): Unit = {
+    checkLength(pack)
+    // The footer first: what it says is known before the first run is looked at.
+    fetcher.plan(
+      Iterator(rangeOf(pack, pack.footerOffset, pack.bytes)) ++
+        rangeOf(pack, 0, pack.footerOffset).split(fetcher.requestBytes)
+    )
+    val (footer, bytes) = fetcher.next()
+    val offsets = decodeFooter(pack, footer, bytes)
+    val wish = PackReadRequest(pack, pack.mapIds.toSet, 0, offsets.length - 1, 0, sequential = true)
+    val input = new PlannedInput
+    segments(wish, offsets, input, promised = None).foreach { segment =>
+      while (segment.stream.skip(Long.MaxValue) > 0) {}
+    }
+  }
+
+  override def close(): Unit = fetcher.close()
+
+  /** Parsing a path costs more than reading a small segment: once for each pack. */
+  private val paths = mutable.HashMap.empty[String, Path]
+  private def pathOf(pack: Pack): Path =
+    paths.getOrElseUpdate(pack.file, new Path(directory, pack.file))
+
+  private def rangeOf(pack: Pack, start: Long, end: Long) =
+    FileRange(pathOf(pack), pack.bytes, start, end)
+
+  /**
+   * Where the wished runs start, and where the last one ends. What is wrong here shows when a run's
+   * header is read, or by blocks that are missing at the end.
+   */
+  private def boundsOf(wish: PackReadRequest): Array[Long] = {
+    val pack = wish.pack
+    val bounds =
+      if (fetcher.isLocal) {
+        val range =
+          rangeOf(pack, pack.offsetAt(wish.from), pack.offsetAt(wish.until) + 8)
+        val in = ByteBuffer.wrap(fetcher.fetch(range), 0, range.size)
+        Array.fill(wish.until - wish.from + 1)(in.getLong())
+      } else {
+        PackReader.footers
+          .get(pathOf(pack).toString, () => footerOf(pack))
+          .slice(wish.from, wish.until + 1)
+      }
+    if (
+      bounds.head < 0 || bounds.last > pack.footerOffset || bounds.zip(bounds.tail).exists {
+        case (a, b) => a > b
+      }
+    ) {
+      throw new DamagedFileException(s"${pathOf(pack)}: its offsets are out of order")
+    }
+    bounds
+  }
+
+  private def footerOf(pack: Pack): Array[Long] = {
+    val range = rangeOf(pack, pack.footerOffset, pack.bytes)
+    decodeFooter(pack, range, fetcher.fetch(range))
+  }
+
+  /** What is fetched may stand in a larger buffer. */
+  private def decodeFooter(pack: Pack, range: FileRange, fetched: Array[Byte]): Array[Long] =
+    Pack.decodeFooter(java.util.Arrays.copyOf(fetched, range.size), pack, range.path.toString)
+
+  private def segments(
+      wish: PackReadRequest,
+      bounds: Array[Long],
+      input: StoreInput
+  ): Iterator[Segment] =
+    segments(wish, bounds, input, Some(wish.blocks))
+
+  private def segments(
+      wish: PackReadRequest,
+      bounds: Array[Long],
+      input: StoreInput,
+      promised: Option[Int]
+  ): Iterator[Segment] = {
+    val pack = wish.pack
+    val wanted = pack.mapIds.map(wish.mapIds)
+    var found = 0
+    val runs = (wish.from until wish.until).iterator.filter { partition =>
+      bounds(partition - wish.from + 1) > bounds(partition - wish.from)
+    }
+    val all = runs.flatMap { partition =>
+      val start = bounds(partition - wish.from)
+      val end = bounds(partition - wish.from + 1)
+      val lengths = header(pack, partition, start, end, input)
+      // Where each segment starts, and where the last one ends.
+      val starts =
+        lengths.map(storedBytes(_, pack.chunkBytes)).scanLeft(input.position)(_ + _)
+      if (starts.last != end) {
+        throw new DamagedFileException(
+          s"${pathOf(pack)}: partition $partition ends at ${starts.last}, not at $end"
+        )
+      }
+      // How far reading goes on without a step over what nobody wants.
+      val stretches = new Array[Long](lengths.length)
+      lengths.indices.reverse.foreach { i =>
+        val goesOn = i + 1 < lengths.length && (wanted(i + 1) || lengths(i + 1) == 0)
+        stretches(i) = if (goesOn) stretches(i + 1) else starts(i + 1)
+      }
+      lengths.indices.iterator.filter(i => wanted(i) && lengths(i) > 0).map { i =>
+        found += 1
+        input.seek(pack, starts(i), stretches(i))
+        Segment(
+          pack.mapIds(i),
+          partition,
+          lengths(i),
+          new SegmentStream(pack, lengths(i), input)
+        )
+      }
+    }
+    all ++ Iterator.continually(()).take(1).flatMap { _ =>
+      promised.filter(_ != found).foreach { blocks =>
+        throw new DamagedFileException(
+          s"${pathOf(pack)}: holds $found blocks of partitions ${wish.from} to ${wish.until}, " +
+            s"not $blocks"
+        )
+      }
+      None
+    }
+  }
+
+  private def storedBytes(length: Long, chunkBytes: Int): Long =
+    length + 4 * ((length + chunkBytes - 1) / chunkBytes)
+
+  /** The lengths of a run's segments. */
+  private def header(
+      pack: Pack,
+      partition: Int,
+      start: Long,
+      end: Long,
+      input: StoreInput
+  ): Array[Long] = {
+    def damaged(): Nothing =
+      throw new DamagedFileException(
+        s"${pathOf(pack)}: the header of partition $partition is damaged"
+      )
+    input.seek(pack, start, math.min(end, start + Pack.headerBound(pack.mapIds.length)))
+    val bytes = new java.io.ByteArrayOutputStream(16)
+    def varint(): Long = {
+      var value = 0L
+      var shift = 0
+      var more = true
+      while (more) {
+        if (shift > 63 || input.position >= end) damaged()
+        val byte = input.read()
+        bytes.write(byte)
+        value |= (byte & 0x7fL) << shift
+        shift += 7
+        more = (byte & 0x80) != 0
+      }
+      value
+    }
+    val named = varint()
+    val lengths = Array.fill(pack.mapIds.length)(varint())
+    if (input.position + 4 > end) damaged()
+    val crc = input.readInt()
+    if (named != partition || lengths.exists(_ < 0) || crc != Pack.crcOf(bytes.toByteArray)) {
+      damaged()
+    }
+    lengths
+  }
+
+  /** Bytes of the store in ascending order, with steps over what nobody wants. */
+  private abstract class StoreInput {
+    protected var bytes: Array[Byte] = Array.emptyByteArray
+    protected var start = 0L // of `bytes` in the file
+    protected var limit = 0 // of what is valid in `bytes`
+    protected var at = 0
+
+    def position: Long = start + at
+
+    /** Goes to `to` in a pack; `until` says how far it will be read there. */
+    def seek(pack: Pack, to: Long, until: Long): Unit
+
+    /** Makes at least one byte available. */
+    protected def refill(): Unit
+
+    def read(): Int = {
+      if (at == limit) refill()
+      at += 1
+      bytes(at - 1) & 0xff
+    }
+
+    def readInt(): Int = (read() << 24) | (read() << 16) | (read() << 8) | read()
+
+    def readFully(target: Array[Byte], size: Int): Unit = {
+      var done = 0
+      while (done < size) {
+        if (at == limit) refill()
+        val step = math.min(limit - at, size - done)
+        System.arraycopy(bytes, at, target, done, step)
+        at += step
+        done += step
+      }
+    }
+  }
+
+  /** Over the planned ranges, which follow each other in the order of reading. */
+  private final class PlannedInput extends StoreInput {
+    private var file: Path = _
+
+    override def seek(pack: Pack, to: Long, until: Long): Unit = {
+      // What a decoder left unread, of an earlier pack too, is passed over.
+      val path = pathOf(pack)
+      while (file != path || to < start || to > start + limit) refill()
+      at = (to - start).toInt
+    }
+
+    override protected def refill(): Unit = {
+      if (!fetcher.hasNext) throw new DamagedFileException(s"$file: ends early")
+      val (range, fetched) = fetcher.next()
+      file = range.path
+      bytes = fetched
+      start = range.start
+      limit = range.size
+      at = 0
+    }
+  }
+
+  /** Over a pack of which only some map outputs are wanted: what lies between is not fetched. */
+  private final class SeekingInput(pack: Pack) extends StoreInput {
+    private var end = 0L // of what is to be read without another seek
+
+    override def seek(pack: Pack, to: Long, until: Long): Unit = {
+      end = until
+      if (to >= start && to <= start + limit) at = (to - start).toInt
+      else {
+        start = to
+        limit = 0
+        at = 0
+      }
+    }
+
+    override protected def refill(): Unit = {
+      val from = position
+      if (from >= end) throw new DamagedFileException(s"${pathOf(pack)}: a run is too short")
+      val range = rangeOf(pack, from, math.min(end, from + fetcher.requestBytes))
+      bytes = fetcher.fetch(range)
+      start = from
+      limit = range.size
+      at = 0
+    }
+  }
+
+  /** One segment's bytes as Spark wrote them. */
+  private final class SegmentStream(pack: Pack, length: Long, input: StoreInput)
+      extends InputStream {
+    private var left = length
+    private var position = 0
+    private var limit = 0
+
+    private def fill(): Boolean = {
+      if (position == limit && left > 0) {
+        val size = math.min(left, pack.chunkBytes.toLong).toInt
+        if (chunk.length < size) chunk = new Array[Byte](size)
+        val where = input.position
+        input.readFully(chunk, size)
+        if (input.readInt() != Pack.crcOf(chunk, 0, size)) {
+          throw new DamagedFileException(
+            s"${pathOf(pack)}: checksum mismatch in bytes $where to ${where + size}"
+          )
+        }
+        left -= size
+        position = 0
+        limit = size
+      }
+      position < limit
+    }
+
+    override def read(): Int =
+      if (!fill()) -1
+      else {
+        position += 1
+        chunk(position - 1) & 0xff
+      }
+
+    override def read(target: Array[Byte], offset: Int, length: Int): Int =
+      if (length == 0) 0
+      else if (!fill()) -1
+      else {
+        val size = math.min(length, limit - position)
+        System.arraycopy(chunk, position, target, offset, size)
+        position += size
+        size
+      }
+
+    /** Verifies what it skips. */
+    override def skip(n: Long): Long =
+      if (n <= 0 || !fill()) 0
+      else {
+        val size = math.min(n, (limit - position).toLong)
+        position += size.toInt
+        size
+      }
+
+    override def available(): Int = limit - position
+  }
+}
+
+object PackReader {
+
+  /** Whole packs in memory, by file name. */
+  type PackBytes = Map[String, Array[Byte]]
+
+  private val CacheBytes = 32L << 20
+
+  /** Footers of packs that this executor has read lately, by path. */
+  private val footers: Cache[String, Array[Long]] = CacheBuilder
+    .newBuilder()
+    .maximumWeight(CacheBytes)
+    .weigher(new Weigher[String, Array[Long]] {
+      override def weigh(path: String, offsets: Array[Long]): Int = 8 * offsets.length + path.length
+    })
+    .build()
+}
