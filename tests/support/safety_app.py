@@ -23,7 +23,6 @@ from pyspark.sql import DataFrame, SparkSession
 
 import phoebe_spark
 
-
 JOINED = """
 select f.k, d.name, sum(f.v) as s, count(*) as n
 from fact f join dim d on f.k = d.k where f.v > 3 group by f.k, d.name order by f.k"""
@@ -455,12 +454,7 @@ def leftovers(app: App) -> dict[str, Any]:
     """What must not grow: in Spark, in the store, on local disks, in our maps."""
     runtime = app.jvm.java.lang.Runtime.getRuntime()
     tracker = app.jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
-    ours = (
-        app.jvm.phoebe.plugin.PhoebeRuntime.active()
-        .get()
-        .slot()
-        .get()
-    )
+    ours = app.jvm.phoebe.plugin.PhoebeRuntime.active().get().slot().get()
     known: list[int] = []
     # Spark's cleaner takes its time after a collection, and what it has forgotten since is
     # forgotten here at a query's end: until three rounds in a row have changed nothing.
