@@ -1,13 +1,7 @@
 package phoebe.driver
 
 import java.util.concurrent.atomic.{AtomicBoolean, AtomicLong}
-import java.util.concurrent.{
-  CompletableFuture,
-  ConcurrentHashMap,
-  CountDownLatch,
-  ThreadPoolExecutor,
-  TimeUnit
-}
+import java.util.concurrent.{ConcurrentHashMap, CountDownLatch, ThreadPoolExecutor, TimeUnit}
 
 import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
 import scala.jdk.CollectionConverters._
@@ -42,15 +36,13 @@ import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.Stored
 import phoebe.{FailSafe, Reason}
 import phoebe.fingerprint.{Inputs, Listings, RanScan}
 import phoebe.plugin.PhoebeRuntime
-import phoebe.settings.{LocalProperties, Mode, PhoebeSettings}
+import phoebe.settings.{LocalProperties, PhoebeSettings}
 import phoebe.store.{
   CatalogEntry,
   CheckpointPlace,
   CheckpointStore,
   CommittedCheckpoint,
-  GarbageCollection,
-  RangeFetcher,
-  StoreRefusedException
+  RangeFetcher
 }
 
 /**
@@ -92,101 +84,17 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
   private val looksAtMoved = new AtomicBoolean
   private val restoredPlaces = ConcurrentHashMap.newKeySet[CheckpointPlace]()
   private val clock = SparkInternals.scheduledThread("phoebe-checkpoint-clock")
+  private val access = new StoreAccess(store, phoebe.settings, pool, clock)
 
-  /** A thread of its own: no commit or removal that hangs may let the lease run out. */
-  private val lease = SparkInternals.scheduledThread("phoebe-lease")
-  private val mayWait = new AtomicBoolean(true)
   private val lookMs = new AtomicLong(phoebe.settings.lookTimeoutMs)
   private val plainJobs = ConcurrentHashMap.newKeySet[Int]()
   @volatile private var failures = 0
   private val heardEnd = new CountDownLatch(1)
 
-  /** Whether to look at others' leases: not at once, where the index has just shown them. */
-  @volatile private var watches = false
-
-  /** Why the store's directory is not used, once that is known. */
-  @volatile private var notAStore: Option[Reason] = None
-
-  /** What the store held when the application started, read once in the background. */
-  private val index = CompletableFuture.supplyAsync[Map[String, Seq[CatalogEntry]]](
-    () =>
-      FailSafe("read the store's index", Map.empty[String, Seq[CatalogEntry]]) {
-        if (opens()) readIndex() else Map.empty
-      },
-    pool
-  )
-
-  private def opens(): Boolean =
-    try {
-      phoebe.settings.misplacedStore.foreach(why => throw new StoreRefusedException(why))
-      store.prepare()
-      true
-    } catch {
-      case e: StoreRefusedException =>
-        logWarning(s"phoebe: no checkpoints, the job goes on without: ${e.getMessage}")
-        notAStore = Some(Reason("store_refused", e.getMessage))
-        false
-    }
-
-  private def readIndex(): Map[String, Seq[CatalogEntry]] = {
-    val catalog = store.catalogue()
-    val nowMs = System.currentTimeMillis()
-    // Somebody may be away: what it left can be restored, and it is to be shut out.
-    if (catalog.leases.values.exists(nowMs - _.getModificationTime > phoebe.settings.leaseMs / 2)) {
-      watches = true
-      needsStore()
-    }
-    if (nowMs - catalog.collectedAtMs > CollectionPauseMs) {
-      clock.schedule((() => collect()): Runnable, CollectionDelayMs, TimeUnit.MILLISECONDS)
-    }
-    catalog.index
-  }
-
-  /** Why nothing is written to the store and nothing restored from it. */
-  def noStore: Option[Reason] = notAStore.orElse(if (store.isLost) Some(LeaseLost) else None)
-
-  /** What nobody needs goes, at most once in a while over all applications; nothing waits for it. */
-  private def collect(): Unit = if (phoebe.settings.mode == Mode.Apply) pool.execute { () =>
-    needsStore()
-    FailSafe.run("collect garbage in the store")(store.unlessLost {
-      val found = GarbageCollection.run(store, phoebe.settings.limits, dryRun = false)
-      found.filter(_.remove).foreach { gone =>
-        logInfo(s"phoebe: removed ${gone.stocked.place}: ${gone.reason}")
-      }
-    })
-  }
-
-  /** From the first need of the store on this application says that it lives, until it ends. */
-  private lazy val renewals = lease.scheduleAtFixedRate(
-    (() => FailSafe.run("renew the lease")(renew())): Runnable,
-    0,
-    math.max(1, phoebe.settings.leaseMs / 3),
-    TimeUnit.MILLISECONDS
-  )
-
-  /** And looks whether others still do. That may take its time, and no renewal waits for it. */
-  private def renew(): Unit = {
-    store.stay()
-    if (watches && !store.isLost) {
-      pool.execute(() => FailSafe.run("look for applications that are away")(store.watch()))
-    }
-    watches = true
-  }
-
-  def needsStore(): Unit = FailSafe.run("begin to renew the lease")(renewals)
-
-  /**
-   * The committed checkpoints. Only the application's first caller waits for the index, for at most
-   * the advice timeout: the first query of a resumed job is the one that has most to restore. Once
-   * that was in vain nobody waits again.
-   */
-  def known(): Map[String, Seq[CatalogEntry]] =
-    if (noStore.isDefined) Map.empty
-    else if (index.isDone || mayWait.compareAndSet(true, false)) {
-      FailSafe("wait for the store's index", Map.empty[String, Seq[CatalogEntry]]) {
-        index.get(phoebe.settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
-      }
-    } else Map.empty
+  /** See [[StoreAccess]]. */
+  def noStore: Option[Reason] = access.noStore
+  def needsStore(): Unit = access.needsStore()
+  def known(): Map[String, Seq[CatalogEntry]] = access.known()
 
   /** How long a query's planning may wait for looks at what the store holds. */
   def lookTimeoutMs: Long = lookMs.get()
@@ -411,7 +319,7 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
     val remove = well && phoebe.settings.removeWhenDone
     if (!remove) awaitCommits()
     clock.shutdownNow()
-    lease.shutdown() // what it is writing is dropped below
+    access.shutdown() // what it is writing is dropped below
     shuffles.all.foreach(_.abandon(ApplicationOver))
     pool.execute { () =>
       FailSafe.run("leave the store") {
@@ -433,10 +341,6 @@ object CheckpointRuntime {
   /** How long uploads may go on after their execution has ended. */
   private val UploadGraceMs = 60000L
 
-  /** Garbage is collected beside the application's first minute, and not again for an hour. */
-  private val CollectionDelayMs = 5000L
-  private val CollectionPauseMs = 3600000L
-
   /** How long an application's end may wait for uploads that the next one can use, or for removals. */
   private val CloseMs = 10000L
 
@@ -448,10 +352,6 @@ object CheckpointRuntime {
 
   /** How long what Spark has said last may take to arrive. */
   private val HearMs = 5000L
-  private val LeaseLost = Reason(
-    "lease_lost",
-    "the application was away for longer than its lease in the store"
-  )
   private val LateUpload = Reason(
     "upload_late",
     s"not uploaded within ${UploadGraceMs / 1000} s after the query's end"

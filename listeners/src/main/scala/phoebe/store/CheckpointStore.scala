@@ -5,7 +5,6 @@ import java.nio.charset.StandardCharsets.UTF_8
 import java.util.concurrent.ConcurrentHashMap
 
 import scala.jdk.CollectionConverters._
-import scala.util.Try
 import scala.util.control.NonFatal
 
 import org.apache.hadoop.conf.Configuration
@@ -59,36 +58,35 @@ final class CheckpointStore(
   /** Attempts begun here that are not removed: their writer's, whatever their manifests look like. */
   private val writes = ConcurrentHashMap.newKeySet[String]()
 
-  /** Read when the store was opened. */
-  @volatile private var marker: Option[StoreMarker] = None
-
-  /** Fences that were read; they never change. */
-  private val fences = new ConcurrentHashMap[String, Fence]()
-
   /** Who was found not to be shut out after the index was read. */
   private val unfencedOwners = ConcurrentHashMap.newKeySet[String]()
 
-  /** One at a time: two that write one file may spoil each other's. */
-  private val renewing = new Object
+  private val directory = new StoreDirectory(root, conf, shared)
 
-  /** When this application last said that it lives, by `System.nanoTime`; guarded by `renewing`. */
-  private var renewedNs: Option[Long] = None
+  private val ownLease = new StoreLease(directory, owner, leaseMs, () => writes.asScala.toSet)
+  import ownLease.{entitled, fenceOf, shutOut}
 
-  /** When it last tried to: a store that fails is not an application that was away. */
-  private var triedNs = 0L
+  def fs: FileSystem = directory.fs
 
-  /** Whether it says so no more; guarded by `renewing`. */
-  private var left = false
+  /** See [[StoreDirectory.prepare]]. */
+  def prepare(): Unit = directory.prepare()
 
-  /** Why it may neither commit nor remove anything any more. */
-  @volatile private var lost: Option[String] = None
-
-  def fs: FileSystem = fileSystem(root, conf)
+  /** See [[StoreDirectory.open]]. */
+  def open(): Boolean = directory.open()
 
   def catalogue(): Catalog = Catalog.read(fs, root)
 
-  /** Whether this application was away for longer than its lease. */
-  def isLost: Boolean = lost.isDefined
+  /** See [[StoreLease]]. */
+  def isLost: Boolean = ownLease.isLost
+  def renew(): Long = ownLease.renew()
+  def stay(): Unit = ownLease.stay()
+  def unlessLost(body: => Any): Unit = ownLease.unlessLost(body)
+  def keepAlive(): Unit = ownLease.keepAlive()
+  def watch(): Unit = ownLease.watch()
+  def dropLease(): Unit = ownLease.drop()
+  def living(catalog: Catalog, nowMs: Long): LiveOwners = ownLease.living(catalog, nowMs)
+  def shutOutExpired(before: Catalog, alive: LiveOwners): Unit =
+    ownLease.shutOutExpired(before, alive)
 
   /** The committed checkpoints of each fingerprint, newest first, tombstoned ones left out. */
   def readIndex(): Map[String, Seq[CatalogEntry]] = catalogue().index
@@ -110,7 +108,7 @@ final class CheckpointStore(
     val found = decoded(entry)
     if (!unfencedOwners.contains(entry.place.owner)) {
       believed(entry.place)
-      if (!fences.containsKey(entry.place.owner)) unfencedOwners.add(entry.place.owner): Unit
+      if (!ownLease.knowsFenceOf(entry.place.owner)) unfencedOwners.add(entry.place.owner): Unit
     }
     if (fs.exists(entry.place.leaving)) {
       throw new FileNotFoundException(s"${entry.place} is being removed")
@@ -162,214 +160,6 @@ final class CheckpointStore(
     place
   }
 
-  /**
-   * Opens the store, and makes it where there is none: its directories are private to their owner
-   * unless others may look into the store.
-   *
-   * @throws StoreRefusedException
-   *   if the directory is not a store and not empty, or if others than its owner may write it
-   */
-  def prepare(): Unit = {
-    val store = fs
-    val found = StoreMarker.read(store, root).getOrElse {
-      mayBeMade()
-      StoreMarker.make(store, root, !shared)
-    }
-    check(root, followLinks = true)
-    Seq(catalog(root), data(root)).foreach { directory =>
-      makeDirectory(store, directory, !shared)
-      check(directory, followLinks = false)
-    }
-    marker = Some(found)
-  }
-
-  /**
-   * Opens the store if there is one.
-   *
-   * @throws StoreRefusedException
-   *   if there is something else
-   */
-  def open(): Boolean = {
-    marker = StoreMarker.read(fs, root)
-    if (marker.isEmpty && list(fs, root).nonEmpty) {
-      throw new StoreRefusedException(
-        s"$root is not a checkpoint store: it has no ${StoreMarker.Name}"
-      )
-    }
-    Seq(catalog(root), data(root)).foreach(noLink)
-    marker.isDefined
-  }
-
-  /** Files that come to lie in a table are read as the table's, or go with its clean-up. */
-  private def mayBeMade(): Unit =
-    Iterator.iterate(root.getParent)(_.getParent).takeWhile(_ != null).foreach { above =>
-      // Who may use a part of a bucket alone may not look above it.
-      def isThere(sign: Path) = Try(fs.exists(sign)).getOrElse(false)
-      TableFiles.map(new Path(above, _)).find(isThere).foreach { sign =>
-        throw new StoreRefusedException(
-          s"$root lies in a table ($sign is there): name a directory outside of it"
-        )
-      }
-    }
-
-  private def check(directory: Path, followLinks: Boolean): Unit = {
-    if (!followLinks) noLink(directory)
-    if (!shared) Rights.of(fs, directory, followLinks).flatMap(_.problem(followLinks)).foreach {
-      problem =>
-        throw new StoreRefusedException(
-          s"$directory $problem: name a directory that only you can write (chmod 700), or set " +
-            "spark.phoebe.checkpoint.sharing=all if you trust those who can"
-        )
-    }
-  }
-
-  private def noLink(directory: Path): Unit = if (isLink(fs, directory)) {
-    throw new StoreRefusedException(s"$directory is a symbolic link, which we never make")
-  }
-
-  private def opened(): StoreMarker = marker.getOrElse {
-    prepare()
-    marker.get
-  }
-
-  /** What is committed or removed lies in the store that was opened, and not in what came after it. */
-  private def isStill(): Unit = {
-    val expected = opened()
-    if (!StoreMarker.read(fs, root).contains(expected)) {
-      throw new StoreRefusedException(
-        s"$root is not the store any more that it was (${StoreMarker.Name} is gone or another one)"
-      )
-    }
-    Seq(catalog(root), data(root)).foreach(noLink)
-  }
-
-  /**
-   * Says that this application lives.
-   *
-   * @return
-   *   when it was said, by the store's clock
-   */
-  def renew(): Long = renewing.synchronized {
-    if (left) throw new IOException("the application has left the store")
-    opened()
-    awake()
-    val began = System.nanoTime()
-    triedNs = began
-    unfenced()
-    val file = lease(root, owner)
-    overwrite(fs, file, Lease.own(leaseMs, writes.asScala.toSet).encode)
-    renewedNs = Some(began)
-    fs.getFileStatus(file).getModificationTime
-  }
-
-  /** As `renew`, unless the application has left the store, or its lease has run out. */
-  def stay(): Unit = unlessLost(renewing.synchronized { if (!left && !isLost) renew() })
-
-  /** Runs what an application that was away does no more: it has been said that it was. */
-  def unlessLost(body: => Any): Unit =
-    try body: Unit
-    catch { case _: LeaseLostException => }
-
-  /** As `renew`, where that was not done lately: it is done three times in a lease anyway. */
-  private def live(): Unit = renewing.synchronized {
-    if (left) throw new IOException("the application has left the store")
-    awake()
-    if (!renewedNs.exists(System.nanoTime() - _ < leaseMs / 2 * 1000000)) renew()
-  }
-
-  /** Renews a lease that is held and due: for work that may take longer. */
-  def keepAlive(): Unit = renewing.synchronized { if (renewedNs.isDefined && !left) live() }
-
-  /** An application that was stopped for longer than its lease finds that out here, and stays out. */
-  private def awake(): Unit = {
-    val awayMs = renewedNs.fold(0L)(at => (System.nanoTime() - math.max(at, triedNs)) / 1000000)
-    if (awayMs > leaseMs) lose(s"it was away for $awayMs ms")
-    lost.foreach(why => throw new LeaseLostException(why))
-  }
-
-  private def unfenced(): Unit =
-    fenceOf(owner).foreach(fence => lose(s"${fence.by} has counted it for dead"))
-
-  private def lose(why: String): Unit = {
-    val message = s"this application's lease in $root has run out ($why)"
-    if (lost.isEmpty) {
-      lost = Some(message)
-      logWarning(s"phoebe: $message: its queries go on, it commits and removes nothing more there")
-    }
-    throw new LeaseLostException(message)
-  }
-
-  /**
-   * Before anything is removed, and around a commit: the store is there, and the application is not
-   * counted for dead.
-   */
-  private def entitled(): Unit = {
-    isStill()
-    live()
-    renewing.synchronized(unfenced())
-  }
-
-  private def fenceOf(who: String): Option[Fence] = Option(fences.get(who)).orElse {
-    val read =
-      try Some(readWhole(fs, fence(root, who)))
-      catch { case _: FileNotFoundException => None }
-    val found = read.map(Fence.decode(_).getOrElse(Fence(who, "somebody", Set.empty)))
-    found.foreach(fences.put(who, _))
-    found
-  }
-
-  /** Counts an application for dead, from now on and for everybody. */
-  private def shutOut(who: String): Unit = if (fenceOf(who).isEmpty) {
-    val kept = catalogue().entries.map(_.place).filter(_.owner == who).map(_.stem).toSet
-    if (createWhole(fs, fence(root, who), Fence(who, owner, kept).encode, !shared)) {
-      logInfo(s"phoebe: the lease of $who in $root has run out, ${kept.size} checkpoints are its")
-    }
-  }
-
-  /**
-   * Whose lease has run out is shut out, so that nothing here changes under its successors. Where a
-   * process is known to be gone there is nobody to shut out.
-   */
-  def shutOutExpired(before: Catalog, alive: LiveOwners): Unit =
-    before.leases.keys.foreach { who =>
-      if (who != owner && !alive(who) && !alive.isGone(who) && !before.fences.contains(who)) {
-        entitled()
-        shutOut(who)
-      }
-    }
-
-  /** As above, from a look of its own. Its last lease tells it the store's time. */
-  def watch(): Unit = {
-    val found = catalogue()
-    found.leases.get(owner).map(_.getModificationTime).foreach { nowMs =>
-      val late = found.leases.filter { case (who, status) =>
-        !found.fences.contains(who) && nowMs - status.getModificationTime > leaseMs / 2
-      }
-      if (late.nonEmpty) {
-        val some = found.copy(leases = late)
-        unlessLost(shutOutExpired(some, living(some, nowMs)))
-      }
-    }
-  }
-
-  /** This application needs nothing of the store any more, and its lease is not renewed again. */
-  def dropLease(): Unit = renewing.synchronized {
-    left = true
-    if (renewedNs.isDefined) fs.delete(lease(root, owner), false)
-  }
-
-  /** Who is alive, as `catalog` has it, at a time by the store's clock. */
-  def living(catalog: Catalog, nowMs: Long): LiveOwners = {
-    val leases = catalog.leases.map { case (who, status) =>
-      val read =
-        try Lease.decode(readWhole(fs, status.getPath))
-        catch { case _: IOException => None }
-      who -> read
-    }
-    val renewedMs = catalog.leases.map(l => l._1 -> l._2.getModificationTime)
-    LiveOwners(leases, renewedMs, catalog.fences.keySet, nowMs, leaseMs)
-  }
-
   /** What a manifest names and is not there, or has another length; looked at now. */
   def missing(place: CheckpointPlace, manifest: Manifest): Option[String] =
     if (manifest.packs.isEmpty) None
@@ -397,9 +187,7 @@ final class CheckpointStore(
         throw new IOException(s"could not rename $temporary to ${place.manifest}")
     }
     // Whoever has shut it out meanwhile has said whether this one counts.
-    renewing.synchronized {
-      if (!fenceOf(owner).forall(_.kept(place.stem))) unfenced()
-    }
+    ownLease.counts(place)
   }
 
   /**
@@ -407,7 +195,7 @@ final class CheckpointStore(
    * may have been removed before: its manifest is to be read after this.
    */
   def pin(place: CheckpointPlace): Unit = {
-    live()
+    ownLease.live()
     try writeWhole(fs, place.reader(owner), Array.emptyByteArray)
     catch { case _: FileAlreadyExistsException => } // it said so before
   }
@@ -578,8 +366,4 @@ object CheckpointStore {
 
   /** How long it is kept in mind that an application was shut out which has left nothing. */
   private val FenceMs = 30L * 24 * 3600 * 1000
-
-  /** What says that a directory is a table, or the output of a job. */
-  private val TableFiles =
-    Seq("_delta_log", "_SUCCESS", "_spark_metadata", ".hoodie", "metadata/version-hint.text")
 }

@@ -8,13 +8,12 @@ import scala.util.control.NonFatal
 
 import org.apache.spark.{ShuffleDependency, SPARK_VERSION}
 import org.apache.spark.internal.Logging
-import org.apache.spark.rdd.RDD
 import org.apache.spark.rpc.RpcEndpointRef
 import org.apache.spark.scheduler.MapStatus
 import org.apache.spark.sql.execution.SQLExecution
 import org.apache.spark.sql.execution.metric.SQLMetrics
 import org.apache.spark.storage.BlockManagerId
-import org.apache.spark.sql.execution.phoebe.compat.{SparkInternals, SparkVersion}
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import org.apache.spark.sql.execution.phoebe.exchange.{
   CheckpointExchangeExec,
   CheckpointMetrics,
@@ -85,12 +84,9 @@ final class CheckpointAttempt(
   /** The map output tracker sends new readers to the store. */
   private var switched = false
 
-  /** What the map stage computes, by its id, and the shuffles upstream that it computes it from. */
+  /** What the map stage computes, by its id. */
   private var rddId = -1
-  private var upstreamIds = Set.empty[Int]
-
-  /** Whether Spark notes a checksum of each output's rows, whatever their order. */
-  private var rowsAreChecked = true
+  private var outputs: MapOutputs = _
 
   /** The shuffle has its id: its tasks may report. */
   def begin(dependency: ShuffleDependency[_, _, _]): Unit = synchronized {
@@ -98,8 +94,7 @@ final class CheckpointAttempt(
     numMaps = dependency.rdd.getNumPartitions
     numPartitions = dependency.partitioner.numPartitions
     rddId = dependency.rdd.id
-    rowsAreChecked = SparkVersion.checksRows(dependency)
-    upstreamIds = upstream(dependency.rdd)
+    outputs = MapOutputs(dependency, runtime.shuffles)
   }
 
   override def isOver: Boolean = synchronized(state == Freed || state == Abandoned)
@@ -148,7 +143,7 @@ final class CheckpointAttempt(
 
   /** The map stage is over, its outputs are announced. */
   def stageIsOver(): Unit = {
-    val statuses = currentStatuses
+    val statuses = outputs.current
     val lost = statuses.count(_ == null) + math.max(0, numMaps - statuses.length)
     if (lost == 0) {
       val waiting = synchronized {
@@ -214,17 +209,11 @@ final class CheckpointAttempt(
     }
   }
 
-  private def currentStatuses: Array[MapStatus] = {
-    StoreLocation.tracker.shuffleStatuses.get(shuffleId).map(
-      _.withMapStatuses(_.clone())
-    ).getOrElse(Array.empty)
-  }
-
   /**
    * The outputs to commit, one for each map task: those that the stage ended with, or, where an
    * executor was lost before it had uploaded one, what Spark computed in its stead. None yet if an
    * upload is missing. The stage is determinate (others are not checkpointed, and what turns out to be
-   * none is given up, see `recomputedAlike`), so either is right.
+   * none is given up, see [[MapOutputs]]), so either is right.
    */
   private def winners(current: Array[MapStatus]): Option[Array[MapStatus]] =
     if (state != Uploading) None
@@ -243,7 +232,7 @@ final class CheckpointAttempt(
   private def commitIfWhole(): Unit = {
     // Spark may hold its locks for long (to serialise what it sends): not under this attempt's own.
     val current =
-      if (synchronized(state == Uploading && allUploaded)) currentStatuses
+      if (synchronized(state == Uploading && allUploaded)) outputs.current
       else Array.empty[MapStatus]
     val chosen = synchronized {
       val whole = winners(current)
@@ -258,42 +247,12 @@ final class CheckpointAttempt(
     }
   }
 
-  /**
-   * Spark compares the rows' checksums of outputs that it computes again with those before. Where they
-   * differ (sums of floating-point numbers, say), readers must not be sent from one to the other, and
-   * where it takes no checksums nobody knows: neither of this shuffle's outputs, nor of those that
-   * they were computed from.
-   */
-  private def recomputedAlike(statuses: Array[MapStatus]): Either[Reason, Unit] = {
-    val tracked = StoreLocation.tracker.shuffleStatuses
-    // Spark rolls back what has read an output that differs: also where it lies upstream.
-    val differs = (upstreamIds + shuffleId).exists { id =>
-      tracked.get(id)
-        .exists(status => status.withMapStatuses(_ => SparkVersion.hasChecksumMismatch(status)))
-    }
-    def again = currentStatuses.zip(statuses).exists { case (now, chosen) =>
-      now != null && now.mapId != chosen.mapId
-    }
-    def mixed = synchronized(ended.map(_.mapId).toSeq != statuses.map(_.mapId).toSeq)
-    def lostUpstream = upstreamIds.exists { id =>
-      !runtime.shuffles.isFreed(id) && tracked.get(id)
-        .exists(status => status.withMapStatuses(_ => status.mapStatusesDeleted.exists(_ != null)))
-    }
-    if (differs) Left(Reason(
-      "recomputed_differently",
-      "a map output that was computed again is not the one that it was before"
-    ))
-    else if (!rowsAreChecked && (mixed || again || lostUpstream)) Left(Reason(
-      "recomputed_unchecked",
-      "map outputs were computed again, and without " +
-        "spark.sql.shuffle.orderIndependentChecksum.enabled Spark cannot tell whether they are alike"
-    ))
-    else Right(())
-  }
+  private def alike(statuses: Array[MapStatus]) =
+    outputs.recomputedAlike(statuses, synchronized(ended))
 
   private def commit(statuses: Array[MapStatus]): Unit = {
     val committed =
-      try recomputedAlike(statuses).flatMap(_ => inputs()).map { read =>
+      try alike(statuses).flatMap(_ => inputs()).map { read =>
           val manifest = manifestOf(statuses, read)
           runtime.store.commit(place, manifest)
           manifest
@@ -310,7 +269,7 @@ final class CheckpointAttempt(
       case Left(reason) => abandon(reason)
       case Right(manifest) =>
         runtime.committed(place)
-        recomputedAlike(statuses).left.foreach(abandon)
+        alike(statuses).left.foreach(abandon)
         if (switch(statuses, manifest)) {
           runtime.stands(place)
           tell(
@@ -522,18 +481,4 @@ object CheckpointAttempt {
   private case object Committed extends State
   private case object Freed extends State
   private case object Abandoned extends State
-
-  /** The shuffles that an RDD is computed from. */
-  private def upstream(rdd: RDD[_]): Set[Int] = {
-    val found = mutable.Set.empty[Int]
-    val seen = mutable.Set.empty[Int]
-    def walk(rdd: RDD[_]): Unit = if (seen.add(rdd.id)) rdd.dependencies.foreach {
-      case shuffle: ShuffleDependency[_, _, _] =>
-        found += shuffle.shuffleId
-        walk(shuffle.rdd)
-      case other => walk(other.rdd)
-    }
-    walk(rdd)
-    found.toSet
-  }
 }

@@ -1,0 +1,136 @@
+package phoebe.driver
+
+import java.util.concurrent.{CompletableFuture, ScheduledExecutorService, TimeUnit}
+import java.util.concurrent.atomic.AtomicBoolean
+
+import scala.concurrent.ExecutionContextExecutorService
+
+import org.apache.spark.internal.Logging
+import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
+import phoebe.{FailSafe, Reason}
+import phoebe.settings.{Mode, PhoebeSettings}
+import phoebe.store.{CatalogEntry, CheckpointStore, GarbageCollection, StoreRefusedException}
+
+/**
+ * How an application keeps its store: opened and listed at the start, its lease renewed from the first
+ * need on, garbage collected once in a while. No query waits for any of it but the first, for the listing.
+ *
+ * @param clock
+ *   for work that is due later, and is short
+ */
+private[phoebe] final class StoreAccess(
+    store: CheckpointStore,
+    settings: PhoebeSettings,
+    pool: ExecutionContextExecutorService,
+    clock: ScheduledExecutorService
+) extends Logging {
+  import StoreAccess._
+
+  /** Its lines are the application's. */
+  override protected def logName: String = classOf[CheckpointRuntime].getName
+
+  /** A thread of its own: no commit or removal that hangs may let the lease run out. */
+  private val lease = SparkInternals.scheduledThread("phoebe-lease")
+  private val mayWait = new AtomicBoolean(true)
+
+  /** Whether to look at others' leases: not at once, where the index has just shown them. */
+  @volatile private var watches = false
+
+  /** Why the store's directory is not used, once that is known. */
+  @volatile private var notAStore: Option[Reason] = None
+
+  /** What the store held when the application started, read once in the background. */
+  private val index = CompletableFuture.supplyAsync[Map[String, Seq[CatalogEntry]]](
+    () =>
+      FailSafe("read the store's index", Map.empty[String, Seq[CatalogEntry]]) {
+        if (opens()) readIndex() else Map.empty
+      },
+    pool
+  )
+
+  private def opens(): Boolean =
+    try {
+      settings.misplacedStore.foreach(why => throw new StoreRefusedException(why))
+      store.prepare()
+      true
+    } catch {
+      case e: StoreRefusedException =>
+        logWarning(s"phoebe: no checkpoints, the job goes on without: ${e.getMessage}")
+        notAStore = Some(Reason("store_refused", e.getMessage))
+        false
+    }
+
+  private def readIndex(): Map[String, Seq[CatalogEntry]] = {
+    val catalog = store.catalogue()
+    val nowMs = System.currentTimeMillis()
+    // Somebody may be away: what it left can be restored, and it is to be shut out.
+    if (catalog.leases.values.exists(nowMs - _.getModificationTime > settings.leaseMs / 2)) {
+      watches = true
+      needsStore()
+    }
+    if (nowMs - catalog.collectedAtMs > CollectionPauseMs) {
+      clock.schedule((() => collect()): Runnable, CollectionDelayMs, TimeUnit.MILLISECONDS)
+    }
+    catalog.index
+  }
+
+  /** Why nothing is written to the store and nothing restored from it. */
+  def noStore: Option[Reason] = notAStore.orElse(if (store.isLost) Some(LeaseLost) else None)
+
+  /** What nobody needs goes, at most once in a while over all applications; nothing waits for it. */
+  private def collect(): Unit = if (settings.mode == Mode.Apply) pool.execute { () =>
+    needsStore()
+    FailSafe.run("collect garbage in the store")(store.unlessLost {
+      val found = GarbageCollection.run(store, settings.limits, dryRun = false)
+      found.filter(_.remove).foreach { gone =>
+        logInfo(s"phoebe: removed ${gone.stocked.place}: ${gone.reason}")
+      }
+    })
+  }
+
+  /** From the first need of the store on this application says that it lives, until it ends. */
+  private lazy val renewals = lease.scheduleAtFixedRate(
+    (() => FailSafe.run("renew the lease")(renew())): Runnable,
+    0,
+    math.max(1, settings.leaseMs / 3),
+    TimeUnit.MILLISECONDS
+  )
+
+  /** And looks whether others still do. That may take its time, and no renewal waits for it. */
+  private def renew(): Unit = {
+    store.stay()
+    if (watches && !store.isLost) {
+      pool.execute(() => FailSafe.run("look for applications that are away")(store.watch()))
+    }
+    watches = true
+  }
+
+  def needsStore(): Unit = FailSafe.run("begin to renew the lease")(renewals)
+
+  /**
+   * The committed checkpoints. Only the application's first caller waits for the index, for at most
+   * the advice timeout: the first query of a resumed job is the one that has most to restore. Once
+   * that was in vain nobody waits again.
+   */
+  def known(): Map[String, Seq[CatalogEntry]] =
+    if (noStore.isDefined) Map.empty
+    else if (index.isDone || mayWait.compareAndSet(true, false)) {
+      FailSafe("wait for the store's index", Map.empty[String, Seq[CatalogEntry]]) {
+        index.get(settings.adviceTimeoutMs, TimeUnit.MILLISECONDS)
+      }
+    } else Map.empty
+
+  /** The lease is not renewed any more. */
+  def shutdown(): Unit = lease.shutdown()
+}
+
+private[phoebe] object StoreAccess {
+
+  /** Garbage is collected beside the application's first minute, and not again for an hour. */
+  private val CollectionDelayMs = 5000L
+  private val CollectionPauseMs = 3600000L
+  private val LeaseLost = Reason(
+    "lease_lost",
+    "the application was away for longer than its lease in the store"
+  )
+}
