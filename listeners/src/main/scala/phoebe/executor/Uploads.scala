@@ -308,6 +308,7 @@ final class UploadQueue(
 
   private def write(file: String, batch: Vector[LinkedOutput]): Pack = {
     val sources = batch.map(_.source(SparkEnv.get))
+    opened.check()
     val out = HadoopFiles.create(fs, new Path(directory, file))
     var whole = false
     try {
@@ -371,6 +372,13 @@ object UploadQueue {
         Thread.sleep(StorePauseMs)
       }
       found
+    }
+
+    /** A file system makes directories anew for a file: not those of a store that is gone. */
+    def check(): Unit = {
+      val marker = StoreMarker.path(source.place.root)
+      if (!fs.exists(marker))
+        throw new StoreRefusedException(s"$marker is gone, and the store with it")
     }
   }
 

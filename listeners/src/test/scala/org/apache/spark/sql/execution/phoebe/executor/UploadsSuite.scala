@@ -6,6 +6,7 @@ import java.util.concurrent.{CountDownLatch, LinkedBlockingQueue, TimeUnit}
 import scala.collection.mutable
 import scala.jdk.CollectionConverters._
 
+import org.apache.commons.io.FileUtils
 import org.scalatest.Assertion
 import org.scalatest.funsuite.AnyFunSuite
 
@@ -234,6 +235,27 @@ class UploadsSuite extends AnyFunSuite {
     override def drained(executorId: String): Unit = ()
     override def uploaded(upload: Upload): Boolean = true
     override def abandon(reason: Reason): Unit = ()
+  }
+
+  test("a store that is gone between two packs is not made anew for the second") {
+    LocalContext.using("spark.phoebe.checkpoint.upload_threads" -> "1") { sc =>
+      val (outputs, _) = linked(sc)
+      val where = source(sc)
+      val pool = new UploadPool(SparkEnv.get)
+      val reported = new LinkedBlockingQueue[Upload]
+      try {
+        val queue = new UploadQueue(pool, where, reported.add(_), _ => ())
+        queue.start(stageIsOver = true)
+        queue.add(outputs.head)
+        assert(reported.poll(60, TimeUnit.SECONDS).error == null)
+        val root = Paths.get(where.place.root.toUri.getPath)
+        FileUtils.deleteDirectory(root.toFile)
+        queue.add(outputs(1))
+        val second = reported.poll(60, TimeUnit.SECONDS)
+        assert(second.pack == null && second.error.toString.contains("is gone"))
+        assert(!Files.exists(root))
+      } finally pool.stop()
+    }
   }
 
   test("no more bytes wait than their disk has left, or than one pack gathers") {
