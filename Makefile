@@ -8,9 +8,11 @@ STAMPS := build/stamps
 ,      := ,
 SCALA  := $(shell find listeners/src -type f 2>/dev/null) listeners/pom.xml
 JAR    := phoebe_spark/jars/phoebe-spark_2.13-0.1.0.jar
+# Gone with what Maven has made: then it is made again, whatever jar is there.
+MADE   := listeners/target/made
 # Maven ends with escape codes, on a terminal or not.
 MVN    := mvn -q -B -f listeners/pom.xml
-PLAIN  := 2>&1 | sed -u 's/\x1b\[[0-9;]*m//g'
+PLAIN  := 2>&1 | sed "s/$$(printf '\033')\[[0-9;]*m//g"
 SF     ?= 1
 NAME   ?= all
 TRIALS ?= 200
@@ -22,14 +24,14 @@ TWO    := -n 2 --dist loadfile --no-loadscope-reorder --durations=8
 # JVMs that live for a minute need no optimizing compiler (tests/support/jvm.py).
 SHORT  := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
-# Runs a part: what it is, and the command. Says how long it took, whether it passed or not.
+# Runs a part: what it is, and the command. Says how long it took, whether it passed or not. An old
+# make (3.81) has no .SHELLFLAGS: each recipe with a pipe says itself that a failure before it counts.
 define part
-@printf '== %s\n' "$(1)"; start=$$(date +%s); ( $(2) ); code=$$?; \
+@set -o pipefail; printf '== %s\n' "$(1)"; start=$$(date +%s); ( $(2) ); code=$$?; \
   printf '== %s: %d s\n' "$(1)" $$(($$(date +%s) - start)); exit $$code
 endef
 
 SHELL := bash
-.SHELLFLAGS := -o pipefail -c
 export SPARK_LOCAL_IP ?= 127.0.0.1
 
 .DEFAULT_GOAL := help
@@ -50,9 +52,12 @@ $(STAMPS)/venv: pyproject.toml constraints.txt
 
 jar: $(JAR) ## the plugin's jar (Maven), copied into the Python package
 
-$(JAR): $(SCALA)
-	@mkdir -p $(@D)
+$(MADE): $(SCALA)
 	$(call part,jar,$(MVN) package -DskipTests $(PLAIN))
+	@touch $@
+
+$(JAR): $(MADE)
+	@mkdir -p $(@D)
 	@rm -f $(@D)/*.jar
 	@cp listeners/target/$(@F) $@
 	@touch $@
@@ -66,13 +71,13 @@ lint: $(STAMPS)/venv ## ruff, mypy, who may import what, scalafmt
 
 format: $(STAMPS)/venv ## formats Python and Scala
 	@$(BIN)/ruff check -q --fix . && $(BIN)/ruff format -q .
-	@$(MVN) spotless:apply $(PLAIN)
+	@set -o pipefail; $(MVN) spotless:apply $(PLAIN)
 
 unit: setup ## tests that never start Spark
 	$(call part,unit tests,$(BIN)/python -m pytest -q $(TWO) tests/unit)
 
 one: setup ## one test, file or folder: make one T=tests/unit/test_session.py, or T='*PackSuite'
-	@case "$(T)" in \
+	@set -o pipefail; case "$(T)" in \
 	  tests/*) $(BIN)/python -m pytest -q "$(T)";; \
 	  *) $(MVN) test -Dscala.recompile=incremental -Dsuites="$(T)" $(PLAIN);; \
 	esac
@@ -81,7 +86,7 @@ watch: $(STAMPS)/venv ## what failed last, or else all unit tests, at each chang
 	@$(BIN)/watchfiles --filter python "$(BIN)/python -m pytest -q --lf tests/unit" \
 	  phoebe_spark training tests benchmarks
 
-# What they need was compiled with the jar.
+# What they need was compiled with the jar: setup has made it where $(MADE) was not.
 scala: setup ## the JVM side's own tests
 	$(call part,scala tests,$(SHORT) $(MVN) org.scalatest:scalatest-maven-plugin:test $(PLAIN))
 
@@ -104,8 +109,8 @@ test-stores: setup $(STAMPS)/stores ## checkpoints on a real HDFS and a real S3 
 $(STAMPS)/stores: tests/stores/pom.xml
 	@echo "== servers and clients of other stores"
 	@mkdir -p $(STAMPS)
-	@mvn -q -B -f $< -Phdfs dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores $(PLAIN)
-	@mvn -q -B -f $< -Ps3 dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores-s3 $(PLAIN)
+	@set -o pipefail; mvn -q -B -f $< -Phdfs dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores $(PLAIN)
+	@set -o pipefail; mvn -q -B -f $< -Ps3 dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/stores-s3 $(PLAIN)
 	@GOBIN=$(CURDIR)/build/stores-s3 go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 	@touch $@
 
