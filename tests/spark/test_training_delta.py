@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+from deltalake import write_deltalake
 from phoebe_training.data import COLUMNS, read_frames
 
 from phoebe_spark.ingest.run import ingest
 from phoebe_spark.predict.bundle import read_bundle
 from phoebe_spark.tables.deltalake import Tables
+from phoebe_spark.tables.rows import RECORDS, by_table, to_arrow
 from tests.support.places import ROOT, ivy_home, spark_environment, spark_home
 from tests.unit.training.test_pipeline import day
 
@@ -32,10 +35,11 @@ builder = (
     .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
 )
 spark = configure_spark_with_delta_pip(builder).getOrCreate()
-plain, delta = read_frames(sys.argv[1]), read_frames(sys.argv[1], spark)
-for name in COLUMNS:
-    pd.testing.assert_frame_equal(getattr(plain, name), getattr(delta, name), obj=name)
-print("EQUAL", {name: len(getattr(plain, name)) for name in COLUMNS})
+for home in sys.argv[1:]:
+    plain, delta = read_frames(home), read_frames(home, spark)
+    for name in COLUMNS:
+        pd.testing.assert_frame_equal(getattr(plain, name), getattr(delta, name), obj=name)
+    print("EQUAL", {name: len(getattr(plain, name)) for name in COLUMNS})
 spark.stop()
 """
 
@@ -70,9 +74,26 @@ def test_both_ways_give_the_same_frames(tmp_path: Path) -> None:
     Tables(home).append(day(1, 60.0, later_h=1))  # the same keys again: the last row wins
     rows = {name: len(getattr(read_frames(home), name)) for name in COLUMNS}
     assert rows == {"applications": 2, "executions": 34, "stages": 168, "boundaries": 62}
+    before = tmp_path / "before"
+    tables_of_the_version_before(before)
     script = tmp_path / "compare.py"
     script.write_text(_COMPARE)
-    assert f"EQUAL {rows}" in run([sys.executable, str(script), str(home)], tmp_path).stdout
+    told = run([sys.executable, str(script), str(home), str(before)], tmp_path).stdout
+    assert f"EQUAL {rows}" in told
+    assert told.count("EQUAL") == 2
+
+
+def tables_of_the_version_before(home: Path) -> None:
+    """Columns that came later are not there: with a default, and with none."""
+    later = {"executions": ["plan", "restored"], "stages": ["ttl_ms", "operators"]}
+    for name, records in by_table(day(1, 50.0)).items():
+        rows = pa.table(to_arrow(RECORDS[name], records)).drop_columns(later.get(name, []))
+        said = f"phoebe_spark {name}, format 1"
+        path = Tables(home).path(name)
+        write_deltalake(path, rows, partition_by=["date"], description=said)
+    frames = read_frames(home)
+    assert frames.executions["plan"].isna().all()
+    assert not frames.executions["restored"].any()
 
 
 def test_the_scheduled_job_trains_through_spark(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ the order of the key. Where a SparkSession is given the join of rows is Spark's;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,12 +73,17 @@ def _through_spark(spark: SparkSession, path: str, name: str) -> pd.DataFrame:
     rows = spark.read.format("delta").load(path)
     rows = rows.withColumn("rank_", f.row_number().over(last)).where("rank_ = 1")
     # Timestamps as microseconds: a session's time zone must not shift them.
-    for column in ("started_at",):
-        if column in COLUMNS[name]:
-            rows = rows.withColumn(column, f.unix_micros(column))
-    frame = pd.DataFrame(rows.select(*COLUMNS[name]).toPandas())
-    if "started_at" in frame:
+    if "started_at" in COLUMNS[name] and "started_at" in rows.columns:
+        rows = rows.withColumn("started_at", f.unix_micros("started_at"))
+    there = [column for column in COLUMNS[name] if column in rows.columns]
+    frame = pd.DataFrame(rows.select(*there).toPandas())
+    if "started_at" in there:
         frame["started_at"] = pd.to_datetime(frame["started_at"], unit="us", utc=True)
+    # A table of an earlier version has not all columns yet; what it holds reads as their defaults.
+    defaults = {field.name: field.default for field in fields(RECORDS[name])}
+    for column in COLUMNS[name]:
+        if column not in there:
+            frame[column] = defaults[column]
     return frame
 
 
