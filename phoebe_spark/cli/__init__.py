@@ -62,6 +62,8 @@ def main() -> None:
 def _is_foreseen(error: Exception) -> bool:
     """Whether the message alone says what is wrong. By name: neither package is imported for it."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, PhoebeError | OSError | ValueError) or bool(
-        names & {"DeltaError", "MlflowException"}
+    return (
+        isinstance(error, PhoebeError | OSError | ValueError)
+        or bool(names & {"DeltaError", "MlflowException"})
+        or "sqlite3.Error" in {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
     )

@@ -7,6 +7,7 @@ so. Exit codes: 0 trained (promoted or not), 2 not enough data, 1 anything else.
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         print(error, file=sys.stderr)
         return 2
-    except BundleError as error:
+    except (BundleError, sqlite3.Error) as error:
         print(error, file=sys.stderr)
         return 1
     if options.json:

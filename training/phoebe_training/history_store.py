@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import groupby
@@ -34,6 +35,9 @@ _WindowKind = Literal["stage", "execution", "shape"]
 _VERSION = 1
 """Of what a run is kept under: since 1 it is the stages of its first plan. A file of another
 version is made again, of the runs that the tables hold."""
+
+# Codes of SQLite: SQLITE_CORRUPT, SQLITE_NOTADB.
+_NO_DATABASE = (11, 26)
 
 _TABLES = ("seen", "counts", "runs", "evicted", "forgotten")
 _SCHEMA = """
@@ -89,23 +93,56 @@ class HistoryStore:
     ...     store.follow(runs, applications(frames))
     ...     content = history_file(store.stages(), store.task_times_ms())
 
-    Several processes may write at once: what follows is one transaction. Raises
-    ``sqlite3.Error`` when the file cannot be read or written.
+    Several processes may write at once: what follows is one transaction. A file that is no database
+    is put aside, under a name that ends in ``.damaged``, and made again, of the runs that the
+    tables hold. Raises ``sqlite3.Error`` when the file cannot be read or written.
     """
 
     def __init__(self, home: str | Path) -> None:
         self.path = Path(home) / FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) not in _NO_DATABASE:
+                raise self._named(error) from error
+            aside = self.path.with_name(f"{FILE}.damaged")
+            print(
+                f"phoebe: {self.path}: {error}; now {aside.name}, made again from the tables",
+                file=sys.stderr,
+            )
+            self.path.replace(aside)
+            for log in ("-wal", "-shm"):  # of the file that was
+                self.path.with_name(FILE + log).unlink(missing_ok=True)
+            self._open()
+
+    def _open(self) -> None:
         self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        with self.adding():
-            if self._db.execute("PRAGMA user_version").fetchone() != (_VERSION,):
-                for table in _TABLES:
-                    self._db.execute(f"DROP TABLE IF EXISTS {table}")
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            if not self._is_current():  # who only opens waits for no writer
+                self._make()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _is_current(self) -> bool:
+        found: tuple[int] = self._db.execute("PRAGMA user_version").fetchone()
+        return found == (_VERSION,)
+
+    def _make(self) -> None:
+        with self._transaction():
+            if self._is_current():  # another process was first
+                return
+            for table in _TABLES:
+                self._db.execute(f"DROP TABLE IF EXISTS {table}")
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _named(self, error: sqlite3.Error) -> sqlite3.Error:
+        return type(error)(f"{self.path}: {error}")
 
     def __enter__(self) -> HistoryStore:
         return self
@@ -116,6 +153,14 @@ class HistoryStore:
     @contextmanager
     def adding(self) -> Iterator[None]:
         """One transaction: all that is added in it, or nothing."""
+        try:
+            with self._transaction():
+                yield
+        except sqlite3.Error as error:
+            raise self._named(error) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield

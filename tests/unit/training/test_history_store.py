@@ -3,16 +3,19 @@ bundle holds of it, which is read by the key."""
 
 from __future__ import annotations
 
+import math
 import random
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from phoebe_training.history_store import HistoryStore
-from phoebe_training.runs import Run
+from phoebe_training.runs import Applications, Run
 
 from phoebe_spark.errors import BundleDamaged
 from phoebe_spark.predict.history import FIGURES, KEEP, History, Past, look_up, template_key
@@ -22,15 +25,25 @@ from tests.unit.predict.queries import baseline_predictor, query, unknown
 DAY_ONE = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def _day(store: HistoryStore, n: int, *, app: str | None = None, size: float = 10.0) -> bool:
-    return store.add(_run(n, app or f"app-{n}", 3, size, timedelta(days=n), 1000.0 + n))
+def _day(
+    store: HistoryStore, n: int, *, app: str | None = None, size: float = 10.0, known: bool = True
+) -> bool:
+    run = _run(n, app or f"app-{n}", 3, size, timedelta(days=n), 1000.0 + n, known=known)
+    return store.add(run)
 
 
 def _run(
-    seed: int, app: str, execution_id: int, size: float, later: timedelta, duration_ms: float
+    seed: int,
+    app: str,
+    execution_id: int,
+    size: float,
+    later: timedelta,
+    duration_ms: float,
+    *,
+    known: bool = True,
 ) -> Run:
     at = DAY_ONE + later
-    made = query("sales", size, random.Random(seed))
+    made = query("sales", size, random.Random(seed), known=known)
     ran = frozenset(stage.stage_id for stage in made.graph.stages)
     return Run(made, ran, "shape", duration_ms, (app, ""), execution_id, at, at)
 
@@ -131,6 +144,60 @@ def test_a_file_that_keeps_runs_under_other_names_is_made_again(tmp_path: Path) 
     with HistoryStore(tmp_path) as store:
         assert list(store.stages()) == []
         assert _day(store, 0)
+
+
+@pytest.mark.parametrize("content", [b"no history" * 1000, b"SQLite format 3\0" + b"x" * 100])
+def test_a_file_that_is_no_database_is_put_aside_and_made_again(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "history.sqlite").write_bytes(content)
+    with HistoryStore(tmp_path) as store:
+        assert _day(store, 0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("phoebe: ")
+    assert "history.sqlite: file is not a database" in line
+    assert (tmp_path / "history.sqlite.damaged").read_bytes() == content
+    with HistoryStore(tmp_path) as store:
+        assert not _day(store, 0)
+
+
+def test_opening_waits_for_no_writer_and_an_error_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HistoryStore(tmp_path) as writer, writer.adding():
+        assert _day(writer, 0)
+        connect = partial(sqlite3.connect, timeout=0.0, isolation_level=None)
+        monkeypatch.setattr(sqlite3, "connect", lambda path, **_: connect(path))
+        with HistoryStore(tmp_path) as other:
+            assert list(other.stages()) == []
+            with pytest.raises(sqlite3.OperationalError, match=r"history\.sqlite: .*locked"):
+                other.follow([], Applications(frozenset(), frozenset()))
+
+
+def test_what_is_not_known_of_a_run_comes_back_as_not_known(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        assert _day(store, 0, known=False)
+        kept = [past for window in store.stages() for past in window.runs]
+        bundled = _file(store, tmp_path)
+    made = unknown(query("sales", 10.0))
+    found = [past for past, _ in look_up(bundled, made).values() if past is not None]
+    assert len(found) == 5
+    for past in [*kept, *(run for stage in found for run in stage.runs)]:
+        assert math.isnan(past.log_size)
+        assert set(past.figures) == set(FIGURES)
+        assert not any(map(math.isnan, [*past.figures.values(), past.at]))
+
+
+def test_two_threads_ask_one_file(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        for n in range(KEEP):
+            assert _day(store, n)
+        bundled = _file(store, tmp_path)
+        keys = [window.key for window in store.stages()]
+    whole = bundled.stages(keys)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: bundled.stages(keys), range(40)):
+            assert {k: s.count for k, s in found.items()} == {k: s.count for k, s in whole.items()}
 
 
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
