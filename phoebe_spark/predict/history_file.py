@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import Any
 from urllib.parse import quote
 
 from phoebe_spark.errors import BundleDamaged
@@ -40,16 +44,20 @@ def history_file(
     stages: Iterable[Window], task_times_ms: Iterable[tuple[str, Sequence[float]]]
 ) -> bytes:
     """The file's content; ``task_times_ms`` by template of the whole plan."""
-    with sqlite3.connect(":memory:") as db:
-        db.executescript(_SCHEMA)
-        db.executemany("INSERT INTO stages VALUES (?, ?, ?)", map(_row, stages))
-        db.executemany(
-            "INSERT INTO executions VALUES (?, ?)",
-            ((key, struct.pack(f"<{len(times)}d", *times)) for key, times in task_times_ms),
-        )
-    content = db.serialize()
-    db.close()
-    return content
+    # By way of a disk: not every build of SQLite can serialize what it holds in memory.
+    with tempfile.TemporaryDirectory(prefix="phoebe-history-") as folder:
+        path = Path(folder) / FILE
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA journal_mode = OFF")
+            db.execute("PRAGMA synchronous = OFF")
+            db.executescript(_SCHEMA)
+            db.executemany("INSERT INTO stages VALUES (?, ?, ?)", map(_row, stages))
+            db.executemany(
+                "INSERT INTO executions VALUES (?, ?)",
+                ((key, struct.pack(f"<{len(times)}d", *times)) for key, times in task_times_ms),
+            )
+            db.commit()
+        return path.read_bytes()
 
 
 class HistoryFile:
@@ -60,10 +68,11 @@ class HistoryFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._one_at_a_time = Lock()
         # Immutable: nobody writes into a promoted bundle, and a read-only disk needs no lock file.
         uri = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
         try:
-            # The thread that loads is not always the one that asks; SQLite serializes the calls.
+            # The thread that loads is not always the one that asks: calls are one at a time.
             self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
         except sqlite3.Error as error:
             raise self._damaged(error) from error
@@ -77,9 +86,8 @@ class HistoryFile:
             for start in range(0, len(wanted) or 1, _AT_ONCE):
                 some = wanted[start : start + _AT_ONCE]
                 marks = ",".join("?" * len(some))
-                for key, count, runs in self._db.execute(
-                    f"SELECT key, count, runs FROM stages WHERE key IN ({marks})", some
-                ):
+                asked = f"SELECT key, count, runs FROM stages WHERE key IN ({marks})"
+                for key, count, runs in self._rows(asked, some):
                     found[key] = StageHistory(count, list(_pasts(runs)))
         except (sqlite3.Error, struct.error) as error:
             raise self._damaged(error) from error
@@ -87,12 +95,14 @@ class HistoryFile:
 
     def task_times_ms(self, template: str) -> list[float]:
         try:
-            row = self._db.execute(
-                "SELECT task_times_ms FROM executions WHERE template = ?", (template,)
-            ).fetchone()
+            rows = self._rows("SELECT task_times_ms FROM executions WHERE template = ?", [template])
         except sqlite3.Error as error:
             raise self._damaged(error) from error
-        return [ms for (ms,) in struct.iter_unpack("<d", row[0])] if row is not None else []
+        return [ms for (times,) in rows for (ms,) in struct.iter_unpack("<d", times)]
+
+    def _rows(self, asked: str, values: Sequence[str]) -> list[Any]:
+        with self._one_at_a_time:
+            return self._db.execute(asked, values).fetchall()
 
     def _damaged(self, error: Exception) -> BundleDamaged:
         return BundleDamaged(f"{self._path} cannot be read: {error}")
