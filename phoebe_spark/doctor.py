@@ -224,18 +224,18 @@ _PYTHON_TO_DO = "pip install phoebe-spark there, or set spark.phoebe.python to a
 
 
 def check_bundle(home: str) -> Check:
-    from phoebe_spark.errors import BundleMissing, BundleRemote
-    from phoebe_spark.predict.bundle import read_bundle
+    from phoebe_spark.errors import BundleError, BundleMissing, BundleRemote
+    from phoebe_spark.predict.predictor import load_predictor
 
     try:
-        found = read_bundle(home).version
+        found = load_predictor(home).version or ""  # as a companion does
     except BundleMissing:
         to_do = "observe some runs (or phoebe ingest their event logs), then phoebe train"
         return Check("bundle", "warning", "no models were promoted yet", to_do)
     except BundleRemote as error:
         to_do = "name a local directory in spark.phoebe.home, or observe only"
         return Check("bundle", "warning", str(error), to_do)
-    except Exception as error:
+    except BundleError as error:
         return Check("bundle", "error", str(error), "phoebe train writes a new one")
     return Check("bundle", "ok", found)
 

@@ -23,6 +23,7 @@ from phoebe_spark.companion.advisor import (
     load_advisor,
     optimizer_settings,
 )
+from phoebe_spark.doctor import check_bundle
 from phoebe_spark.ingest.run import ingest
 from phoebe_spark.optimize import OptimizerSettings
 from phoebe_spark.plan import read
@@ -215,6 +216,20 @@ def test_models_that_know_other_features_are_refused_in_one_line(
     assert "\n" not in problem
     advice = advice_of(advisor, request(plans["tpch/q9"]))
     assert {d["reason"]["code"] for d in advice["decisions"]} == {"no_model"}
+    assert check_bundle(str(home)).status == "ok"
+    told = check_bundle(str(tmp_path))
+    assert (told.status, told.to_do) == ("error", "phoebe train writes a new one")
+    assert "plan features" in told.found
+
+
+def test_a_bundle_without_models_is_refused_and_the_doctor_says_so(
+    home: Path, tmp_path: Path
+) -> None:
+    bundle = read_bundle(home)
+    write_bundle(tmp_path, "v", dict(bundle.files), bundle.metadata | {"heads": {}})
+    _, problem = load_advisor(tmp_path, EASY)
+    assert problem is not None
+    assert check_bundle(str(tmp_path)).status == "error"
 
 
 def test_no_bundle_says_what_to_do(tmp_path: Path) -> None:
