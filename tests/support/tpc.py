@@ -8,6 +8,7 @@ project's; they are fetched from Maven Central through Maven, not copied into th
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -91,7 +93,9 @@ def artifact(coordinates: str, name: str) -> Path:
     """A jar of Maven Central, downloaded once into ``build/<name>``."""
     target = BUILD / name
     with _appears_whole(target) as scratch:
-        if scratch is not None:
+        if scratch is not None and (there := _in_repository(coordinates)).exists():
+            shutil.copy(there, scratch)  # Maven takes ten seconds for it
+        elif scratch is not None:
             goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
             where = [f"-Dartifact={coordinates}", f"-DoutputDirectory={scratch}"]
             done = subprocess.run(
@@ -107,14 +111,28 @@ def artifact(coordinates: str, name: str) -> Path:
     return next(target.glob("*.jar"))
 
 
-def _query_jar() -> Path:
-    return artifact(QUERY_ARTIFACT, "queries")
+def _in_repository(coordinates: str) -> Path:
+    """Where Maven keeps a jar that it has downloaded before."""
+    group, name, version, kind, *classifier = coordinates.split(":")
+    repository = Path(os.environ.get("MAVEN_REPOSITORY", Path.home() / ".m2" / "repository"))
+    file = "-".join([name, version, *classifier]) + f".{kind}"
+    return repository / group.replace(".", "/") / name / version / file
+
+
+@cache
+def _queries() -> dict[str, str]:
+    """All query texts by name; the jar has thousands of other files."""
+    with zipfile.ZipFile(artifact(QUERY_ARTIFACT, "queries")) as archive:
+        return {
+            name.removesuffix(".sql"): archive.read(name).decode()
+            for name in archive.namelist()
+            if re.fullmatch(r"tpc[^/]*/q[^/]*\.sql", name)
+        }
 
 
 def query(name: str) -> str:
     """The text of ``"tpch/q5"``, ``"tpcds-v2.7.0/q6"`` and so on; ``KeyError`` if absent."""
-    with zipfile.ZipFile(_query_jar()) as archive:
-        return archive.read(f"{name}.sql").decode()
+    return _queries()[name]
 
 
 def query_names(suite: Suite) -> list[str]:
@@ -125,10 +143,4 @@ def query_names(suite: Suite) -> list[str]:
         digits = "".join(c for c in stem if c.isdigit())
         return int(digits), stem
 
-    with zipfile.ZipFile(_query_jar()) as archive:
-        names = [
-            n.removesuffix(".sql")
-            for n in archive.namelist()
-            if n.startswith(f"{suite}/q") and n.endswith(".sql")
-        ]
-    return sorted(names, key=order)
+    return sorted((n for n in _queries() if n.startswith(f"{suite}/q")), key=order)

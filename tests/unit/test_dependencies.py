@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -44,8 +45,13 @@ def imported(folder: str) -> set[str]:
     return distributions({name for tree in trees for name in imports(tree)})
 
 
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()  # opens the metadata of all that is installed
+
+
 def distributions(names: set[str]) -> set[str]:
-    known = packages_distributions()
+    known = _distributions()
     outside = names - OURS - set(sys.stdlib_module_names)
     # Of two that bring a package, one brings the other and has the plain name.
     return {min(known[name], key=len).lower().replace("_", "-") for name in outside}
@@ -134,7 +140,7 @@ def test_a_companion_runs_on_what_is_declared(tmp_path: Path) -> None:
     there = closure(project()[""])
     absent = {
         name
-        for name, owners in packages_distributions().items()
+        for name, owners in _distributions().items()
         if name not in OURS and not any(o.lower().replace("_", "-") in there for o in owners)
     }
     assert {"pandas", "pyspark", "pulp", "mlflow", "matplotlib", "sklearn"} <= absent

@@ -90,35 +90,41 @@ def test_a_timestamp_without_a_zone_is_refused(tmp_path: Path) -> None:
         Tables(tmp_path).append([stage(submitted_at=datetime(2026, 1, 1))])
 
 
-_WRITER = """
-import sys
+_WRITERS = """
+import os, sys
 from datetime import UTC, date, datetime
 from phoebe_spark.tables.records import ExecutorRecord
 from phoebe_spark.tables.deltalake import Tables
-tables = Tables(sys.argv[1])
-for n in range(3):
-    tables.append([ExecutorRecord(date=date(2026, 1, 1), app_id=sys.argv[2], app_attempt="",
-                   source="live", written_at=datetime.now(UTC), executor_id=str(n))])
+def write(app, times):
+    tables = Tables(sys.argv[1])
+    for n in range(times):
+        tables.append([ExecutorRecord(date=date(2026, 1, 1), app_id=app, app_attempt="",
+                       source="live", written_at=datetime.now(UTC), executor_id=str(n))])
+started = []
+for n in range(50):  # what takes long, the imports, is done once
+    process = os.fork()
+    if process == 0:
+        write(f"app{n}", 3 if n % 5 == 0 else 1)
+        os._exit(0)
+    started.append(process)
+sys.exit(sum(os.waitpid(process, 0)[1] != 0 for process in started))
 """
 
 
 def test_fifty_companions_at_once_lose_nothing(tmp_path: Path) -> None:
     """Real processes; the table's creation is a race too, and it is compacted meanwhile."""
-    writers = [
-        subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path), f"app{n}"], cwd=ROOT)
-        for n in range(50)
-    ]
+    writers = subprocess.Popen([sys.executable, "-c", _WRITERS, str(tmp_path)], cwd=ROOT)
     tables = Tables(tmp_path)
-    while any(writer.poll() is None for writer in writers):
+    while writers.poll() is None:
         time.sleep(0.5)
         if tables.exists("executors"):
             with contextlib.suppress(CommitFailedError):  # it gives way to appends
                 tables.optimize("executors")
-    assert [writer.returncode for writer in writers] == [0] * 50
+    assert writers.returncode == 0, "so many of them failed"
     rows = tables.read("executors", latest=False)
     keys = zip(*(rows[c].to_pylist() for c in ("app_id", "executor_id")), strict=True)
-    assert rows.num_rows == 150
-    assert len(set(keys)) == 150
+    assert rows.num_rows == 70
+    assert len(set(keys)) == 70
 
 
 def test_optimize_and_vacuum_keep_every_row(tmp_path: Path) -> None:
