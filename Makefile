@@ -21,8 +21,9 @@ SUITES ?= default
 # Two test files at a time: most of a small application's time is its JVM starting on one core. The
 # longest come first (tests/conftest.py).
 TWO    := -n 2 --dist loadfile --no-loadscope-reorder --durations=8
-# JVMs that live for a minute need no optimizing compiler (tests/support/jvm.py).
-SHORT  := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# JVMs that live for a minute need no optimizing compiler (tests/support/jvm.py). Two collectors are
+# one too many: where the environment has options they choose.
+SHORT  := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 $${JDK_JAVA_OPTIONS:--XX:+UseSerialGC}"
 
 # Runs a part: what it is, and the command. Says how long it took, whether it passed or not. An old
 # make (3.81) has no .SHELLFLAGS: each recipe with a pipe says itself that a failure before it counts.
@@ -91,8 +92,7 @@ scala: setup ## the JVM side's own tests
 	$(call part,scala tests,$(SHORT) $(MVN) org.scalatest:scalatest-maven-plugin:test $(PLAIN))
 
 $(STAMPS)/classes: $(STAMPS)/venv
-	$(call part,archive of Spark's classes,$(BIN)/python -m tests.support.jvm $(PLAIN))
-	@touch $@
+	$(call part,archive of Spark's classes,$(BIN)/python -m tests.support.jvm $@ $(PLAIN))
 
 spark: setup $(STAMPS)/classes ## tests on a real Spark
 	$(call part,spark tests,$(BIN)/python -m pytest -q $(TWO) tests/spark)
