@@ -7,9 +7,12 @@ Spark with a jar that holds them.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +31,7 @@ COPIED = ("phoebe_spark", "training", "tests", "benchmarks", "docs", "conf", "li
 FILES = ("pyproject.toml", "constraints.txt", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 FILES += ("Makefile", "listeners/pom.xml", "hatch_build.py")
 TIMEOUT_S = 900
+HUNG = 124
 OPENS = tuple(
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
     for package in ("java.nio", "java.lang", "java.lang.invoke", "java.util", "sun.nio.ch")
@@ -43,6 +47,7 @@ class Result:
     caught: bool
     seconds: float
     said: str = ""
+    hung: bool = False
 
 
 class Copy:
@@ -84,10 +89,14 @@ class Copy:
                 code, said = self.test(breakage.caught_by)
             finally:
                 file.write_text(whole)
-        # 1: tests ran and one failed. Anything else says nothing about them.
-        if code not in (0, 1):
+        seconds = time.monotonic() - began
+        if code == HUNG:
+            return Result(breakage, False, seconds, said, hung=True)
+        # All but a failed test says nothing about them: a fixture, a suite that never ran.
+        caught = code == 1 and a_test_failed(said)
+        if code and not caught:
             raise BreakageError(f"{breakage.name}: exit code {code}: {said}")
-        return Result(breakage, code == 1, time.monotonic() - began, said)
+        return Result(breakage, caught, seconds, said)
 
     def _with_jar(self, test: str, jar: Path) -> tuple[int, str]:
         whole = self.jar.with_suffix(".whole")
@@ -99,7 +108,8 @@ class Copy:
             whole.replace(self.jar)
 
     def test(self, test: str) -> tuple[int, str]:
-        """Runs one test as it is listed; its exit code and the end of its output."""
+        """Runs one test as it is listed; its exit code (``HUNG``: it did not end) and the end of
+        its output."""
         if test.startswith("tests/"):
             options = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"]
             command = [sys.executable, "-m", "pytest", *options, *shlex.split(test)]
@@ -107,22 +117,48 @@ class Copy:
             command = self._suite(listed.suite_class(self.root, test))
         paths = os.pathsep.join([str(self.root), str(self.root / "training")])
         environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env={jvm.VARIABLE: jvm.options(), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-        return done.returncode, done.stdout[-1500:]
+        code, said = run_to_end(command, self.root, environment | {jvm.VARIABLE: jvm.options()})
+        return code, said[-1500:]
 
     def _suite(self, name: str) -> list[str]:
         tests = ROOT / "listeners" / "target" / "test-classes"
         classes = [self.jar, tests, *_scalatest(), f"{spark_home()}/jars/*"]
         command = ["java", *OPENS, "-cp", os.pathsep.join(map(str, classes))]
         return [*command, "org.scalatest.tools.Runner", "-R", str(tests), "-s", name, "-oW"]
+
+
+def run_to_end(
+    command: Sequence[str], folder: Path, environment: dict[str, str], timeout_s: float = TIMEOUT_S
+) -> tuple[int, str]:
+    """Exit code and output. What does not end is interrupted, so that pytest ends what it started,
+    and then killed with its process group; the code is ``HUNG``."""
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            code = HUNG
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(min(timeout_s, 30))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return code, output.read()
+
+
+def a_test_failed(said: str) -> bool:
+    """Whether pytest or ScalaTest counts a test that failed at the end of its output."""
+    return bool(re.search(r"\b[1-9]\d* failed\b|\b[1-9]\d* TESTS? FAILED\b", said))
 
 
 def _scalatest() -> list[Path]:
@@ -153,6 +189,7 @@ def run(names: Sequence[str], say: Callable[[str], None], checked: bool = True) 
     for one in wanted:
         result = copy.run(one)
         results.append(result)
-        verdict = "caught" if result.caught else "NOT CAUGHT"
+        missed = f"NOT CAUGHT, did not end: {result.said}" if result.hung else "NOT CAUGHT"
+        verdict = "caught" if result.caught else missed
         say(f"{verdict}: {one.name} by {one.caught_by}, {result.seconds:.0f} s")
     return results

@@ -6,6 +6,8 @@ folder may move.
 
 from __future__ import annotations
 
+import re
+import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +103,25 @@ def suite_class(root: Path, name: str) -> str:
         if line.startswith("package ")
     )
     return f"{package}.{name}"
+
+
+def absent_tests(root: Path, caught_by: str) -> list[str]:
+    """What is named for pytest, and is not there: files, test functions, words after ``-k``."""
+    if not caught_by.startswith("tests/"):
+        return []
+    wanted, _, words = caught_by.partition(" -k ")
+    absent, functions = [], set[str]()
+    for name in shlex.split(wanted):
+        path, *inside = name.split("::")
+        place = root / path
+        files = [place] if place.is_file() else list(place.rglob("test_*.py"))
+        found = {n for file in files for n in re.findall(r"def (test_\w+)", file.read_text())}
+        if not found or (inside and inside[-1].partition("[")[0] not in found):
+            absent.append(name)
+        functions |= found
+    named = set(re.findall(r"\w+", words)) - {"and", "or", "not"}
+    excluded = set(re.findall(r"\bnot (\w+)", words))
+    return absent + sorted(w for w in named - excluded if not any(w in f for f in functions))
 
 
 def test_file(root: Path, breakage: Breakage) -> Path:

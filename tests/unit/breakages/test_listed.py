@@ -18,7 +18,23 @@ def test_it_applies_and_its_test_is_there(breakage: Breakage) -> None:
     assert listed.broken(ROOT, breakage) != listed.source(ROOT, breakage).read_text()
     assert "\n" not in breakage.old, "a single line"
     assert listed.test_file(ROOT, breakage).exists()
+    assert listed.absent_tests(ROOT, breakage.caught_by) == []
     assert breakage.says
+
+
+def test_a_test_that_is_not_there_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "tests" / "unit" / "test_a.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("def test_one_thing() -> None: ...\n")
+    there = ("tests/unit/test_a.py::test_one_thing", "tests/unit -k 'one_thing and not other'")
+    for caught_by in (*there, "tests/unit/test_a.py tests/unit"):
+        assert listed.absent_tests(tmp_path, caught_by) == []
+    for caught_by, absent in {
+        "tests/unit/test_a.py::test_other[x]": ["tests/unit/test_a.py::test_other[x]"],
+        "tests/unit/test_a.py -k other": ["other"],
+        "tests/unit/test_a.py tests/unit/test_b.py": ["tests/unit/test_b.py"],
+    }.items():
+        assert listed.absent_tests(tmp_path, caught_by) == absent
 
 
 def test_all_parts_are_in_the_list() -> None:
