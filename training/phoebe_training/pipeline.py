@@ -25,7 +25,7 @@ from phoebe_training.fit import FitSettings, fit
 from phoebe_training.history_store import HistoryStore
 from phoebe_training.promote import champion, judge
 from phoebe_training.record import promote, record
-from phoebe_training.runs import applications, build_runs
+from phoebe_training.runs import applications, build_runs, count_without_plan
 from phoebe_training.seen import unseen
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def train(
             raise NotEnoughData(
                 f"{home} holds {len(runs)} complete runs with {stages} stages, at least "
                 f"{MIN_STAGES} stages are needed: run jobs with the plugin, or `phoebe ingest` "
-                "event logs"
+                f"event logs{_left_out(count_without_plan(frames))}"
             )
         before = champion(home)
         new = unseen(runs, before.trained_on)
@@ -142,6 +142,15 @@ def train(
         metrics=metrics,
         mlflow=recorded.describe(),
         seconds=time.monotonic() - began,
+    )
+
+
+def _left_out(without_plan: int) -> str:
+    if not without_plan:
+        return ""
+    return (
+        f"; {without_plan} executions count for nothing, an earlier version stored them without "
+        "their plans: run their jobs again, or `phoebe ingest` their event logs into a new home"
     )
 
 

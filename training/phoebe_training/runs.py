@@ -61,13 +61,17 @@ def applications(frames: Frames) -> Applications:
     return Applications(lossy, every - lossy)
 
 
-def build_runs(frames: Frames) -> list[Run]:
-    """All runs that may be trained on, in the order of their applications' starts."""
+def count_without_plan(frames: Frames) -> int:
+    """Executions that would be runs, if the tables held the plans that they were asked about."""
+    return int(_usable(frames)["plan"].isna().sum())
+
+
+def _usable(frames: Frames) -> pd.DataFrame:
+    """Executions that ended as they should, of applications that lost no event."""
     executions = frames.executions
-    key = _KEY
     lossy = applications(frames).lossy
-    told = [where not in lossy for where in executions[key[:2]].itertuples(index=False, name=None)]
-    usable = executions[
+    told = [where not in lossy for where in executions[_KEY[:2]].itertuples(index=False, name=None)]
+    return executions[
         pd.Series(told, index=executions.index, dtype=bool)
         & executions["complete"]
         & ~executions["restored"]
@@ -75,6 +79,12 @@ def build_runs(frames: Frames) -> list[Run]:
         & executions["template"].notna()
         & executions["duration_ms"].notna()
     ]
+
+
+def build_runs(frames: Frames) -> list[Run]:
+    """All runs that may be trained on, in the order of their applications' starts."""
+    key = _KEY
+    usable = _usable(frames)
     rows = frames.applications.itertuples(index=False)
     started = {(row.app_id, row.app_attempt): row for row in rows}
     stages = dict(tuple(frames.stages.dropna(subset=["execution_id"]).groupby(key)))

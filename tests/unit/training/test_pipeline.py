@@ -297,6 +297,12 @@ def test_too_few_rows(tmp_path: Path) -> None:
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def test_runs_without_a_plan_are_counted_where_too_few_are_left(tmp_path: Path) -> None:
+    Tables(tmp_path).append([*day(0, 50, plan=None), *day(1, 50, plan=None, restored=True)])
+    with pytest.raises(NotEnoughData, match=r"0 complete runs .*; 4 executions .* new home"):
+        train(tmp_path)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
