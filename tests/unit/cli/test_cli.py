@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -323,7 +324,12 @@ def test_foreseen_errors_are_one_line(
     from deltalake.exceptions import DeltaError
     from mlflow.exceptions import MlflowException
 
-    for error in (DeltaError("no log\nfiles"), MlflowException("no server"), OSError("disk full")):
+    for error in (
+        DeltaError("no log\nfiles"),
+        MlflowException("no server"),
+        OSError("disk full"),
+        sqlite3.OperationalError("locked"),
+    ):
 
         def fail(error: Exception = error) -> None:
             raise error

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from phoebe_training.__main__ import main
 from phoebe_training.history_store import HistoryStore
 from phoebe_training.runs import Applications, Run
 
@@ -172,6 +173,15 @@ def test_opening_waits_for_no_writer_and_an_error_names_the_file(
             assert list(other.stages()) == []
             with pytest.raises(sqlite3.OperationalError, match=r"history\.sqlite: .*locked"):
                 other.follow([], Applications(frozenset(), frozenset()))
+
+
+def test_a_job_that_cannot_write_the_history_says_so_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "history.sqlite").mkdir()
+    assert main(["--home", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("history.sqlite: unable to open database file")
 
 
 def test_what_is_not_known_of_a_run_comes_back_as_not_known(tmp_path: Path) -> None:
