@@ -53,7 +53,9 @@ $(STAMPS)/venv: pyproject.toml constraints.txt
 
 jar: $(JAR) ## the plugin's jar (Maven), copied into the Python package
 
+# Classes of sources that are gone would stay, and be shipped and tested.
 $(MADE): $(SCALA)
+	@rm -rf listeners/target/classes listeners/target/test-classes
 	$(call part,jar,$(MVN) package -DskipTests $(PLAIN))
 	@touch $@
 

@@ -1,6 +1,6 @@
 package phoebe.executor
 
-import java.io.File
+import java.io.{File, IOException}
 import java.util.concurrent.{LinkedBlockingQueue, ThreadPoolExecutor, TimeUnit}
 
 import scala.collection.mutable
@@ -334,7 +334,7 @@ final class UploadQueue(
     catch {
       case e @ (_: java.io.FileNotFoundException | _: DamagedFileException |
           _: StoreRefusedException) => throw e
-      case _: java.io.IOException if attempt < Attempts && !synchronized(closed) =>
+      case _: IOException if attempt < Attempts && !synchronized(closed) =>
         discard(file)
         Thread.sleep(PauseMs * attempt)
         withRetries(file, attempt + 1)(body)
@@ -360,25 +360,35 @@ object UploadQueue {
 
   private final class Opened(source: CheckpointSource) {
 
+    private def root = source.place.root
+    lazy val fs: FileSystem = HadoopFiles.fileSystem(root, source.conf.value.value)
+
     /** The driver may still be making the store; where it refuses to, there will be none. */
-    lazy val fs: FileSystem = {
-      val root = source.place.root
-      val found = HadoopFiles.fileSystem(root, source.conf.value.value)
+    private lazy val marker: StoreMarker = {
       val deadline = System.nanoTime() + StoreNs
-      while (StoreMarker.read(found, root).isEmpty) {
+      var found = StoreMarker.read(fs, root)
+      while (found.isEmpty) {
         if (System.nanoTime() > deadline) throw new StoreRefusedException(
           s"$root is no checkpoint store: it has no ${StoreMarker.Name}"
         )
         Thread.sleep(StorePauseMs)
+        found = StoreMarker.read(fs, root)
       }
-      found
+      found.get
     }
 
-    /** A file system makes directories anew for a file: not those of a store that is gone. */
+    /**
+     * A file system makes directories anew for a file: not those of a store that is gone, and not in
+     * one that came after it.
+     *
+     * @throws IOException
+     *   if the store is not seen, which may be so for a moment only
+     */
     def check(): Unit = {
-      val marker = StoreMarker.path(source.place.root)
-      if (!fs.exists(marker))
-        throw new StoreRefusedException(s"$marker is gone, and the store with it")
+      val expected = marker
+      if (!StoreMarker.read(fs, root).contains(expected)) {
+        throw new IOException(s"the store $root is gone, or another one is there")
+      }
     }
   }
 

@@ -104,10 +104,14 @@ object SupportChecks {
       name.startsWith("org.apache.spark.sql.delta.")
 
   /** All physical operators of this Spark, by exact class. */
-  private[phoebe] lazy val Operators: Set[String] =
-    Using.resource(Source.fromInputStream(
-      getClass.getResourceAsStream(SparkVersion.Lists + "known-operators.txt")
-    )(Codec.UTF8))(_.getLines().map(_.trim).filterNot(l => l.isEmpty || l.startsWith("#")).toSet)
+  private[phoebe] lazy val Operators: Set[String] = {
+    val resource = SparkVersion.Lists + "known-operators.txt"
+    val stream = getClass.getResourceAsStream(resource)
+    require(stream != null, s"the jar has no $resource")
+    Using.resource(Source.fromInputStream(stream)(Codec.UTF8))(
+      _.getLines().map(_.trim).filterNot(l => l.isEmpty || l.startsWith("#")).toSet
+    )
+  }
 
   private val Accelerators = Seq(
     "RAPIDS" -> Seq("com.nvidia.spark."),

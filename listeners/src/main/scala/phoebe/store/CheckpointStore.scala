@@ -196,6 +196,7 @@ final class CheckpointStore(
    */
   def pin(place: CheckpointPlace): Unit = {
     ownLease.live()
+    directory.isStill()
     try writeWhole(fs, place.reader(owner), Array.emptyByteArray)
     catch { case _: FileAlreadyExistsException => } // it said so before
   }
@@ -227,7 +228,12 @@ final class CheckpointStore(
           }
           gone
         }
-      } catch { case _: LeaseLostException => Set.empty } // said already
+      } catch {
+        case _: LeaseLostException => Set.empty // said already
+        case e: StoreRefusedException =>
+          logWarning(s"phoebe: nothing is removed: ${e.getMessage}")
+          Set.empty
+      }
 
   /** The living applications that restored a checkpoint. */
   def users(catalog: Catalog, alive: LiveOwners, place: CheckpointPlace): Set[String] =

@@ -63,7 +63,7 @@ private[phoebe] final class StoreLease(
    */
   def renew(): Long = renewing.synchronized {
     if (left) throw new IOException("the application has left the store")
-    directory.opened()
+    directory.isStill() // or a file system would make its directories anew, without a marker
     awake()
     val began = System.nanoTime()
     triedNs = began

@@ -6,6 +6,7 @@ import java.util.concurrent.{CountDownLatch, Executors, TimeUnit}
 
 import scala.jdk.CollectionConverters._
 
+import org.apache.commons.io.FileUtils
 import org.apache.hadoop.conf.Configuration
 import org.apache.hadoop.fs.Path
 import org.scalatest.funsuite.AnyFunSuite
@@ -315,6 +316,20 @@ class StoreOwnershipSuite extends AnyFunSuite {
     paused.stay()
     assert(tree(root) == before)
     assert(successor.release(Set(kept)) == Set(kept))
+  }
+
+  test("a store that is gone under an application is not made anew by what it says there") {
+    val root = folder()
+    val here = uri(root)
+    val running = application(here)
+    val kept = committed(running)
+    running.renew()
+    FileUtils.deleteDirectory(root.toFile)
+    intercept[StoreRefusedException](running.renew())
+    intercept[StoreRefusedException](running.pin(kept))
+    assert(!Files.exists(root))
+    assert(application(here).catalogue().entries.isEmpty, "the next one may use the place")
+    intercept[StoreRefusedException](running.renew())
   }
 
   test("an application that was stopped finds so by itself, a store that fails is no such thing") {

@@ -114,7 +114,7 @@ object SparkVersion {
     plan.collectFirstWithSubqueries(pick)
 
   /** Local property of a streaming query's threads. Its class has another package in 4.0. */
-  val StreamingQueryId: String = StreamExecution.QUERY_ID_KEY
+  def StreamingQueryId: String = StreamExecution.QUERY_ID_KEY
 
   /** Settings for tasks. In 4.0 they are made a broadcast of by hand. */
   def broadcast(sc: SparkContext, conf: Configuration): Broadcast[SerializableConfiguration] =
@@ -128,7 +128,7 @@ object SparkVersion {
    * Option of a file system's builder: refuse where there is a file. Hadoop has the name since 3.4.2,
    * which comes with Spark 4.1.
    */
-  val CreateIfAbsent: String =
+  def CreateIfAbsent: String =
     Options.CreateFileOptionKeys.FS_OPTION_CREATE_CONDITIONAL_OVERWRITE
 }
 
