@@ -1,8 +1,8 @@
 """Queries of many shapes, written in one application and restored in another, with plain rows.
 
-Three applications over the same tables, in one JVM: without the plugin, with every eligible
-boundary checkpointed, and the same again, which restores. Then a fourth, whose user functions have
-changed.
+Three applications over the same tables: without the plugin, with every eligible boundary
+checkpointed, and the same again, which restores, in another JVM than they: what differs from one
+process to the next must not be in a fingerprint. Then a fourth, whose user functions have changed.
 What ran is read from Spark's event logs.
 """
 
@@ -160,34 +160,47 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def jvm(folder: Path) -> Iterator[in_turn.Jvm]:
+def process(folder: Path, name: str) -> in_turn.Jvm:
     home_of_ivy = {"SPARK_SUBMIT_OPTS": f"-Duser.home={ivy_home()}"}
-    with in_turn.Jvm(folder / "jvm", conf=PACKAGES, environment=home_of_ivy) as found:
-        yield found
+    return in_turn.Jvm(folder / name, conf=PACKAGES, environment=home_of_ivy)
 
 
 @pytest.fixture(scope="module")
-def plain(jvm: in_turn.Jvm, folder: Path) -> Ran:
-    return run(jvm, folder, "plain", NAMES, plugin=False)
+def first(folder: Path) -> tuple[Ran, Ran]:
+    """Without the plugin, and written."""
+    with process(folder, "first") as jvm:
+        return run(jvm, folder, "plain", NAMES, plugin=False), run(jvm, folder, "wrote", NAMES)
 
 
 @pytest.fixture(scope="module")
-def wrote(jvm: in_turn.Jvm, folder: Path) -> Ran:
-    return run(jvm, folder, "wrote", NAMES)
+def second(folder: Path, first: tuple[Ran, Ran]) -> tuple[Ran, Ran]:
+    """Restored, and with edited functions; what wrote has ended."""
+    assert first[1].checkpoints
+    with process(folder, "second") as jvm:
+        restored = run(jvm, folder, "restored", NAMES)
+        assert restored.checkpoints
+        (folder / "halving.py").write_text(EDITED)
+        return restored, run(jvm, folder, "edited", UDFS)
 
 
 @pytest.fixture(scope="module")
-def restored(jvm: in_turn.Jvm, folder: Path, wrote: Ran) -> Ran:
-    assert wrote.checkpoints
-    return run(jvm, folder, "restored", NAMES)
+def plain(first: tuple[Ran, Ran]) -> Ran:
+    return first[0]
 
 
 @pytest.fixture(scope="module")
-def edited(jvm: in_turn.Jvm, folder: Path, restored: Ran) -> Ran:
-    assert restored.checkpoints
-    (folder / "halving.py").write_text(EDITED)
-    return run(jvm, folder, "edited", UDFS)
+def wrote(first: tuple[Ran, Ran]) -> Ran:
+    return first[1]
+
+
+@pytest.fixture(scope="module")
+def restored(second: tuple[Ran, Ran]) -> Ran:
+    return second[0]
+
+
+@pytest.fixture(scope="module")
+def edited(second: tuple[Ran, Ran]) -> Ran:
+    return second[1]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)

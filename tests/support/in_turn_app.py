@@ -27,12 +27,17 @@ def _run(told: dict[str, Any]) -> None:
     before = {key: system.getProperty(key) for key in told["conf"]}
     for key, value in told["conf"].items():
         system.setProperty(key, value)
+    left = None
     try:
+        # A context takes all properties: one that an application before left here would count.
+        found = system.getProperty("spark.plugins")
+        if found != told["conf"].get("spark.plugins"):
+            raise RuntimeError(f"the application would run with spark.plugins={found}")
         code = import_module(told["module"]).main(Path(told["argument"]))
     finally:
-        left = SparkSession.getActiveSession()
+        left = SparkContext._active_spark_context
         if left is not None:
-            left.stop()
+            (SparkSession.getActiveSession() or left).stop()
         for key, value in before.items():
             if value is None:
                 system.clearProperty(key)
@@ -40,6 +45,8 @@ def _run(told: dict[str, Any]) -> None:
                 system.setProperty(key, value)
     if code:
         raise SystemExit(code)
+    if left is not None:
+        raise RuntimeError(f"{left.appName} was left running: the next would have joined it")
 
 
 def main(folder: Path) -> int:
