@@ -9,10 +9,10 @@ import scala.io.{Codec, Source}
 
 import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 
-private[fingerprint] object AllowList {
+private[phoebe] object AllowList {
 
-  /** Non-empty lines of a resource, without comments (`#` to the end of the line). */
-  private def lines(name: String): Seq[String] = {
+  /** Non-empty lines of a list for this Spark, without comments (`#` to the end of the line). */
+  def lines(name: String): Seq[String] = {
     val resource = SparkVersion.Lists + name
     val stream = getClass.getResourceAsStream(resource)
     require(stream != null, s"the jar has no $resource")

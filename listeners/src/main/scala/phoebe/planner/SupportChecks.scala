@@ -1,13 +1,11 @@
 package phoebe.planner
 
-import scala.io.{Codec, Source}
-import scala.util.Using
-
 import org.apache.spark.{SparkConf, SparkContext, SparkEnv}
 import org.apache.spark.sql.classic.SparkSession
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
 import org.apache.spark.sql.execution.phoebe.compat.{SparkInternals, SparkVersion}
 import phoebe.Reason
+import phoebe.fingerprint.AllowList
 import phoebe.settings.{LocalProperties, PhoebeSettings}
 
 /** What the planner hook does not touch, with the reason. */
@@ -104,14 +102,7 @@ object SupportChecks {
       name.startsWith("org.apache.spark.sql.delta.")
 
   /** All physical operators of this Spark, by exact class. */
-  private[phoebe] lazy val Operators: Set[String] = {
-    val resource = SparkVersion.Lists + "known-operators.txt"
-    val stream = getClass.getResourceAsStream(resource)
-    require(stream != null, s"the jar has no $resource")
-    Using.resource(Source.fromInputStream(stream)(Codec.UTF8))(
-      _.getLines().map(_.trim).filterNot(l => l.isEmpty || l.startsWith("#")).toSet
-    )
-  }
+  private[phoebe] lazy val Operators: Set[String] = AllowList.lines("known-operators.txt").toSet
 
   private val Accelerators = Seq(
     "RAPIDS" -> Seq("com.nvidia.spark."),

@@ -4,7 +4,6 @@ import java.lang.reflect.Modifier
 import java.nio.file.{Files, Paths}
 import java.util.jar.JarFile
 
-import scala.io.Source
 import scala.jdk.CollectionConverters._
 import scala.util.Using
 
@@ -13,7 +12,6 @@ import org.scalatest.funsuite.AnyFunSuite
 import org.apache.spark.sql.catalyst.expressions.Expression
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.datasources.FileFormat
-import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import phoebe.planner.SupportChecks
 
 /**
@@ -66,14 +64,6 @@ class AllowListSuite extends AnyFunSuite {
   private val signatures =
     (AllowList.operators ++ ExpressionText.handled).toSeq.sorted.map(signature)
 
-  private def pinned(name: String): Seq[String] =
-    Using.resource(Source.fromInputStream(
-      getClass.getResourceAsStream(SparkVersion.Lists + name),
-      "UTF-8"
-    ))(
-      _.getLines().map(_.trim).filterNot(l => l.isEmpty || l.startsWith("#")).toList
-    )
-
   sys.props.get("phoebe.pin").foreach { directory =>
     def write(name: String, about: String, lines: Seq[String]): Unit = {
       Files.write(Paths.get(directory, name), (s"# $about" +: lines).asJava)
@@ -93,7 +83,7 @@ class AllowListSuite extends AnyFunSuite {
   }
 
   test("every class of this Spark is either allowed or refused on purpose") {
-    val refused = pinned("refused.txt").toSet
+    val refused = AllowList.lines("refused.txt").toSet
     assert((all -- allowed -- refused).toSeq.sorted == Nil, "are new: nobody has looked at them")
     assert((refused -- all).toSeq.sorted == Nil, "are gone from Spark")
     assert((refused & allowed).toSeq.sorted == Nil, "are in both lists")
@@ -113,7 +103,7 @@ class AllowListSuite extends AnyFunSuite {
   }
 
   test("the arguments of what is read in code are those that were looked at") {
-    assert(signatures == pinned("signatures.txt"))
+    assert(signatures == AllowList.lines("signatures.txt"))
   }
 
   test("what no list can allow is not allowed") {

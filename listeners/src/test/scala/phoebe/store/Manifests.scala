@@ -2,8 +2,8 @@ package phoebe.store
 
 import org.apache.spark.sql.execution.phoebe.driver.MapStatuses
 
-/** Manifests for suites that are about who may commit, and when a checkpoint goes. */
-private[store] object Manifests {
+/** Manifests for suites, which change what they are about. */
+object Manifests {
 
   /** Of one pack, `m0-1.pack`, with the bytes of one map output. */
   def small(fingerprint: String, owner: String, bytes: Int): Manifest = Manifest(

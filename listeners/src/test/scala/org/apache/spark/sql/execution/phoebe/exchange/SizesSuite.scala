@@ -27,7 +27,7 @@ import org.apache.spark.sql.execution.phoebe.driver.MapStatuses
 import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.{Stored, Switch}
-import phoebe.store.{CheckpointPlace, Manifest, ManifestPack}
+import phoebe.store.{CheckpointPlace, Manifest, ManifestPack, Manifests}
 import phoebe.testing.LocalContext
 
 /** How what travels with tasks, and what the driver keeps, grows with map tasks and partitions. */
@@ -97,24 +97,10 @@ class SizesSuite extends AnyFunSuite {
         held.map(_.toLong)
       )
     }
-    Manifest(
-      format = Manifest.Format,
-      fingerprint = place.fingerprint,
-      appId = "app-1",
-      appAttempt = "",
-      appName = "daily",
-      user = "ann",
-      executionId = 3,
-      sparkVersion = "4.2.0",
-      pluginVersion = "0.1.0",
-      createdAtMs = 1,
-      owner = "0" * 32,
+    Manifests.small(place.fingerprint, owner = "0" * 32, bytes = 30).copy(
       inputs = "1" * 64,
-      workMs = 1000,
-      codec = "lz4",
       numMaps = maps,
       numPartitions = partitions,
-      bytes = 30,
       rows = 5,
       dataSizeBytes = 60,
       packs = packs.toSeq,

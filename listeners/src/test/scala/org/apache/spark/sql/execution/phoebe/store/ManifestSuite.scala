@@ -15,6 +15,7 @@ import phoebe.store.{
   CheckpointStore,
   Manifest,
   ManifestPack,
+  Manifests,
   StoreMarker,
   Tombstone
 }
@@ -24,24 +25,12 @@ class ManifestSuite extends AnyFunSuite {
   private val conf = new Configuration
 
   private def manifest(fingerprint: String, user: String = "ann", createdAtMs: Long = 1): Manifest =
-    Manifest(
-      format = Manifest.Format,
-      fingerprint = fingerprint,
-      appId = "app-1",
-      appAttempt = "",
-      appName = "daily",
+    Manifests.small(fingerprint, owner = "0" * 16, bytes = 30).copy(
       user = user,
-      executionId = 3,
-      sparkVersion = "4.2.0",
-      pluginVersion = "0.1.0",
       createdAtMs = createdAtMs,
-      owner = "0" * 16,
       inputs = "1" * 64,
-      workMs = 1000,
-      codec = "lz4",
       numMaps = 2,
       numPartitions = 3,
-      bytes = 30,
       rows = 5,
       dataSizeBytes = 60,
       packs = Seq(ManifestPack("m0-10.pack", 100, 60, 77, 64, Seq(10L, 11L, 12L))),
