@@ -7,7 +7,6 @@ what applications leave to one another; where a process has to end, they are sub
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.support import apps
+from tests.support.commands import Commands
 from tests.support.places import plugin_jar
 
 # Spark keeps the last hundred classes that it has made of queries: too few for the next application
@@ -35,9 +35,7 @@ class Jvm:
     ) -> None:
         """``conf`` is every application's; ``how`` goes to :func:`apps.submit`."""
         self.folder = folder.resolve()
-        for name in ("commands", "answers"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self._asked = 0
+        self._commands = Commands(self.folder)
         self._app = apps.submit(
             APP,
             [str(self.folder)],
@@ -57,7 +55,8 @@ class Jvm:
         plugin: bool = True,
         timeout_s: float = 600,
     ) -> apps.FinishedApp:
-        """Runs an application to its end; raises ``AppFailedError`` if it fails."""
+        """Runs an application to its end; raises ``AppFailedError`` if it fails, ``TimeoutError``
+        when it takes longer than that."""
         folder = folder.resolve()
         for name in ("events", "local"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -71,28 +70,10 @@ class Jvm:
         }
         told = {"module": module, "argument": str(argument.resolve()), "conf": settings}
         started = time.monotonic()
-        error = self._answer(self._command(told), timeout_s)
+        error = self._commands.answer(self._commands.ask(told), self._app, timeout_s)
         if error is not None:
             raise apps.AppFailedError(f"{error}\nlog {self.folder / 'driver.log'}")
         return apps.FinishedApp(folder, 0, time.monotonic() - started)
-
-    def _command(self, told: dict[str, Any] | None) -> int:
-        number = self._asked
-        aside = self.folder / "commands" / f"{number}.tmp"
-        aside.write_text(json.dumps(told))
-        aside.rename(self.folder / "commands" / f"{number}.json")
-        self._asked += 1
-        return number
-
-    def _answer(self, number: int, timeout_s: float) -> str | None:
-        path = self.folder / "answers" / f"{number}.json"
-        deadline = time.monotonic() + timeout_s
-        while not path.exists():
-            if not self._app.running or time.monotonic() > deadline:
-                raise apps.AppFailedError(f"no answer, see {self.folder}/driver.log")
-            time.sleep(0.02)
-        error: str | None = json.loads(path.read_text())
-        return error
 
     def __enter__(self) -> Jvm:
         self._app.__enter__()
@@ -105,6 +86,6 @@ class Jvm:
         trace: TracebackType | None,
     ) -> None:
         if kind is None and self._app.running:
-            self._command(None)
+            self._commands.ask(None)
             self._app.wait(60)
         self._app.__exit__(kind, error, trace)

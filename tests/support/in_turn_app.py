@@ -1,16 +1,13 @@
 """A PySpark process that runs applications one after another: ``in_turn_app.py FOLDER``.
 
-It takes ``FOLDER/commands/<number>.json`` (see ``in_turn.Jvm``): a module with ``main(path)``, its
+It takes commands (``tests.support.commands``) of ``in_turn.Jvm``: a module with ``main(path)``, its
 argument, and the settings of its SparkContexts, which are found as if the application had been
-submitted with them. The answer in ``FOLDER/answers/<number>.json`` is the traceback, or null. The
-command ``null`` ends the process.
+submitted with them. The answer is the traceback, or null.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +15,8 @@ from typing import Any
 
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
+
+from tests.support import commands
 
 
 def _run(told: dict[str, Any]) -> None:
@@ -50,23 +49,14 @@ def _run(told: dict[str, Any]) -> None:
 
 
 def main(folder: Path) -> int:
-    number = 0
-    while True:
-        command = folder / "commands" / f"{number}.json"
-        while not command.exists():
-            time.sleep(0.02)
-        told = json.loads(command.read_text())
-        if told is None:
-            return 0
+    for number, told in commands.taken(folder):
         error = None
         try:
             _run(told)
         except (Exception, SystemExit):  # the answer says what happened
             error = traceback.format_exc()
-        aside = folder / "answers" / f"{number}.tmp"
-        aside.write_text(json.dumps(error))
-        aside.rename(folder / "answers" / f"{number}.json")
-        number += 1
+        commands.answer(folder, number, error)
+    return 0
 
 
 if __name__ == "__main__":

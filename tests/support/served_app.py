@@ -1,8 +1,7 @@
 """A PySpark application that runs SQL on command: ``served_app.py FOLDER``.
 
-It takes ``FOLDER/commands/<number>.json`` one after the other (see ``served.Served``), and answers
-each with ``FOLDER/answers/<number>.json``: error or null, started and ended (epoch seconds). The
-command ``null`` ends it.
+It takes commands (``tests.support.commands``) of ``served.Served``, and answers each with: error or
+null, started and ended (epoch seconds).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from tests.support import commands
 from tests.support.query_app import run
 
 
@@ -23,14 +23,7 @@ def main(folder: Path) -> int:
     for name, path in json.loads((folder / "tables.json").read_text()).items():
         spark.read.parquet(path).createOrReplaceTempView(name)
     (folder / "ready").touch()
-    number = 0
-    while True:
-        command = folder / "commands" / f"{number}.json"
-        while not command.exists():
-            time.sleep(0.01)
-        item = json.loads(command.read_text())
-        if item is None:
-            break
+    for number, item in commands.taken(folder):
         spark.sparkContext.setJobDescription(item["name"])
         error = None
         started = time.time()
@@ -39,10 +32,7 @@ def main(folder: Path) -> int:
         except Exception as e:  # the answer says what happened
             error = f"{type(e).__name__}: {e}"[:4000]
         answer = {"error": error, "started": started, "ended": time.time()}
-        aside = folder / "answers" / f"{number}.tmp"
-        aside.write_text(json.dumps(answer))
-        aside.rename(folder / "answers" / f"{number}.json")
-        number += 1
+        commands.answer(folder, number, answer)
     spark.stop()
     return 0
 

@@ -193,7 +193,7 @@ def draw(
 
 def await_moment(served: Served, asked: int, condition: Callable[[], bool]) -> None:
     """Waits for a moment of a query; ``MissedError`` if the query ends before it comes."""
-    while served.answered(asked) is None and served.app.running:
+    while not served.is_answered(asked) and served.app.running:
         with suppress(OSError):  # what is listed may be removed meanwhile
             if condition():
                 return
@@ -203,7 +203,7 @@ def await_moment(served: Served, asked: int, condition: Callable[[], bool]) -> N
 
 def still_runs(served: Served, asked: int) -> None:
     """``MissedError`` if a query was over."""
-    if served.answered(asked) is not None:
+    if served.is_answered(asked):
         raise MissedError("the query was over")
 
 

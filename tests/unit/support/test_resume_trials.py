@@ -56,8 +56,8 @@ class MadeUp:
             manifest.write_text(json.dumps({"packs": packs}))
         return 0 if self.is_first else 1
 
-    def answered(self, number: int) -> Answer | None:
-        return Answer(None, 0.0, 1.0) if number or self.ends_at_once else None
+    def is_answered(self, number: int) -> bool:
+        return bool(number) or self.ends_at_once
 
     def answer(self, *_: object) -> Answer:
         return Answer(None, 0.0, 1.0)
