@@ -74,16 +74,16 @@ class HistoryFile:
         try:
             # The thread that loads is not always the one that asks: calls are one at a time.
             self._db = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            self._rows("SELECT key, count, runs FROM stages LIMIT 0", ())
+            self._rows("SELECT template, task_times_ms FROM executions LIMIT 0", ())
         except sqlite3.Error as error:
             raise self._damaged(error) from error
-        self.stages(())
-        self.task_times_ms("")
 
     def stages(self, keys: Iterable[str]) -> dict[str, StageHistory]:
         wanted = list(keys)
         found: dict[str, StageHistory] = {}
         try:
-            for start in range(0, len(wanted) or 1, _AT_ONCE):
+            for start in range(0, len(wanted), _AT_ONCE):
                 some = wanted[start : start + _AT_ONCE]
                 marks = ",".join("?" * len(some))
                 asked = f"SELECT key, count, runs FROM stages WHERE key IN ({marks})"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.exactness.mendings import Mending, Replace
+from tests.exactness.mendings import Mending, MendingError, Replace, edited
 
 FOLDER = Path(__file__).parent
 SOURCES = ("phoebe_spark", "training/phoebe_training", "listeners/src/main")
@@ -77,19 +77,19 @@ def source(root: Path, breakage: Breakage) -> Path:
     return found[0]
 
 
-def broken(root: Path, breakage: Breakage) -> str:
-    """The file's text with the breakage. Raises ``BreakageError`` where ``old`` occurs not once."""
-    text = source(root, breakage).read_text()
-    if text.count(breakage.old) != 1:
-        times = text.count(breakage.old)
-        raise BreakageError(f"{breakage.name}: the text occurs {times} times in {breakage.file}")
-    return text.replace(breakage.old, breakage.new)
-
-
 def as_mending(root: Path, breakage: Breakage) -> Mending:
-    """As an edit that `tests.exactness.mendings.Workshop` compiles."""
+    """As an edit that `tests.exactness.mendings` makes, and its Workshop compiles."""
     file = source(root, breakage).relative_to(root).as_posix()
     return Mending(breakage.name, breakage.says, (Replace(file, breakage.old, breakage.new),))
+
+
+def broken(root: Path, breakage: Breakage) -> str:
+    """The file's text with the breakage. Raises ``BreakageError`` where ``old`` occurs not once."""
+    try:
+        (text,) = edited(root, as_mending(root, breakage)).values()
+    except MendingError as error:
+        raise BreakageError(f"{breakage.name}: {error}") from error
+    return text
 
 
 def suite_class(root: Path, name: str) -> str:

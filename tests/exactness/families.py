@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.exactness import sql
@@ -412,33 +412,22 @@ def reused(pick: Pick, delta: bool) -> Case:
 
 _BROADCAST = "spark.sql.autoBroadcastJoinThreshold"
 
-FAMILIES: Sequence[Callable[[Pick, bool], Case]] = (
-    asked_for_other_columns,
-    asked_for_other_columns,
-    two_branches,
-    two_branches,
-    two_branches,
-    two_branches,
-    operands_swapped,
-    operands_swapped,
-    relations_of_another_session,
-    relations_of_another_session,
-    inputs_changed,
-    inputs_changed,
-    inputs_changed,
-    inputs_changed,
-    python_above,
-    python_above,
-    python_above,
-    read_again,
-    read_again,
-    unreadable,
-    unreadable,
-    spread_below,
-    spread_below,
-    spread_below,
-    in_order,
-    types_from_lines,
-    types_from_lines,
-    reused,
+_WEIGHTS: Mapping[Callable[[Pick, bool], Case], int] = {
+    asked_for_other_columns: 2,
+    two_branches: 4,
+    operands_swapped: 2,
+    relations_of_another_session: 2,
+    inputs_changed: 4,
+    python_above: 3,
+    read_again: 2,
+    unreadable: 2,
+    spread_below: 3,
+    in_order: 1,
+    types_from_lines: 2,
+    reused: 1,
+}
+
+FAMILIES: Sequence[Callable[[Pick, bool], Case]] = tuple(
+    family for family, weight in _WEIGHTS.items() for _ in range(weight)
 )
+"""As often as each is to be drawn."""

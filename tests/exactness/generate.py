@@ -246,8 +246,8 @@ class Wish:
 
     ``columns`` beside the key, some of them: empty is any. ``values``: what a column's values are
     drawn from. ``keys``: how many there are, beside ``strays`` percent of other ones. More
-    percentages: ``wild`` (a column whose sums follow from the order of rows, of a type out of
-    ``wild_as``), ``bad`` (a file with malformed lines), ``parted`` (partition folders).
+    percentages: ``wild`` (a column whose sums follow from the order of rows), ``bad`` (a file with
+    malformed lines), ``parted`` (partition folders).
     """
 
     forms: tuple[str, ...] = FORMATS
@@ -259,7 +259,6 @@ class Wish:
     strays: int = 15
     by: tuple[str, ...] = ("path", "path", "path", "global", "global", "catalog")
     modes: tuple[str, ...] = ("PERMISSIVE", "DROPMALFORMED") * 2 + ("FAILFAST",)
-    wild_as: tuple[str, ...] = ("double", "bigint")
     wild: int = 60
     bad: int = 55
     parted: int = 20
@@ -285,7 +284,7 @@ def table(pick: Pick, name: str, delta: bool, wish: Wish) -> tuple[Table, list[C
             columns = [c for c in columns if not c[1].startswith("decimal")]
     wild: set[str] = set()
     if form != "text" and pick.chance(wish.wild):
-        columns.append(["w", pick.one(wish.wild_as)])
+        columns.append(["w", pick.one(["double", "bigint"])])
         wild.add("w")
     options = _options(pick, form)
     if "mode" in options:
