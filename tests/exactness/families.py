@@ -41,6 +41,7 @@ SPLITS: tuple[dict[str, str], ...] = (
     {_FILES + "openCostInBytes": "0", _FILES + "maxPartitionBytes": "48"},
 )
 _TOGETHER = SPLITS[2]
+_WITHIN = SPLITS[4:]
 _TEXT = ("csv", "csv", "csv", "json", "xml")
 _WITH_COLUMNS = tuple(form for form in FORMATS if form != "text")
 _DOUBLES: tuple[Any, ...] = (0.0, -0.0, 0.0, -0.0, 1.5, float("nan"))
@@ -68,9 +69,11 @@ def _again(pick: Pick, first: Run, **more: Any) -> Run:
     return dataclasses.replace(first, **{"action": action, "force": force, **more})
 
 
-def _two_splits(pick: Pick) -> tuple[dict[str, str], dict[str, str]]:
+def _two_splits(
+    pick: Pick, ways: Sequence[dict[str, str]] = SPLITS
+) -> tuple[dict[str, str], dict[str, str]]:
     """Most ways put each small file into a task of its own: one of the two has all in one task."""
-    other = pick.one([s for s in SPLITS if s != _TOGETHER])
+    other = pick.one([s for s in ways if s != _TOGETHER])
     return (_TOGETHER, other) if pick.chance(50) else (other, _TOGETHER)
 
 
@@ -355,10 +358,10 @@ def in_order(pick: Pick, delta: bool) -> Case:
 def types_from_lines(pick: Pick, delta: bool) -> Case:
     """Types that follow from the lines that a task has met, and files split in another way."""
     wish = Wish(
-        forms=("csv", "csv", "csv", "json"),
+        forms=(*["csv"] * 5, "json"),
         columns=("variant", *[pick.one(["int", "string", "variant"])] * pick.integer(0, 1)),
         values=dict.fromkeys(("v0",), ("1", "x", "2", "2.5", "true", "2021-03-01")),
-        rows=(4, 9),
+        rows=(8, 14),
         wild=0,
         bad=15,
     )
@@ -367,7 +370,7 @@ def types_from_lines(pick: Pick, delta: bool) -> Case:
     rel, columns = grammar.selected()
     rel["where"] = []
     made = [grammar.add(rel, "k", columns[0].type)]
-    shown = pick.one(["schema_of_variant", "cast string", "to_json"])
+    shown = pick.one([*["schema_of_variant", "to_json"] * 3, "cast string"])
     made.append(grammar.add(rel, [shown, "v0"], "string"))
     if pick.chance(50):
         rel["hint"] = f"REPARTITION({pick.integer(1, 3)}, {made[0].name})"
@@ -376,7 +379,7 @@ def types_from_lines(pick: Pick, delta: bool) -> Case:
     else:
         rel["group"] = [copy.deepcopy(expr) for expr, _ in rel["items"]]
         grammar.add(rel, ["count", "1"], "bigint")
-    splits = _two_splits(pick)
+    splits = _two_splits(pick, _WITHIN if pick.chance(80) else SPLITS)
     first = _run(pick, rel, settings=splits[0])
     second = _again(pick, first, settings=_spread_anew(first, splits))
     return _cased(tables, first, second)

@@ -85,7 +85,7 @@ _WORDS = ("a", "ab", "b", "A", "Ab", "c", "", "z")
 
 
 # Of two files, one overflows if it is summed up by itself. Spark reads the larger one first.
-_OVERFLOWING = ((-(2**55), -(2**55) + 1, -90), (2**63 - 1, 9, 9, 9, 9, 9))
+_OVERFLOWING = ((-(2**55), -(2**55) + 1, -(2**55) - 1), (2**63 - 1, 9, 9, 9, 9, 9))
 
 
 def value(pick: Pick, kind: str, wild: bool) -> Any:
@@ -298,20 +298,23 @@ def table(pick: Pick, name: str, delta: bool, wish: Wish) -> tuple[Table, list[C
     )
     files = []
 
-    def drawn(column: str, kind: str) -> Any:
+    def drawn(column: str, kind: str, row: int) -> Any:
         if column in wish.values and (column != "w" or kind == "double"):
             return pick.one(wish.values[column])
         if column == "k" and not pick.chance(wish.strays):
             # Of few: rows of several files meet in one group.
-            if kind == "string":
-                return pick.one(["a", "b", "A"][: wish.keys])
-            return pick.integer(1, wish.keys)
+            key = row if row < wish.keys else pick.integer(0, wish.keys - 1)
+            return ["a", "b", "A"][key] if kind == "string" else key + 1
         if column in wild and kind == "bigint" and pick.chance(97):
-            return pick.one(_OVERFLOWING[n % 2])  # as long as files are summed up one by one
+            # As long as files are summed up one by one: about one largest value for each key.
+            values = _OVERFLOWING[n % 2]
+            return values[0] if row < wish.keys else pick.one(values[1:])
         return value(pick, kind, column in wild)
 
     for n in range(pick.one(wish.files)):
-        rows = [[drawn(c, kind) for c, kind in columns] for _ in range(pick.integer(*wish.rows))]
+        rows = [
+            [drawn(c, kind, row) for c, kind in columns] for row in range(pick.integer(*wish.rows))
+        ]
         bad = _bad_lines(pick, made, len(rows)) if pick.chance(wish.bad) else []
         files.append(File(rows, parts[n % len(parts)], bad))
     schema = ", ".join(f"{c} {kind}" for c, kind in columns)

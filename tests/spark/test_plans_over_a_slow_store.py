@@ -26,11 +26,16 @@ requests.setLatencyMs(latency)
 
 def planned(sql):
     # What was committed meanwhile is of no account: only what the store held at the start.
-    before = requests.total()
+    before = counted()
     frame = spark.sql(sql)
     found = sorted(list(r) for r in frame.collect())
     last = phoebe_spark.status(spark)["planning"]["last"]
-    return {"rows": found, "requests": requests.total() - before, **last}
+    made = {kind: n - before[kind] for kind, n in counted().items()}
+    return {"rows": found, "requests": made, **last}
+
+def counted():
+    kinds = ("status", "list", "read", "write", "mkdirs", "rename", "delete")
+    return {kind: requests.count(kind) for kind in kinds}
 
 lists = 0
 def reset():
