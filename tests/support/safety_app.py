@@ -499,20 +499,22 @@ def leftovers(app: App) -> dict[str, Any]:
 def part_cancelled(app: App) -> Any:
     """Queries cancelled in their first stage, in the copy, and among the readers."""
     slow = (
-        "select k, count(*) as n from (select k, w, count(*) as c, "
-        "max(aggregate(sequence(1, 2000), 0L, (a, x) -> a + x * v)) as m "
+        "select k, max(aggregate(sequence(1, 400), 0L, (a, x) -> a + x * c)) as n from "
+        "(select k, w, count(*) as c, "
+        "max(aggregate(sequence(1, 4000), {n}L, (a, x) -> a + x * v)) as m "
         "from fact group by k, w) group by k"
     )
     app.set(True)
-    rows(app.spark.sql(slow))
+    rows(app.spark.sql(slow.format(n=-1)))
     app.settled()
     before = leftovers(app)
     ended: list[str] = []
+    jobs = app.spark.sparkContext.statusTracker()
 
-    def one(group: str) -> None:
+    def one(group: str, sql: str) -> None:
         app.spark.sparkContext.setJobGroup(group, group, interruptOnCancel=True)
         try:
-            rows(app.spark.sql(slow))
+            rows(app.spark.sql(sql))
             ended.append("finished")
         except Exception:
             ended.append("cancelled")
@@ -520,9 +522,10 @@ def part_cancelled(app: App) -> Any:
     # A literal of its own in each query: none is found in the store.
     for n in range(app.spec["cancelled"]):
         group = f"cancelled-{n}"
-        thread = threading.Thread(target=one, args=(group,))
+        thread = threading.Thread(target=one, args=(group, slow.format(n=n)))
         thread.start()
-        time.sleep(0.05 + 0.13 * (n % 6))
+        while thread.is_alive() and len(jobs.getJobIdsForGroup(group)) <= n % 3:
+            time.sleep(0.005)
         while thread.is_alive():  # between its jobs there is nothing to cancel
             app.spark.sparkContext.cancelJobGroup(group)
             time.sleep(0.02)
