@@ -196,7 +196,7 @@ final class CheckpointStore(
    */
   def pin(place: CheckpointPlace): Unit = {
     ownLease.live()
-    directory.isStill()
+    directory.wasJustNow()
     try writeWhole(fs, place.reader(owner), Array.emptyByteArray)
     catch { case _: FileAlreadyExistsException => } // it said so before
   }

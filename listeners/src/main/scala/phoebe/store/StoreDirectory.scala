@@ -1,5 +1,6 @@
 package phoebe.store
 
+import scala.concurrent.duration._
 import scala.util.Try
 
 import org.apache.hadoop.conf.Configuration
@@ -25,6 +26,9 @@ private[phoebe] final class StoreDirectory(
 
   /** Read when the store was opened. */
   @volatile private var marker: Option[StoreMarker] = None
+
+  private val looking = new Object
+  private var seenNs = Option.empty[Long]
 
   def fs: FileSystem = fileSystem(root, conf)
 
@@ -109,9 +113,23 @@ private[phoebe] final class StoreDirectory(
     }
     Seq(catalog(root), data(root)).foreach(noLink)
   }
+
+  /**
+   * As `isStill`, by a look of the last moments if there was one: the readers of a query's boundaries
+   * ask side by side, and all planning waits for them.
+   */
+  def wasJustNow(): Unit = looking.synchronized {
+    if (!seenNs.exists(System.nanoTime() - _ < JustNowNs)) {
+      val began = System.nanoTime()
+      isStill()
+      seenNs = Some(began)
+    }
+  }
 }
 
 private[phoebe] object StoreDirectory {
+
+  private val JustNowNs = 2.seconds.toNanos
 
   /** What says that a directory is a table, or the output of a job. */
   private val TableFiles =
