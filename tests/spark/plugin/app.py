@@ -1,13 +1,16 @@
 """A user's application: a query, a right result, no word of phoebe in it.
 
 ``--hold FILE`` says ``HOLDING`` after the first query, waits until FILE exists, and runs another.
-``--off`` runs a second query in mode off, the kill switch.
+``--off`` runs a second query in mode off, the kill switch. Among other applications of one process
+the arguments come in a file, a line each (``main``).
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -18,11 +21,11 @@ def query(spark: SparkSession, factor: int) -> int:
     return sum(row[1] for row in rows.orderBy("k").collect())
 
 
-def main() -> None:
+def run(told: Sequence[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--hold", type=Path)
     parser.add_argument("--off", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(told)
     spark = SparkSession.builder.appName("plugin-test").getOrCreate()
     # A string each: under spark-submit Python writes each part of a line by itself, and the JVM's
     # log goes to the same file.
@@ -39,4 +42,9 @@ def main() -> None:
     spark.stop()
 
 
-main()
+def main(argument: Path) -> None:
+    run(argument.read_text().splitlines())
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import psutil
 import pytest
 
 from phoebe_spark.tables.deltalake import Tables
-from tests.support import s3
-from tests.support.apps import FinishedApp, RunningApp, submit
+from tests.support import in_turn, s3
+from tests.support.apps import RunningApp, submit
 from tests.support.waiting import until
 
 APP = Path(__file__).with_name("app.py")
@@ -26,31 +27,45 @@ RESULT = "RESULT 499500"
 
 
 class Job:
-    """Submits the application with the plugin, a home of its own, and ``conf``."""
+    """The application with the plugin, a home of its own, and ``conf``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, jvm: in_turn.Jvm) -> None:
         self.folder = folder
         self.home = folder / "home"
+        self._jvm = jvm
+
+    def _conf(self, conf: Mapping[str, str]) -> dict[str, str]:
+        return {
+            key if key.startswith("spark.") else f"spark.phoebe.{key}": value
+            for key, value in {"home": str(self.home), **conf}.items()
+        }
 
     def start(self, *arguments: str, shipping: Any = "jars", **conf: str) -> RunningApp:
-        settings = {"home": str(self.home), **conf}
+        """Submits it: what kills a process, or is about how the plugin comes there."""
         return submit(
             APP,
             arguments,
             folder=self.folder / "app",
-            conf={
-                key if key.startswith("spark.") else f"spark.phoebe.{key}": value
-                for key, value in settings.items()
-            },
+            conf=self._conf(conf),
             plugin=shipping,
             with_event_log=False,
         )
 
-    def run(self, *arguments: str, shipping: Any = "jars", **conf: str) -> FinishedApp:
-        with self.start(*arguments, shipping=shipping, **conf) as app:
-            finished = app.wait(120).check()
-        assert RESULT in finished.log
-        return finished
+    def run(self, *arguments: str, **conf: str) -> str:
+        """Runs it in the process of other ones; returns its part of the log."""
+        argument = self.folder / "arguments"
+        argument.write_text("\n".join(arguments))
+        before = len(self._log)
+        self._jvm.run(
+            self.folder / "app", "tests.spark.plugin.app", argument, self._conf(conf), timeout_s=120
+        )
+        log = self._log[before:]
+        assert RESULT in log
+        return log
+
+    @property
+    def _log(self) -> str:
+        return (self._jvm.folder / "driver.log").read_text(errors="replace")
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = Tables(self.home).read(table).to_pylist()
@@ -62,9 +77,15 @@ class Job:
         return [orjson.loads(line) for line in file.read_bytes().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
+    with in_turn.Jvm(tmp_path_factory.mktemp("jvm"), with_event_log=False) as found:
+        yield found
+
+
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    return Job(tmp_path)
+def job(tmp_path: Path, jvm: in_turn.Jvm) -> Job:
+    return Job(tmp_path, jvm)
 
 
 def ingest(paths: list[Path], home: Path) -> Any:
@@ -73,18 +94,18 @@ def ingest(paths: list[Path], home: Path) -> Any:
     return run(paths, home)
 
 
-def said(finished: FinishedApp) -> list[str]:
-    """Warnings and errors of ours in the driver's log."""
-    return re.findall(r"^\S+ \S+ (?:WARN|ERROR) \w+: (phoebe: .*)$", finished.log, re.MULTILINE)
+def said(log: str) -> list[str]:
+    """Warnings and errors of ours in a driver's log."""
+    return re.findall(r"^\S+ \S+ (?:WARN|ERROR) \w+: (phoebe: .*)$", log, re.MULTILINE)
 
 
-def seconds_to_stop(finished: FinishedApp) -> float:
+def seconds_to_stop(log: str) -> float:
     """How long the driver took from the application's end to its own."""
     marks = ("SparkContext is stopping", "Successfully stopped SparkContext")
     ends = [
         datetime.strptime(found.group(1), "%y/%m/%d %H:%M:%S")
         for mark in marks
-        if (found := re.search(rf"^(\S+ \S+) INFO SparkContext: {mark}", finished.log, re.M))
+        if (found := re.search(rf"^(\S+ \S+) INFO SparkContext: {mark}", log, re.M))
     ]
     return (ends[1] - ends[0]).total_seconds()
 
@@ -98,14 +119,14 @@ def script(folder: Path, text: str) -> str:
 
 
 def test_a_run_lands_in_the_tables(job: Job) -> None:
-    finished = job.run(
+    log = job.run(
         "--off",
         **{"spark.sql.extensions": "com.acme.Missing", "spark.phoebe.hme": "/misspelt"},
     )
-    assert said(finished) == [
+    assert said(log) == [
         "phoebe: spark.phoebe.hme is not a setting and has no effect, see docs/settings.md"
     ]
-    assert "EXTENSIONS com.acme.Missing,phoebe.PhoebeExtensions" in finished.log
+    assert "EXTENSIONS com.acme.Missing,phoebe.PhoebeExtensions" in log
     (application,) = job.rows("applications")
     assert application["app_name"] == "plugin-test"
     assert (application["status"], application["complete"]) == ("finished", True)
@@ -123,23 +144,26 @@ def test_a_run_lands_in_the_tables(job: Job) -> None:
 
 
 def test_shipped_on_the_class_path_it_does_the_same(job: Job) -> None:
-    assert said(job.run(shipping="classpath")) == []
+    with job.start(shipping="classpath") as app:
+        log = app.wait(120).check().log
+    assert RESULT in log
+    assert said(log) == []
     assert [row["status"] for row in job.rows("applications")] == ["finished"]
 
 
 def test_mode_off_starts_nothing(job: Job) -> None:
-    finished = job.run(mode="off")
-    assert said(finished) == []
+    log = job.run(mode="off")
+    assert said(log) == []
     assert not job.home.exists()
 
 
 def test_a_bad_setting_turns_the_plugin_off_with_one_line(job: Job) -> None:
-    finished = job.run(max_cuts="lots")
-    assert said(finished) == [
+    log = job.run(max_cuts="lots")
+    assert said(log) == [
         "phoebe: turned off, the job runs without it: "
         "spark.phoebe.max_cuts='lots': accepts a whole number from 1 to 16"
     ]
-    assert "phoebe.PhoebeExtensions" not in finished.log
+    assert "phoebe.PhoebeExtensions" not in log
     assert not job.home.exists()
 
 
@@ -174,8 +198,8 @@ def test_a_spool_as_the_sink_needs_no_companion(job: Job) -> None:
 def test_a_home_that_only_hadoop_reaches_is_spooled_to(job: Job) -> None:
     mount = "spark.hadoop.fs.viewfs.mounttable.store.link./there"
     job.home.mkdir()
-    finished = job.run(home="viewfs://store/there", **{mount: job.home.as_uri()})
-    (line,) = said(finished)
+    log = job.run(home="viewfs://store/there", **{mount: job.home.as_uri()})
+    (line,) = said(log)
     assert "the deltalake package does not know viewfs://; events go to viewfs://store" in line
     assert job.spooled[-1]["type"] == "end"
 
@@ -192,9 +216,9 @@ def test_a_home_on_s3_by_the_drivers_hadoop_settings(
         }
         hadoop = {f"spark.hadoop.{key}": value for key, value in told.items()}
         checkpoints = {"checkpoint.dir": str(job.folder / "checkpoints")}
-        finished = job.run(home="s3a://bucket/home", **checkpoints, **hadoop)
-        assert said(finished) == []
-        assert "s3cr3t" not in finished.log
+        log = job.run(home="s3a://bucket/home", **checkpoints, **hadoop)
+        assert said(log) == []
+        assert "s3cr3t" not in log
         monkeypatch.setenv("PHOEBE_HADOOP_SETTINGS", orjson.dumps(told).decode())
         (row,) = Tables("s3a://bucket/home").read("applications").to_pylist()
     assert (row["status"], row["complete"], row["source"]) == ("finished", True, "live")
@@ -214,10 +238,10 @@ def test_a_home_on_s3_by_the_drivers_hadoop_settings(
     ids=["package-missing", "garbage", "hanging", "other-version"],
 )
 def test_a_companion_that_is_none(job: Job, fake: str, complaint: str) -> None:
-    finished = job.run(python=script(job.folder, fake))
-    (line,) = said(finished)
+    log = job.run(python=script(job.folder, fake))
+    (line,) = said(log)
     assert complaint in line
-    assert seconds_to_stop(finished) < 20
+    assert seconds_to_stop(log) < 20
     first, *_, last = job.spooled
     assert (first["type"], first["continued"], last["type"]) == ("hello", False, "end")
     ingest([job.home / "spool"], job.home)
@@ -235,7 +259,7 @@ def test_a_companion_killed_in_mid_run(job: Job) -> None:
         until(lambda: "no companion" in log_of(app), "it is said", 20)
         go_on.touch()
         finished = app.wait(60).check()
-    (line,) = said(finished)
+    (line,) = said(finished.log)
     assert "it ended with exit code" in line
     assert RESULT in finished.log
     assert "RESULT 1498500" in finished.log

@@ -9,7 +9,7 @@ import java.util.concurrent.atomic.AtomicLong
 
 import scala.collection.mutable
 import scala.jdk.CollectionConverters._
-import scala.util.Try
+import scala.util.{Success, Try}
 import scala.util.control.NonFatal
 
 import com.fasterxml.jackson.databind.JsonNode
@@ -256,10 +256,12 @@ final class Companion private[phoebe] (
   private def finish(): Unit = {
     flush()
     if (spool == null && offBecause.isEmpty) {
-      val ended = failure.isEmpty && process != null &&
-        Try(process.finish(FinishMs)).getOrElse(false)
-      if (!ended || !ready) {
-        if (failure.isEmpty) fail("it did not end when its input ended")
+      val ended = Option.when(failure.isEmpty && process != null)(Try(process.finish(FinishMs)))
+      if (!ended.contains(Success(true)) || !ready) {
+        if (failure.isEmpty) fail(ended match {
+          case Some(Success(false)) => "it did not end when its input ended"
+          case _ => process.lastWords() // gone before it was ready, or before it had read all
+        })
         spoolInstead(failure.get)
       }
     }
