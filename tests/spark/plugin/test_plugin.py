@@ -96,7 +96,7 @@ def ingest(paths: list[Path], home: Path) -> Any:
 
 def said(log: str) -> list[str]:
     """Warnings and errors of ours in a driver's log."""
-    return re.findall(r"^\S+ \S+ (?:WARN|ERROR) \w+: (phoebe: .*)$", log, re.MULTILINE)
+    return re.findall(r"\d \S+ (?:WARN|ERROR) \w+: (phoebe: .*)$", log, re.MULTILINE)
 
 
 def seconds_to_stop(log: str) -> float:
@@ -105,7 +105,7 @@ def seconds_to_stop(log: str) -> float:
     ends = [
         datetime.strptime(found.group(1), "%y/%m/%d %H:%M:%S")
         for mark in marks
-        if (found := re.search(rf"^(\S+ \S+) INFO SparkContext: {mark}", log, re.M))
+        if (found := re.search(rf"(../../.. \S+) INFO SparkContext: {mark}", log))
     ]
     return (ends[1] - ends[0]).total_seconds()
 

@@ -1,5 +1,8 @@
 package phoebe.store
 
+import java.util.concurrent.TimeUnit
+import java.util.concurrent.locks.ReentrantLock
+
 import scala.concurrent.duration._
 import scala.util.Try
 
@@ -27,8 +30,8 @@ private[phoebe] final class StoreDirectory(
   /** Read when the store was opened. */
   @volatile private var marker: Option[StoreMarker] = None
 
-  private val looking = new Object
-  private var seenNs = Option.empty[Long]
+  private val looking = new ReentrantLock
+  @volatile private var seenNs = Option.empty[Long]
 
   def fs: FileSystem = fileSystem(root, conf)
 
@@ -116,14 +119,18 @@ private[phoebe] final class StoreDirectory(
 
   /**
    * As `isStill`, by a look of the last moments if there was one: the readers of a query's boundaries
-   * ask side by side, and all planning waits for them.
+   * ask side by side, and all planning waits for them. A look that hangs does not hold up others.
    */
-  def wasJustNow(): Unit = looking.synchronized {
-    if (!seenNs.exists(System.nanoTime() - _ < JustNowNs)) {
-      val began = System.nanoTime()
-      isStill()
-      seenNs = Some(began)
-    }
+  def wasJustNow(): Unit = {
+    def known = seenNs.exists(System.nanoTime() - _ < JustNowNs)
+    val alone = !known && looking.tryLock(JustNowNs / 2, TimeUnit.NANOSECONDS)
+    try
+      if (!known) {
+        val began = System.nanoTime()
+        isStill()
+        seenNs = Some(began)
+      }
+    finally if (alone) looking.unlock()
   }
 }
 
