@@ -31,7 +31,8 @@ from tests.support.tpc import data
 from tests.support.waiting import until
 
 FORCED = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "e1"}
-WORK = 600  # steps for each row, without the optimizing compiler
+WORK = 600  # microseconds for each row
+STEPS = 1200  # for each row, where a stage has to be busy
 SQL = trials.sql_of("one", WORK)
 
 # One key costs seconds, all others next to nothing.
@@ -310,10 +311,10 @@ def test_idle_executors_are_released_after_a_commit(folder: Path, cluster: Clust
         spark__dynamicAllocation__executorIdleTimeout="1s",
         spark__phoebe__checkpoint__dir=str(here / "store"),
     ) as served:
-        forced = {**FORCED, "spark.phoebe.force": "all"}
-        assert served.run("forced", SQL, forced).error is None
+        sql, forced = trials.busy_sql_of("one", 1), {**FORCED, "spark.phoebe.force": "all"}
+        assert served.run("forced", sql, forced).error is None
         until(lambda: not _executors(cluster), "no executor is kept", 40)
-        assert served.run("plain", SQL, trials.PLAIN).error is None
+        assert served.run("plain", sql, trials.PLAIN).error is None
         time.sleep(4)  # they are idle for longer than they may be
         assert _executors(cluster), "without checkpoints they are kept: the test can tell"
         served.stop()
@@ -329,7 +330,7 @@ def _last_upload_in_trouble(
     """
     here.mkdir()
     store, control = here / "store", here / "control"
-    sql, others = trials.sql_of("joined", 2 * WORK), trials.SHAPES["joined"][2]
+    sql, others = trials.busy_sql_of("joined", STEPS), trials.SHAPES["joined"][2]
     with _served(here, cluster, **conf) as served:
         asked = served.ask("forced", sql, {**FORCED, "spark.phoebe.force": "all"})
         wait_for_commits(store, others, 240)

@@ -69,7 +69,7 @@ def test_faults_change_no_result(
     troubled: bool,
 ) -> None:
     place = folder / f"app{troubled:d}"
-    bench = trials.Bench(place, cluster, disk, troubled, work=trials.SHORT_WORK, plain=plain)
+    bench = trials.Bench(place, cluster, disk, troubled, plain=plain)
     kinds = trials.troubled_kinds(disk)
     drawn = [*(t for t in DRAWN if (t.kind in kinds) == troubled), *([SAYS_FULL] * troubled)]
     outcomes = []
@@ -113,14 +113,14 @@ def _resumes(bench: ResumeBench, kinds: tuple[str, ...]) -> None:
 
 
 def test_a_killed_driver_resumes(folder: Path, cluster: Cluster, disk: Path) -> None:
-    with ResumeBench(folder / "resume", cluster, disk, trials.SHORT_WORK) as bench:
+    with ResumeBench(folder / "resume", cluster, disk) as bench:
         _resumes(bench, ALWAYS)
 
 
 def test_a_result_is_whole_although_the_store_went_when_a_part_of_it_was_written(
     folder: Path, cluster: Cluster, disk: Path
 ) -> None:
-    with ResumeBench(folder / "written", cluster, disk, trials.SHORT_WORK) as bench:
+    with ResumeBench(folder / "written", cluster, disk) as bench:
         trial = trials.Trial("r-gone", "restore_gone", "spread", SEED)
         found = (bench.run(attempt) for attempt in _moments(trial))
         one = next((one for one in found if not one.outcome.missed), None)
@@ -132,7 +132,7 @@ def test_a_result_is_whole_although_the_store_went_when_a_part_of_it_was_written
 
 @pytest.mark.nightly
 def test_every_fault_of_resuming(folder: Path, cluster: Cluster, disk: Path) -> None:
-    with ResumeBench(folder / "resume-all", cluster, disk, trials.SHORT_WORK) as bench:
+    with ResumeBench(folder / "resume-all", cluster, disk) as bench:
         _resumes(bench, tuple(kind for kind in resume_trials.KINDS if kind not in ALWAYS))
 
 
@@ -140,12 +140,11 @@ def test_a_loss_of_executor_and_checkpoint_runs_upstream_again(
     folder: Path, cluster: Cluster, disk: Path
 ) -> None:
     """Where the store cannot help, stages do run again: the judge above can tell."""
-    work = trials.SHORT_WORK
-    bench = trials.Bench(folder / "control", cluster, disk, troubled=False, work=work)
+    bench = trials.Bench(folder / "control", cluster, disk, troubled=False)
     with bench.start() as served:
         cluster.wait_for_executors()
         forced = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "e1"}
-        asked = served.ask("lost", trials.sql_of("one", work), forced)
+        asked = served.ask("lost", trials.sql_of("one"), forced)
         manifest = wait_for_commits(bench.store, 1)[0]
         for file in (*manifest.parents[1].glob("data/*/*/*.pack"), manifest):
             file.unlink()

@@ -94,12 +94,10 @@ def is_typed(outcome: Outcome) -> bool:
     return outcome.trial.kind in INJECTED and typed
 
 
-def sql_of(trial: Trial, work: int = trials.WORK) -> str:
+def sql_of(trial: Trial) -> str:
     """The shape's query with a condition that is always true and never the same: other
     fingerprints for each trial, the same rows."""
-    salted = trials.sql_of(trial.shape, work).replace(
-        _JOIN, f"{_JOIN} and o_orderkey > -{trial.seed}"
-    )
+    salted = trials.sql_of(trial.shape).replace(_JOIN, f"{_JOIN} and o_orderkey > -{trial.seed}")
     assert str(trial.seed) in salted
     return salted
 
@@ -107,11 +105,10 @@ def sql_of(trial: Trial, work: int = trials.WORK) -> str:
 class ResumeBench:
     """A store, and one driver at a time."""
 
-    def __init__(self, folder: Path, cluster: Cluster, disk: Path, work: int = trials.WORK) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, disk: Path) -> None:
         self.folder = folder
         self.cluster = cluster
         self.disk = disk
-        self.work = work
         self.store = disk / "resume"
         self.control = folder / "control"
         # What has no disk of its own cannot be filled: there the store says that it is full.
@@ -174,7 +171,7 @@ class ResumeBench:
     def expected(self, shape: str) -> Path:
         if shape not in self.plain:
             name = f"plain-{shape}"
-            answer = self.served.run(name, trials.sql_of(shape, self.work), trials.PLAIN)
+            answer = self.served.run(name, trials.sql_of(shape), trials.PLAIN)
             assert answer.error is None, f"the plain run of {shape} failed: {answer.error}"
             self.plain[shape] = (self.served.output(name), answer.ended - answer.started)
         return self.plain[shape][0]
@@ -209,9 +206,7 @@ class ResumeBench:
             elif trial.kind == "restore_full":
                 attempt(self._fill)
             again = trial.kind == "restore_again"
-            number = self.served.ask(
-                trial.name, sql_of(trial, self.work), self._conf(trial), again=again
-            )
+            number = self.served.ask(trial.name, sql_of(trial), self._conf(trial), again=again)
             if trial.kind in SECOND:
                 attempt(lambda: self._second(trial, rng, number))
             if trial.kind in AGAIN:
@@ -255,7 +250,7 @@ class ResumeBench:
         did, missed, wrong, error, kept = "nothing", "", "", "", set[Path]()
         paused, self._served = self.served, None
         try:
-            asked = paused.ask(trial.name, sql_of(trial, self.work), self._conf(trial))
+            asked = paused.ask(trial.name, sql_of(trial), self._conf(trial))
             wanted = rng.randrange(trials.ALL_SHAPES[trial.shape][2] + 1)
             try:
                 await_moment(
@@ -277,7 +272,7 @@ class ResumeBench:
                 # Whether the successor shuts it out or not, it is to find out.
                 if rng.random() < 0.5:
                     del self._more["spark.phoebe.lease_ms"]
-                found = self.served.run(trial.name, sql_of(trial, self.work), self._conf(trial))
+                found = self.served.run(trial.name, sql_of(trial), self._conf(trial))
                 error = found.error or ""
                 if found.error is None:
                     wrong = compare_results(expected, self.served.output(trial.name)).message
@@ -321,7 +316,7 @@ class ResumeBench:
         self._note()
         self._kill()
         self.harmed |= incomplete(self.store) | self.spoilt
-        return self.served.ask(trial.name, sql_of(trial, self.work), self._conf(trial))
+        return self.served.ask(trial.name, sql_of(trial), self._conf(trial))
 
     def _note(self) -> None:
         """What the driver that runs now has restored."""
@@ -343,7 +338,7 @@ class ResumeBench:
 
     def _first(self, trial: Trial, rng: random.Random) -> str:
         """Runs the query and kills its driver; says when. ``MissedError`` if the query was over."""
-        number = self.served.ask(trial.name, sql_of(trial, self.work), self._conf(trial))
+        number = self.served.ask(trial.name, sql_of(trial), self._conf(trial))
         try:
             delay = self._moment(trial, rng, number)
             time.sleep(delay)

@@ -24,20 +24,25 @@ from tests.support.places import testing_jar
 from tests.support.served import Answer, Served
 from tests.support.store import clear, committed, data_of
 
-# Higher-order functions cost time in one stage only, without a UDF: seconds for each reader.
-WORK, SHORT_WORK = 1500, 800
-"""Steps for each row: some seconds for each reader, with the JVM's optimizing compiler; and without
-it, as tests run (``tests/support/jvm.py``)."""
-_SLOW = "aggregate(sequence(1, {work}), total * 0, (a, i) -> a + (i % 7))"
+WORK = 900
+"""Microseconds for each of ten thousand rows: some seconds for the readers of a shape's last
+boundary."""
+_WAITING = "cast(reflect('phoebe.testing.SlowRows', 'pause', {work}) as bigint) + total % 7"
+"""They are waited, and others can have the processors. Above it nothing is checkpointed."""
+_BUSY = "aggregate(sequence(1, {work}), total * 0, (a, i) -> a + (i % 7))"
+"""Steps of work: what is above may be checkpointed."""
 SHAPES: Mapping[str, tuple[str, str, int]] = {
     "one": (
-        f"""
-        select o_custkey % 8 as bucket, count(*) as n, sum(total) as total, sum({_SLOW}) as slow
+        """
+        select o_custkey % 8 as bucket, count(*) as n, sum(total) as total, sum(slow) as slow
         from (
-          select /*+ REPARTITION(8, o_custkey) */ o_custkey, total
+          select *, {slow} as slow
           from (
-            select o_custkey, cast(sum(l_quantity) as bigint) as total
-            from orders join lineitem on o_orderkey = l_orderkey group by o_custkey
+            select /*+ REPARTITION(8, o_custkey) */ o_custkey, total
+            from (
+              select o_custkey, cast(sum(l_quantity) as bigint) as total
+              from orders join lineitem on o_orderkey = l_orderkey group by o_custkey
+            )
           )
         )
         group by o_custkey % 8
@@ -46,30 +51,36 @@ SHAPES: Mapping[str, tuple[str, str, int]] = {
         1,
     ),
     "joined": (
-        f"""
-        select c_nationkey % 8 as bucket, count(*) as n, sum(total) as total, sum({_SLOW}) as slow
+        """
+        select c_nationkey % 8 as bucket, count(*) as n, sum(total) as total, sum(slow) as slow
         from (
-          select o_custkey, cast(sum(l_quantity) as bigint) as total
-          from orders join lineitem on o_orderkey = l_orderkey group by o_custkey
-        ) join (
-          select /*+ REPARTITION(8, c_custkey) */ c_custkey, c_nationkey from customer
-        ) on o_custkey = c_custkey
+          select *, {slow} as slow
+          from (
+            select o_custkey, cast(sum(l_quantity) as bigint) as total
+            from orders join lineitem on o_orderkey = l_orderkey group by o_custkey
+          ) join (
+            select /*+ REPARTITION(8, c_custkey) */ c_custkey, c_nationkey from customer
+          ) on o_custkey = c_custkey
+        )
         group by c_nationkey % 8
         """,
         "all",
         4,
     ),
     "ranked": (
-        f"""
-        select o_custkey % 8 as bucket, sum(place * total) as places, sum({_SLOW}) as slow
+        """
+        select o_custkey % 8 as bucket, sum(place * total) as places, sum(slow) as slow
         from (
-          select *, row_number() over (partition by o_custkey order by total, o_orderkey) as place
+          select *, {slow} as slow
           from (
-            select o_custkey, o_orderkey, cast(sum(l_quantity) as bigint) as total
-            from orders join lineitem on o_orderkey = l_orderkey group by o_custkey, o_orderkey
+            select *, row_number() over (partition by o_custkey order by total, o_orderkey) as place
+            from (
+              select o_custkey, o_orderkey, cast(sum(l_quantity) as bigint) as total
+              from orders join lineitem on o_orderkey = l_orderkey group by o_custkey, o_orderkey
+            )
           )
+          where place = 1
         )
-        where place = 1
         group by o_custkey % 8
         """,
         "all",
@@ -86,7 +97,7 @@ _TOTALS = """
 WRITTEN: Mapping[str, tuple[str, str, int]] = {
     "sorted": (
         f"""
-        select o_custkey, total, {_SLOW} as slow
+        select o_custkey, total, {{slow}} as slow
         from (select o_custkey, total from ({_TOTALS}) order by total, o_custkey)
         """,
         "all",
@@ -94,7 +105,7 @@ WRITTEN: Mapping[str, tuple[str, str, int]] = {
     ),
     "spread": (
         f"""
-        select o_custkey, total, {_SLOW} as slow
+        select o_custkey, total, {{slow}} as slow
         from (select /*+ REPARTITION(8) */ o_custkey, total from ({_TOTALS}))
         """,
         "all",
@@ -217,18 +228,16 @@ class Bench:
         disk: Path,
         troubled: bool,
         *,
-        work: int = WORK,
         plain: Mapping[str, tuple[Path, float]] | None = None,
     ) -> None:
         """``disk`` holds the store; ``troubled`` puts the file system with troubles before it.
-        ``plain``: what another bench with that ``work`` has found."""
+        ``plain``: what another bench has found."""
         self.folder = folder
         self.cluster = cluster
         self.store = disk / "store"
         self.disk = disk
         self.control = folder / "control"
         self.troubled = troubled
-        self.work = work
         # Each shape's plain run: where its result is, and its seconds.
         self.plain: dict[str, tuple[Path, float]] = dict(plain or {})
         self._served: Served | None = None
@@ -261,7 +270,7 @@ class Bench:
     def expected(self, shape: str) -> Path:
         """The plain run's result of a shape, made when it is first asked for."""
         if shape not in self.plain:
-            name, sql = f"plain-{shape}", sql_of(shape, self.work)
+            name, sql = f"plain-{shape}", sql_of(shape)
             if not self.plain:  # the first query takes what a cold JVM takes, no other one does
                 self.served.run("warm-up", sql, PLAIN)
             answer = self.served.run(name, sql, PLAIN)
@@ -277,7 +286,7 @@ class Bench:
         rng = random.Random(trial.seed)
         settings = {"spark.phoebe.mode": "apply", "spark.phoebe.force": SHAPES[trial.shape][1]}
         did, missed = self._harm_before(trial, rng), ""
-        asked = self.served.ask(trial.name, sql_of(trial.shape, self.work), settings)
+        asked = self.served.ask(trial.name, sql_of(trial.shape), settings)
         started = time.monotonic()
         filler = self.disk / "filler"
         try:
@@ -303,7 +312,7 @@ class Bench:
             return False
         self.cluster.wait_for_executors()
         name = f"again-{outcome.trial.name}"
-        asked = self.served.ask(name, sql_of(outcome.trial.shape, self.work), PLAIN)
+        asked = self.served.ask(name, sql_of(outcome.trial.shape), PLAIN)
         time.sleep(outcome.at_s)
         if outcome.trial.kind == "worker":
             self.cluster.restart_worker(0, down_s=1)
@@ -456,8 +465,13 @@ def harm(file: Path, kind: str, rng: random.Random) -> None:
         out.truncate()
 
 
-def sql_of(shape: str, work: int) -> str:
-    return ALL_SHAPES[shape][0].format(work=work)
+def sql_of(shape: str, work: int = WORK) -> str:
+    return ALL_SHAPES[shape][0].format(slow=_WAITING.format(work=work))
+
+
+def busy_sql_of(shape: str, steps: int) -> str:
+    """A query all of whose boundaries can be checkpointed; its last stage works for its time."""
+    return ALL_SHAPES[shape][0].format(slow=_BUSY.format(work=steps))
 
 
 def upstream_reruns(served: Served, outcomes: list[Outcome]) -> dict[str, reruns.Losses]:
