@@ -402,6 +402,22 @@ TRIES = (("try_add(v, k)", "p"), ("v", "try_add(k, p)"))
             id="partitioning",
         ),
         pytest.param(
+            "SELECT k, sum(x) FROM fact GROUP BY k",
+            "SELECT k, sum(x) FROM (SELECT /*+ REPARTITION(3, v) */ * FROM fact) GROUP BY k",
+            id="how rows are spread below a sum of floating-point numbers",
+        ),
+        pytest.param(
+            "SELECT k, avg(x) FROM fact GROUP BY k",
+            "SELECT k, avg(x) FROM (SELECT /*+ COALESCE(2) */ * FROM fact) GROUP BY k",
+            id="how many tasks read what is averaged",
+        ),
+        pytest.param(
+            "SELECT k, sum(x) OVER (PARTITION BY v ORDER BY k) r FROM fact DISTRIBUTE BY k",
+            "SELECT k, sum(x) OVER (PARTITION BY v ORDER BY k) r FROM"
+            " (SELECT /*+ REBALANCE(k) */ * FROM fact) DISTRIBUTE BY k",
+            id="how rows are spread below a window of such sums",
+        ),
+        pytest.param(
             "SELECT col1, count(*) FROM VALUES (1), (2) GROUP BY 1",
             "SELECT col1, count(*) FROM VALUES (1), (3) GROUP BY 1",
             id="literal rows",

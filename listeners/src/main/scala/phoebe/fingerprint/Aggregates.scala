@@ -29,7 +29,8 @@ private[fingerprint] object Aggregates {
       val function = call.aggregateFunction
       val buffers = function.inputAggBufferAttributes
       val canonical = call.mode match {
-        case Partial | Complete => text.aggregate(call, below.env)
+        case Partial | Complete =>
+          below.named(text.aggregate(call, below.env), RowOrder.isExact(function))
         case PartialMerge | Final =>
           // A merge is named by the buffers that it reads: their names hold the call itself.
           val first = offset
@@ -50,6 +51,6 @@ private[fingerprint] object Aggregates {
     val grouping: Seq[(ExprId, String)] = a.groupingExpressions.map(_.toAttribute.exprId).zip(keys)
     val inner = Env((grouping ++ made).toMap)
     val output = a.resultExpressions.map(e => e.exprId -> text.name(e, inner))
-    Relation(hash, Env(output.toMap), below.inputs)
+    below.copy(hash = hash, env = Env(output.toMap), output = Nil)
   }
 }

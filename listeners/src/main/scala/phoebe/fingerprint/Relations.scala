@@ -34,13 +34,23 @@ trait CarriesOriginal {
  *   the listings of files that were read
  * @param output
  *   the columns put out, in order; set once the node's relation is complete
+ * @param repartitions
+ *   how the query itself says that rows are to be spread over tasks, somewhere below: what depends on
+ *   that (`RowOrder.isExact`) is named by it
  */
 private[fingerprint] final case class Relation(
     hash: String,
     env: Env,
     inputs: Set[Listing],
-    output: Seq[ExprId] = Nil
-)
+    output: Seq[ExprId] = Nil,
+    repartitions: Set[String] = Set.empty
+) {
+
+  /** A name for what is computed of these rows. */
+  def named(name: String, isExact: Boolean): String =
+    if (isExact || repartitions.isEmpty) name
+    else new Digest("repartitioned").add(name).addAll(repartitions.toSeq.sorted).hex()
+}
 
 /**
  * Walks plans bottom-up; every node once. One for each SQL execution: what was made for a node of an
@@ -121,13 +131,15 @@ private[fingerprint] final class Relations(
     if (ids == r.output) r
     else {
       val names = output.flatMap(a => r.env.get(a).map(a.exprId -> _)).toMap
-      Relation(r.hash, Env(names), r.inputs, ids)
+      r.copy(env = Env(names), output = ids)
     }
   }
 
   private def visit(plan: SparkPlan): Relation = plan match {
     case c: CarriesOriginal => apply(c.original)
-    case e: ShuffleExchangeLike => remembered(e, e.child)
+    case e: ShuffleExchangeLike =>
+      val below = remembered(e, e.child)
+      below.copy(repartitions = below.repartitions ++ repartition(e, below.env))
     case e: BroadcastExchangeLike => remembered(e, e.child)
     case _ if !AllowList.operators(plan.getClass.getName) => refuse(plan)
 
@@ -138,8 +150,11 @@ private[fingerprint] final class Relations(
     case r: ReusedSubqueryExec => apply(r.child)
     case s: SortExec => through(s.child, s.sortOrder)
     case c @ (_: WholeStageCodegenExec | _: InputAdapter | _: ColumnarToRowExec |
-        _: RowToColumnarExec | _: AQEShuffleReadExec | _: CoalesceExec | _: SubqueryExec) =>
+        _: RowToColumnarExec | _: AQEShuffleReadExec | _: SubqueryExec) =>
       apply(c.children.head)
+    case CoalesceExec(number, child) =>
+      val below = apply(child)
+      below.copy(repartitions = below.repartitions + Digest.of("coalesce", number.toString))
 
     case s: LocalTableScanExec => Sources.rows(s)
     case r: RangeExec =>
@@ -172,15 +187,16 @@ private[fingerprint] final class Relations(
         val hash = Digest.of("generate", below.hash, generator, g.outer.toString)
         val made = g.generatorOutput.zipWithIndex
           .map { case (a, i) => a.exprId -> Digest.of("generated", hash, i.toString) }
-        Relation(hash, Env(below.env.names ++ made), below.inputs)
+        below.copy(hash = hash, env = Env(below.env.names ++ made), output = Nil)
       }
     case w: WindowExec => withSubqueries(w.expressions) {
         val below = apply(w.child)
         // A window adds columns and no rows.
         val made = w.windowExpression.map { e =>
-          e.exprId -> Digest.of("window", below.hash, text.text(unalias(e), below.env))
+          val name = Digest.of("window", below.hash, text.text(unalias(e), below.env))
+          e.exprId -> below.named(name, RowOrder.isExact(e))
         }
-        Relation(below.hash, Env(below.env.names ++ made), below.inputs)
+        below.copy(env = Env(below.env.names ++ made), output = Nil)
       }
     case w: WindowGroupLimitExec =>
       val below = apply(w.child)
@@ -215,6 +231,26 @@ private[fingerprint] final class Relations(
     }
   }
 
+  /**
+   * What a query asks for, a hint or `repartition`: where rows meet is no longer Spark's choice, and of
+   * the values that depend on it some cannot come out any more. Where no number is given Spark may
+   * take any.
+   */
+  private def repartition(e: ShuffleExchangeLike, env: Env): Option[String] =
+    Option.when(e.shuffleOrigin != ENSURE_REQUIREMENTS) {
+      // Not the exchange's own number: to know it a shuffle by range takes a sample of its rows.
+      val how = e.outputPartitioning
+      val number = if (e.shuffleOrigin == REPARTITION_BY_NUM) how.numPartitions.toString else ""
+      val by = how match {
+        case by: Expression =>
+          try by.children.map(text.text(_, env))
+          catch { case _: Refused => Seq("by chance") }
+        case _ => Nil
+      }
+      new Digest("repartition").add(e.shuffleOrigin.toString)
+        .add(how.getClass.getName).add(number).addAll(by).hex()
+    }
+
   private def through(child: SparkPlan, reads: Seq[Expression]): Relation = {
     val below = apply(child)
     reads.foreach(text.text(_, below.env)) // an order by `rand()` is no order
@@ -223,7 +259,7 @@ private[fingerprint] final class Relations(
 
   private def renamed(r: Relation, from: Seq[Attribute], to: Seq[Attribute]): Relation = {
     val names = from.zip(to).flatMap { case (f, t) => r.env.get(f).map(t.exprId -> _) }
-    Relation(r.hash, Env(names.toMap), r.inputs)
+    r.copy(env = Env(names.toMap), output = Nil)
   }
 
   /** Projection gives names, and leaves the rows as they are. */
@@ -261,7 +297,12 @@ private[fingerprint] final class Relations(
       case LeftExistence(_) => l
       case _ => l ++ r
     }
-    Relation(hash, Env(env), left.inputs ++ right.inputs)
+    Relation(
+      hash,
+      Env(env),
+      left.inputs ++ right.inputs,
+      repartitions = left.repartitions ++ right.repartitions
+    )
   }
 
   private def kind(t: JoinType): String = t match {
@@ -277,7 +318,12 @@ private[fingerprint] final class Relations(
       val origins = children.zip(below).map { case (c, r) => r.env(c.output(i)) }
       output(i).exprId -> new Digest("union-column").add(hash).addAll(origins).hex()
     }
-    Relation(hash, Env(names.toMap), below.flatMap(_.inputs).toSet)
+    Relation(
+      hash,
+      Env(names.toMap),
+      below.flatMap(_.inputs).toSet,
+      repartitions = below.flatMap(_.repartitions).toSet
+    )
   }
 
   private def expand(e: ExpandExec, below: Relation): Relation = {
@@ -288,7 +334,7 @@ private[fingerprint] final class Relations(
     // By position: two output columns may be filled alike and still be told apart by readers.
     val names = e.output.indices
       .map(i => e.output(i).exprId -> Digest.of("expanded", hash, i.toString))
-    Relation(hash, Env(names.toMap), below.inputs)
+    below.copy(hash = hash, env = Env(names.toMap), output = Nil)
   }
 
   private def withSubqueries(expressions: Seq[Expression])(make: => Relation): Relation = {

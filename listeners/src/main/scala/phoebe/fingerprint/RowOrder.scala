@@ -186,6 +186,10 @@ private[phoebe] object RowOrder {
   private def comparesExactly(t: DataType): Boolean =
     UnsafeRowUtils.isBinaryStable(t) && !ExpressionText.hasFraction(t)
 
+  /** As of an aggregate function; what is no window is made of each row by itself. */
+  def isExact(e: NamedExpression): Boolean =
+    e.collectFirst { case w: WindowExpression => w }.forall(isExact)
+
   private def isExact(w: WindowExpression): Boolean =
     !ExpressionText.countsRows(w) && (w.windowFunction match {
       case a: AggregateExpression => isExact(a.aggregateFunction)
