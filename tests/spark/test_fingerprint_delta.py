@@ -26,6 +26,9 @@ def session(
         spark__jars__packages=DELTA,
         spark__sql__extensions=f"io.delta.sql.DeltaSparkSessionExtension,{PACKAGE}.FingerprintProbe",
         spark__sql__catalog__spark_catalog="org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        # Few tasks for few rows: Delta reads a table's log with fifty of them.
+        spark__databricks__delta__snapshotPartitions="1",
+        spark__sql__shuffle__partitions="2",
     ) as p:
         yield p
     monkeypatch.undo()

@@ -28,7 +28,7 @@ def run(
 ) -> dict[str, Any]:
     store = folder / "store"
     told = {
-        "parts": [], "cancelled": 8, "soak": 100, "steps": 4000,
+        "parts": [], "cancelled": 6, "soak": 100, "steps": 4000,
         "folder": str(folder), "store": str(store), "result": str(folder / "said.json"), **spec,
     }  # fmt: skip
     (folder / "spec.json").write_text(json.dumps(told))

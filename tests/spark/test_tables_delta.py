@@ -29,6 +29,7 @@ builder = (
     .config("spark.ui.enabled", "false").config("spark.driver.memory", "1g")
     .config("spark.driver.host", "127.0.0.1").config("spark.sql.session.timeZone", "UTC")
     .config("spark.sql.shuffle.partitions", "2").config("spark.local.dir", work)
+    .config("spark.databricks.delta.snapshotPartitions", "1")
     .config("spark.sql.warehouse.dir", work + "/warehouse")
     .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
     .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")

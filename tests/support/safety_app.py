@@ -501,7 +501,7 @@ def part_cancelled(app: App) -> Any:
     slow = (
         "select k, max(aggregate(sequence(1, 400), 0L, (a, x) -> a + x * c)) as n from "
         "(select k, w, count(*) as c, "
-        "max(aggregate(sequence(1, 4000), {n}L, (a, x) -> a + x * v)) as m "
+        "max(aggregate(sequence(1, 3000), {n}L, (a, x) -> a + x * v)) as m "
         "from fact group by k, w) group by k"
     )
     app.set(True)
