@@ -32,7 +32,7 @@ group by o_orderpriority
 
 
 def _item(most: int, name: str = "", data: Path | None = None, **how: object) -> queries.Item:
-    data = data or tpc.data("tpch", 0.1)
+    data = data or tpc.data("tpch", 0.01)
     return queries.Item(name or f"q{most}", data, sql=SQL.format(most=most), **how)  # type: ignore[arg-type]
 
 
@@ -209,7 +209,7 @@ def test_an_input_that_changes_before_the_commit_costs_what_read_it(
     written: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """The query's three boundaries: one table each, and both of them joined."""
-    data = shutil.copytree(tpc.data("tpch", 0.1), tmp_path / "data")
+    data = shutil.copytree(tpc.data("tpch", 0.01), tmp_path / "data")
     control, gate, place = tmp_path / "control", tmp_path / "gate", tmp_path / "store"
     conf = {
         "spark__phoebe__checkpoint__dir": f"faulty://{place}",

@@ -165,7 +165,7 @@ def test_a_driver_removes_what_nobody_has_used_for_a_week(copied: Path, tmp_path
     gate = tmp_path / "gate"
     other = queries.Item(
         "other",
-        tpc.data("tpch", 0.1),
+        tpc.data("tpch", 0.01),
         sql="select n_regionkey, count(*) from nation group by n_regionkey",
         pause_after=gate,
     )

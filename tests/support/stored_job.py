@@ -30,7 +30,7 @@ KEPT = {**CONF, "spark.phoebe.checkpoint.retain": "always"}
 
 def item(gate: Path | None = None) -> queries.Item:
     """The query, ``daily``; after it the job waits for ``gate``."""
-    return queries.Item("daily", tpc.data("tpch", 0.1), sql=SQL, pause_after=gate)
+    return queries.Item("daily", tpc.data("tpch", 0.01), sql=SQL, pause_after=gate)
 
 
 def submit(
