@@ -15,14 +15,15 @@ from tests.support import eventlog, queries, store, tpc
 from tests.support.apps import RunningApp
 from tests.support.cluster import standalone
 from tests.support.compare import compare_results
+from tests.support.places import testing_jar
 
-# A join and an aggregate below one shuffle (e1), and above it a stage that takes several seconds
+# A join and an aggregate below one shuffle (e1), and above it a stage that waits for several seconds
 # in each of its tasks, so that the kill meets readers of the shuffle.
 SQL = """
 select o_custkey % 8 as bucket, count(*) as n, sum(slow) as slow
 from (
   select o_custkey, total,
-         aggregate(sequence(1, 2500), total * 0, (a, i) -> a + (i % 7)) as slow
+         cast(reflect('phoebe.testing.SlowRows', 'pause', 1500) as bigint) + total % 7 as slow
   from (
     select /*+ REPARTITION(6, o_custkey) */ o_custkey, total
     from (
@@ -56,6 +57,7 @@ def _kill_after_upstream(folder: Path, plugin: bool) -> tuple[eventlog.AppRun, i
             master=cluster.master,
             conf=conf,
             plugin="jars" if plugin else "none",
+            packages_jars=[testing_jar()],
         ) as app,
     ):
         _await_slow_stage(app)
