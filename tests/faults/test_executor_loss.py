@@ -17,8 +17,8 @@ from tests.support.cluster import standalone
 from tests.support.compare import compare_results
 from tests.support.places import testing_jar
 
-# A join and an aggregate below one shuffle (e1), and above it a stage that waits for several seconds
-# in each of its tasks, so that the kill meets readers of the shuffle.
+# A join and an aggregate below one shuffle (e1), and above it a stage that waits for seconds in
+# each of its tasks, so that the kill meets readers of the shuffle.
 SQL = """
 select o_custkey % 8 as bucket, count(*) as n, sum(slow) as slow
 from (
