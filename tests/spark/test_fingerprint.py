@@ -407,6 +407,13 @@ TRIES = (("try_add(v, k)", "p"), ("v", "try_add(k, p)"))
             id="how rows are spread below a sum of floating-point numbers",
         ),
         pytest.param(
+            "SELECT a.k, sum(a.x) FROM (SELECT /*+ COALESCE(2) */ k, x FROM fact) a"
+            " JOIN dim b ON a.k = b.dk GROUP BY a.k",
+            "SELECT a.k, sum(a.x) FROM fact a JOIN (SELECT /*+ COALESCE(2) */ dk FROM dim) b"
+            " ON a.k = b.dk GROUP BY a.k",
+            id="which side of a join has few tasks",
+        ),
+        pytest.param(
             "SELECT k, avg(x) FROM fact GROUP BY k",
             "SELECT k, avg(x) FROM (SELECT /*+ COALESCE(2) */ * FROM fact) GROUP BY k",
             id="how many tasks read what is averaged",

@@ -47,7 +47,8 @@ private[fingerprint] object NodeKey {
   def suits(plan: SparkPlan): Boolean =
     (plan match {
       case _: ProjectExec | _: FilterExec | _: BaseAggregateExec | _: BaseJoinExec | _: UnionExec |
-          _: ExpandExec | _: GenerateExec | _: WindowExec | _: WindowGroupLimitExec | _: SortExec =>
+          _: ExpandExec | _: GenerateExec | _: WindowExec | _: WindowGroupLimitExec | _: SortExec |
+          _: CoalesceExec =>
         true
       case _ => false
     }) && AllowList.operators(plan.getClass.getName) &&

@@ -34,22 +34,21 @@ trait CarriesOriginal {
  *   the listings of files that were read
  * @param output
  *   the columns put out, in order; set once the node's relation is complete
- * @param repartitions
- *   how the query itself says that rows are to be spread over tasks, somewhere below: what depends on
- *   that (`RowOrder.isExact`) is named by it
+ * @param spread
+ *   how the query itself says that rows are to be spread over tasks, below: what depends on that
+ *   (`RowOrder.isExact`) is named by it; empty where it says nothing
  */
 private[fingerprint] final case class Relation(
     hash: String,
     env: Env,
     inputs: Set[Listing],
     output: Seq[ExprId] = Nil,
-    repartitions: Set[String] = Set.empty
+    spread: String = ""
 ) {
 
   /** A name for what is computed of these rows. */
   def named(name: String, isExact: Boolean): String =
-    if (isExact || repartitions.isEmpty) name
-    else new Digest("repartitioned").add(name).addAll(repartitions.toSeq.sorted).hex()
+    if (isExact || spread.isEmpty) name else Digest.of("spread", name, spread)
 }
 
 /**
@@ -139,7 +138,10 @@ private[fingerprint] final class Relations(
     case c: CarriesOriginal => apply(c.original)
     case e: ShuffleExchangeLike =>
       val below = remembered(e, e.child)
-      below.copy(repartitions = below.repartitions ++ repartition(e, below.env))
+      // The very same relation where there is nothing to add, as nodes above are found again by it.
+      if (e.shuffleOrigin == ENSURE_REQUIREMENTS) below
+      else made.getOrElseUpdate(new NodeKey(e, Seq(below)), Right(repartitioned(e, below)))
+        .fold(refusal => throw new Refused(refusal), identity)
     case e: BroadcastExchangeLike => remembered(e, e.child)
     case _ if !AllowList.operators(plan.getClass.getName) => refuse(plan)
 
@@ -154,7 +156,7 @@ private[fingerprint] final class Relations(
       apply(c.children.head)
     case CoalesceExec(number, child) =>
       val below = apply(child)
-      below.copy(repartitions = below.repartitions + Digest.of("coalesce", number.toString))
+      below.copy(spread = Digest.of("coalesce", below.spread, number.toString))
 
     case s: LocalTableScanExec => Sources.rows(s)
     case r: RangeExec =>
@@ -232,24 +234,28 @@ private[fingerprint] final class Relations(
   }
 
   /**
-   * What a query asks for, a hint or `repartition`: where rows meet is no longer Spark's choice, and of
-   * the values that depend on it some cannot come out any more. Where no number is given Spark may
+   * By what a query asks for, a hint or `repartition`: where rows meet is no longer Spark's choice, and
+   * of the values that depend on it some cannot come out any more. Where no number is given Spark may
    * take any.
    */
-  private def repartition(e: ShuffleExchangeLike, env: Env): Option[String] =
-    Option.when(e.shuffleOrigin != ENSURE_REQUIREMENTS) {
-      // Not the exchange's own number: to know it a shuffle by range takes a sample of its rows.
-      val how = e.outputPartitioning
-      val number = if (e.shuffleOrigin == REPARTITION_BY_NUM) how.numPartitions.toString else ""
-      val by = how match {
-        case by: Expression =>
-          try by.children.map(text.text(_, env))
-          catch { case _: Refused => Seq("by chance") }
-        case _ => Nil
-      }
-      new Digest("repartition").add(e.shuffleOrigin.toString)
-        .add(how.getClass.getName).add(number).addAll(by).hex()
+  private def repartitioned(e: ShuffleExchangeLike, below: Relation): Relation = {
+    // Not the exchange's own number: to know it a shuffle by range takes a sample of its rows.
+    val how = e.outputPartitioning
+    val number = if (e.shuffleOrigin == REPARTITION_BY_NUM) how.numPartitions.toString else ""
+    val by = how match {
+      case by: Expression =>
+        try by.children.map(text.text(_, below.env))
+        catch { case _: Refused => Seq("by chance") }
+      case _ => Nil
     }
+    below.copy(spread =
+      new Digest("repartition").add(below.spread).add(e.shuffleOrigin.toString)
+        .add(how.getClass.getName).add(number).addAll(by).hex()
+    )
+  }
+
+  private def together(spreads: String*): String =
+    if (spreads.forall(_.isEmpty)) "" else new Digest("together").addAll(spreads).hex()
 
   private def through(child: SparkPlan, reads: Seq[Expression]): Relation = {
     val below = apply(child)
@@ -301,7 +307,7 @@ private[fingerprint] final class Relations(
       hash,
       Env(env),
       left.inputs ++ right.inputs,
-      repartitions = left.repartitions ++ right.repartitions
+      spread = together(left.spread, right.spread)
     )
   }
 
@@ -322,7 +328,7 @@ private[fingerprint] final class Relations(
       hash,
       Env(names.toMap),
       below.flatMap(_.inputs).toSet,
-      repartitions = below.flatMap(_.repartitions).toSet
+      spread = together(below.map(_.spread): _*)
     )
   }
 

@@ -26,8 +26,8 @@ private[fingerprint] final case class Settings(hash: String, parts: Seq[(String,
 
 private[fingerprint] object Settings {
 
-  /** Raised whenever a change of this package gives other rows one name that had two before. */
-  private val Scheme = 3
+  /** Raised whenever a name no longer stands for all that it stood for, or comes to stand for more. */
+  private val Scheme = 4
 
   /**
    * @param sql

@@ -119,7 +119,8 @@ private[phoebe] final class StoreDirectory(
 
   /**
    * As `isStill`, by a look of the last moments if there was one: the readers of a query's boundaries
-   * ask side by side, and all planning waits for them. A look that hangs does not hold up others.
+   * ask side by side, and all planning waits for them. A look that hangs holds up others for a
+   * second at most.
    */
   def wasJustNow(): Unit = {
     def known = seenNs.exists(System.nanoTime() - _ < JustNowNs)
