@@ -18,11 +18,9 @@ NAME   ?= all
 TRIALS ?= 200
 SEED   ?= 20210711
 SUITES ?= default
-# Two test files at a time, for two processors; three on a real Spark, where they also wait: for kills,
-# and for applications. The longest come first (tests/conftest.py).
-EACH   := --dist loadfile --no-loadscope-reorder --durations=8
-TWO    := -n 2 $(EACH)
-THREE  := -n 3 $(EACH)
+# Two test files at a time: most of a small application's time is its JVM starting on one core. The
+# longest come first (tests/conftest.py).
+TWO    := -n 2 --dist loadfile --no-loadscope-reorder --durations=8
 # JVMs that live for a minute need no optimizing compiler (tests/support/jvm.py). Two collectors are
 # one too many: where the environment has options they choose.
 SHORT  := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 $${JDK_JAVA_OPTIONS:--XX:+UseSerialGC}"
@@ -99,13 +97,13 @@ $(STAMPS)/classes: $(STAMPS)/venv
 	$(call part,archive of Spark's classes,$(BIN)/python -m tests.support.jvm $@ $(PLAIN))
 
 spark: setup $(STAMPS)/classes ## tests on a real Spark
-	$(call part,spark tests,$(BIN)/python -m pytest -q $(THREE) tests/spark)
+	$(call part,spark tests,$(BIN)/python -m pytest -q $(TWO) tests/spark)
 
 faults: setup $(STAMPS)/classes ## tests that kill things
-	$(call part,fault tests,$(BIN)/python -m pytest -q $(THREE) tests/faults)
+	$(call part,fault tests,$(BIN)/python -m pytest -q $(TWO) tests/faults)
 
 real: setup $(STAMPS)/classes ## both of these, side by side
-	$(call part,tests on a real Spark,$(BIN)/python -m pytest -q $(THREE) tests/spark tests/faults)
+	$(call part,tests on a real Spark,$(BIN)/python -m pytest -q $(TWO) tests/spark tests/faults)
 
 test-stores: setup $(STAMPS)/stores ## checkpoints on a real HDFS and a real S3 server (needs Go)
 	$(call part,tests of other stores,$(BIN)/python -m pytest -q tests/stores)

@@ -65,6 +65,7 @@ def run(folder: Path, *cells: str, kernel: KernelManager | None = None) -> list[
         notebook,
         km=kernel,
         timeout=180,
+        startup_timeout=180,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
     ).execute()
