@@ -92,8 +92,8 @@ def test_configure_in_a_kernel(tmp_path: Path) -> None:
     assert (application["app_name"], application["status"]) == ("notebook", "finished")
 
 
-# A restarted kernel does not always answer its client, whatever runs in it; jobs that are killed and
-# resume are in `test_applications` and `test_resume` in every run.
+# A restarted kernel does not always answer its client, whatever runs in it; killed jobs that resume
+# are in `test_applications` and `test_resume` in every run.
 @pytest.mark.nightly
 def test_the_same_cells_in_a_killed_and_restarted_kernel_resume(tmp_path: Path) -> None:
     home = tmp_path / "home"
