@@ -11,19 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import eventlog, queries, store, tpc
+from tests.support import eventlog, places, queries, store, tpc, trials
 from tests.support.apps import RunningApp
 from tests.support.cluster import standalone
 from tests.support.compare import compare_results
-from tests.support.places import testing_jar
 
 # A join and an aggregate below one shuffle (e1), and above it a stage that waits for seconds in
 # each of its tasks, so that the kill meets readers of the shuffle.
-SQL = """
+SQL = f"""
 select o_custkey % 8 as bucket, count(*) as n, sum(slow) as slow
 from (
   select o_custkey, total,
-         cast(reflect('phoebe.testing.SlowRows', 'pause', 1500) as bigint) + total % 7 as slow
+         {trials.WAITING.format(work=1500)} as slow
   from (
     select /*+ REPARTITION(6, o_custkey) */ o_custkey, total
     from (
@@ -57,7 +56,7 @@ def _kill_after_upstream(folder: Path, plugin: bool) -> tuple[eventlog.AppRun, i
             master=cluster.master,
             conf=conf,
             plugin="jars" if plugin else "none",
-            packages_jars=[testing_jar()],
+            packages_jars=[places.testing_jar()],
         ) as app,
     ):
         _await_slow_stage(app)

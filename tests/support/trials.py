@@ -27,7 +27,7 @@ from tests.support.store import clear, committed, data_of
 WORK = 900
 """Microseconds for each of ten thousand rows: some seconds for the readers of a shape's last
 boundary."""
-_WAITING = "cast(reflect('phoebe.testing.SlowRows', 'pause', {work}) as bigint) + total % 7"
+WAITING = "cast(reflect('phoebe.testing.SlowRows', 'pause', {work}) as bigint) + total % 7"
 """They are waited, and others can have the processors. Above it nothing is checkpointed."""
 _BUSY = "aggregate(sequence(1, {work}), total * 0, (a, i) -> a + (i % 7))"
 """Steps of work: what is above may be checkpointed."""
@@ -466,7 +466,7 @@ def harm(file: Path, kind: str, rng: random.Random) -> None:
 
 
 def sql_of(shape: str, work: int = WORK) -> str:
-    return ALL_SHAPES[shape][0].format(slow=_WAITING.format(work=work))
+    return ALL_SHAPES[shape][0].format(slow=WAITING.format(work=work))
 
 
 def busy_sql_of(shape: str, steps: int) -> str:

@@ -86,6 +86,11 @@ private[fingerprint] final class Relations(
     known.fold(refusal => throw new Refused(refusal), identity)
   }
 
+  /** What was made for a node that says the same over the same relations, in this plan or before. */
+  private def once(key: NodeKey)(relation: => Relation): Relation =
+    made.getOrElseUpdate(key, attempt(relation))
+      .fold(refusal => throw new Refused(refusal), identity)
+
   private def attempt(relation: => Relation): Either[Refusal, Relation] =
     try Right(relation)
     catch { case r: Refused => Left(r.refusal) }
@@ -99,19 +104,13 @@ private[fingerprint] final class Relations(
       }
       relation
     case _ if NodeKey.suits(plan) =>
-      val statement = new NodeKey(plan, plan.children.map(apply))
-      made.getOrElseUpdate(statement, attempt(restrict(plan, visit(plan))))
-        .fold(refusal => throw new Refused(refusal), identity)
+      once(new NodeKey(plan, plan.children.map(apply)))(restrict(plan, visit(plan)))
     case scan: FileSourceScanExec if AllowList.operators(scan.getClass.getName) =>
       val listing = Sources.listing(scan, text)
       // Another session's settings may change from plan to plan, as this one's may.
       if (NodeKey.hasSubquery(scan) || settings(scan).isDefined)
         restrict(scan, visitScan(scan, listing))
-      else {
-        val statement = new NodeKey(scan, Nil, listing)
-        made.getOrElseUpdate(statement, attempt(restrict(scan, visitScan(scan, listing))))
-          .fold(refusal => throw new Refused(refusal), identity)
-      }
+      else once(new NodeKey(scan, Nil, listing))(restrict(scan, visitScan(scan, listing)))
     case _ => restrict(plan, visit(plan))
   }
 
@@ -140,8 +139,7 @@ private[fingerprint] final class Relations(
       val below = remembered(e, e.child)
       // The very same relation where there is nothing to add, as nodes above are found again by it.
       if (e.shuffleOrigin == ENSURE_REQUIREMENTS) below
-      else made.getOrElseUpdate(new NodeKey(e, Seq(below)), Right(repartitioned(e, below)))
-        .fold(refusal => throw new Refused(refusal), identity)
+      else once(new NodeKey(e, Seq(below)))(repartitioned(e, below))
     case e: BroadcastExchangeLike => remembered(e, e.child)
     case _ if !AllowList.operators(plan.getClass.getName) => refuse(plan)
 

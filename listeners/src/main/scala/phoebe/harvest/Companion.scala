@@ -256,14 +256,16 @@ final class Companion private[phoebe] (
   private def finish(): Unit = {
     flush()
     if (spool == null && offBecause.isEmpty) {
-      val ended = Option.when(failure.isEmpty && process != null)(Try(process.finish(FinishMs)))
-      if (!ended.contains(Success(true)) || !ready) {
-        if (failure.isEmpty) fail(ended match {
-          case Some(Success(false)) => "it did not end when its input ended"
-          case _ => process.lastWords() // gone before it was ready, or before it had read all
-        })
-        spoolInstead(failure.get)
-      }
+      val tookAll = failure.isEmpty && (Try(process.finish(FinishMs)) match {
+        case Success(true) if ready => true
+        case Success(false) =>
+          fail("it did not end when its input ended")
+          false
+        case _ => // gone before it was ready, or before it had read all
+          fail(process.lastWords())
+          false
+      })
+      if (!tookAll) spoolInstead(failure.get)
     }
     if (spool != null) spooled(_.close())
   }
