@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from benchmarks.frame import Options, Result
 from tests.exactness import mendings
-from tests.exactness.engine import Engine
+from tests.exactness.engine import engines
 from tests.exactness.fuzz import fuzz, store
 from tests.support.places import BUILD
 
 PAIRS = 3000
 _SHARE_FOR_PAIRS = 0.4
+_SIDE_BY_SIDE = 2
 _PAIRS_FOR_A_MENDING = 1000
 
 
@@ -23,8 +24,8 @@ def run(options: Options) -> Result:
     known = mendings.read()
     share = _SHARE_FOR_PAIRS if known else 1.0
     pairs = options.repeats or PAIRS
-    with Engine() as engine:
-        report = fuzz(engine, options.seed, pairs, share * options.left_s, options.say)
+    with engines(_SIDE_BY_SIDE) as side_by_side:
+        report = fuzz(side_by_side, options.seed, pairs, share * options.left_s, options.say)
     defects = BUILD / "bench" / "exactness-defects"
     for path in store(report.defects, defects):
         options.say(f"python -m tests.exactness replay {path}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.exactness import judge, mendings
 from tests.exactness.cases import Batch
-from tests.exactness.engine import Engine
+from tests.exactness.engine import Engine, engines
 from tests.exactness.fuzz import described, explained, fuzz, outcomes_of, store
 from tests.support.places import BUILD
 
@@ -29,6 +29,7 @@ def main() -> int:
     one.add_argument("--pairs", type=int, default=3000)
     one.add_argument("--minutes", type=float, default=120)
     one.add_argument("--shrink", type=float, default=120, help="seconds for each defect")
+    one.add_argument("--engines", type=int, default=2, help="workers side by side")
     one.add_argument("--jar", type=Path)
     one.add_argument("--out", type=Path, default=BUILD / "exactness" / "defects")
     again = ways.add_parser("replay", help="one stored batch, run by run")
@@ -48,9 +49,9 @@ def main() -> int:
 
     if arguments.way == "fuzz":
         say(f"seed {arguments.seed}")
-        with Engine(arguments.jar) as engine:
+        with engines(arguments.engines, arguments.jar) as side_by_side:
             report = fuzz(
-                engine,
+                side_by_side,
                 arguments.seed,
                 arguments.pairs,
                 60 * arguments.minutes,

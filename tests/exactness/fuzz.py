@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,14 +54,23 @@ class Report:
     pairs: int = 0
     restored: int = 0
     plain_errors: int = 0
-    batches: int = 0
     seconds: float = 0.0
     defects: list[Defect] = field(default_factory=list)
     unconfirmed: list[Defect] = field(default_factory=list)
     threads: set[str] = field(default_factory=set)
     stopped: bool = False
-    last_batch_s: float = 0.0
     counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, batch: Report) -> None:
+        """Adds what a batch showed; the seconds are those of the whole."""
+        self.pairs += batch.pairs
+        self.restored += batch.restored
+        self.plain_errors += batch.plain_errors
+        self.defects += batch.defects
+        self.unconfirmed += batch.unconfirmed
+        self.threads |= batch.threads
+        self.stopped |= batch.stopped
+        self.counts.update(batch.counts)
 
     def count(self, *kinds: str) -> int:
         return sum(d.finding.kind in kinds for d in self.defects)
@@ -109,7 +121,7 @@ def confirmed(engine: Engine, batch: Batch, n: int, finding: Finding) -> Defect 
 
 
 def fuzz(
-    engine: Engine,
+    engines: Sequence[Engine],
     seed: int,
     pairs: int,
     seconds: float,
@@ -119,68 +131,84 @@ def fuzz(
     kinds: Sequence[str] = DEFECTS,
     stop_when: Callable[[Defect], bool] | None = None,
 ) -> Report:
-    """Runs ``pairs`` random cases, or as many as fit into the time.
+    """Runs ``pairs`` random cases, or as many as fit into the time; each engine takes the next
+    batch when it is done with one.
 
     ``stop_when`` ends it at the first defect of which it says so. ``shrink_s`` is for each defect.
     """
     report = Report()
+    lock = threading.Lock()
+    drawn = _drawn(seed, pairs)
     began = time.monotonic()
-    chunk = 0
-    while report.pairs < pairs:
-        for batch in batches(seed + 1000 * chunk, _BATCHES_AT_ONCE):
-            report.seconds = time.monotonic() - began
-            if report.pairs >= pairs or report.seconds > seconds:
-                return report
-            keep = min(len(batch.cases), pairs - report.pairs)
-            batch = dataclasses.replace(batch, cases=batch.cases[:keep])
-            for defect in _one(engine, batch, report, kinds, say):
-                report.defects.append(defect)
-                if stop_when is not None:
+
+    def work(engine: Engine) -> None:
+        while True:
+            with lock:
+                done = report.stopped or time.monotonic() - began > seconds
+                batch = None if done else next(drawn, None)
+            if batch is None:
+                return
+            seen = _one(engine, batch, kinds, say)
+            if stop_when is not None:
+                for n, defect in enumerate(seen.defects, 1):
                     if stop_when(defect):
-                        report.stopped = True
-                        report.seconds = time.monotonic() - began
-                        return report
-                elif (
-                    defect.alone
-                    and defect.finding.kind != "internal"
-                    and len(report.defects) <= most_defects
-                ):
-                    _shrink(engine, defect, shrink_s, say)
-                say(f"DEFECT {len(report.defects)}: {defect.text()}")
-            report.seconds = time.monotonic() - began
-            rate = 60 * report.pairs / max(report.seconds, 1e-9)
-            say(
-                f"{report.pairs} pairs, {report.restored} restored, {report.plain_errors} fail"
-                f" plainly, {len(report.defects)} defects, {rate:.0f} a minute"
-                f" (seconds of the last batch: {report.last_batch_s:.0f})"
-            )
-        chunk += 1
+                        seen.stopped = True
+                        del seen.defects[n:]
+                        break
+            else:
+                for defect in seen.defects[: max(0, most_defects - len(report.defects))]:
+                    if defect.alone and defect.finding.kind != "internal":
+                        _shrink(engine, defect, shrink_s, say)
+            with lock:
+                if report.stopped:
+                    return  # what stopped it stays the last defect
+                report.add(seen)
+                report.seconds = time.monotonic() - began
+                for n, defect in enumerate(seen.defects, len(report.defects) - len(seen.defects)):
+                    say(f"DEFECT {n + 1}: {defect.text()}")
+                rate = 60 * report.pairs / max(report.seconds, 1e-9)
+                say(
+                    f"{report.pairs} pairs, {report.restored} restored, {report.plain_errors} fail"
+                    f" plainly, {len(report.defects)} defects, {rate:.0f} a minute"
+                    f" (seconds of this batch: {seen.seconds:.0f})"
+                )
+
+    with ThreadPoolExecutor(len(engines)) as pool:
+        for running in [pool.submit(work, engine) for engine in engines]:
+            running.result()
     report.seconds = time.monotonic() - began
     return report
 
 
-def _one(
-    engine: Engine, batch: Batch, report: Report, kinds: Sequence[str], say: Say
-) -> list[Defect]:
-    report.batches += 1
+def _drawn(seed: int, pairs: int) -> Iterator[Batch]:
+    """Batches of ``pairs`` cases in all."""
+    for chunk in itertools.count():
+        for batch in batches(seed + 1000 * chunk, _BATCHES_AT_ONCE):
+            if pairs <= 0:
+                return
+            yield dataclasses.replace(batch, cases=batch.cases[:pairs])
+            pairs -= len(batch.cases)
+
+
+def _one(engine: Engine, batch: Batch, kinds: Sequence[str], say: Say) -> Report:
+    """What one batch shows."""
+    report = Report(pairs=len(batch.cases))
     began = time.monotonic()
     try:
         found = engine.run(batch)
-        report.last_batch_s = time.monotonic() - began
-        say("start, cases, stop of each run: " + str(list(found["seconds"].values())))
     except BrokenWorkerError as error:
         say(f"the worker broke: {error}")
-        report.pairs += len(batch.cases)
-        return [Defect(Finding("broken", "write", str(error)), batch, alone=False)]
+        report.defects.append(Defect(Finding("broken", "write", str(error)), batch, alone=False))
+        return report
+    finally:
+        report.seconds = time.monotonic() - began
+    say("start, cases, stop of each run: " + str(list(found["seconds"].values())))
     report.threads.update(found["threads"])
-    defects = []
     for n, case in enumerate(batch.cases):
         outcomes = outcomes_of(found, n)
-        report.pairs += 1
         report.restored += judge.restored(outcomes)
         report.plain_errors += "error" in outcomes["plain"]
-        for key, n_times in outcomes["write"]["counts"].items():
-            report.counts[key] += n_times
+        report.counts.update(outcomes["write"]["counts"])
         mine = [f for f in judge.findings(case, outcomes) if f.kind in kinds]
         for finding in mine[:1]:
             try:
@@ -188,11 +216,11 @@ def _one(
             except BrokenWorkerError as error:
                 defect = Defect(Finding("broken", finding.run, str(error)), batch, alone=False)
             if defect is not None:
-                defects.append(defect)
+                report.defects.append(defect)
             else:
                 report.unconfirmed.append(Defect(finding, dataclasses.replace(batch, cases=[case])))
                 say(f"not seen again: {report.unconfirmed[-1].text()}")
-    return defects
+    return report
 
 
 def _shrink(engine: Engine, defect: Defect, seconds: float, say: Say) -> None:

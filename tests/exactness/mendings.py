@@ -181,7 +181,7 @@ def _find(
             )
 
         report = fuzz(
-            engine,
+            [engine],
             seed,
             pairs,
             seconds,

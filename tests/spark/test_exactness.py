@@ -14,7 +14,7 @@ def test_random_pairs_of_applications() -> None:
     out = BUILD / "exactness" / "defects-test"
     lines: list[str] = []
     with Engine() as engine:
-        report = fuzz(engine, SEED, PAIRS, 900, lines.append, shrink_s=60)
+        report = fuzz([engine], SEED, PAIRS, 900, lines.append, shrink_s=60)
     store(report.defects, out)
     assert not report.defects, "\n".join(["", *(d.text() for d in report.defects), f"see {out}"])
     assert report.pairs == PAIRS, lines[-1:]
