@@ -22,13 +22,13 @@ from typing import Any
 
 from tests.exactness.cases import Batch
 from tests.exactness.worker import RUNS
+from tests.support import delta
 from tests.support.places import BUILD, ROOT, ivy_home, plugin_jar, spark_environment
 
 
 def packages() -> str:
     """What the worker's JVM loads beside Spark: the formats of the allow-list that it has not."""
-    delta = f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}"
-    return f"{delta},org.apache.spark:spark-avro_2.13:{version('pyspark')}"
+    return f"{delta.PACKAGE},org.apache.spark:spark-avro_2.13:{version('pyspark')}"
 
 
 class BrokenWorkerError(RuntimeError):

@@ -26,17 +26,13 @@ from typing import Any
 
 from tests.exactness import sql, tables
 from tests.exactness.cases import Batch, Case, Mishap, Run, Table, batch_of
+from tests.support import delta
 
 RUNS = ("plain", "write", "restore", "second", "second_plain")
 """``plain``, ``write`` and ``restore`` are of the first application, the others of the second."""
 
 CLEANUP = "spark.sql.classic.shuffleDependency.fileCleanup.enabled"
 _WITH_PLUGIN = ("write", "restore", "second")
-_DELTA = {
-    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
-    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-    "spark.databricks.delta.snapshotPartitions": "1",
-}
 
 
 def plain(value: Any) -> Any:
@@ -89,7 +85,7 @@ class Application:
             "spark.sql.execution.arrow.pyspark.enabled": "true",
             "spark.python.daemon.module": "tests.exactness.python_daemon",
             **batch.conf,
-            **(_DELTA if batch.delta else {}),
+            **(delta.SETTINGS if batch.delta else {}),
         }
         for key, value in conf.items():
             builder.config(key, value)

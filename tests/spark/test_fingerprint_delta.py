@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from tests.support import delta
 from tests.support.places import ivy_home
 from tests.support.probe import PACKAGE, Probe, probe
-
-DELTA = f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}"
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +19,12 @@ def session(
 ) -> Iterator[Probe]:
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("SPARK_SUBMIT_OPTS", f"-Duser.home={ivy_home()}")
+    probed = f"{delta.EXTENSION},{PACKAGE}.FingerprintProbe"
+    settings = {**delta.SETTINGS, "spark.sql.extensions": probed}
     with probe(
         tmp_path_factory.mktemp("fingerprint-delta"),
-        spark__jars__packages=DELTA,
-        spark__sql__extensions=f"io.delta.sql.DeltaSparkSessionExtension,{PACKAGE}.FingerprintProbe",
-        spark__sql__catalog__spark_catalog="org.apache.spark.sql.delta.catalog.DeltaCatalog",
-        # Few tasks for few rows: Delta reads a table's log with fifty of them.
-        spark__databricks__delta__snapshotPartitions="1",
+        spark__jars__packages=delta.PACKAGE,
+        **{key.replace(".", "__"): value for key, value in settings.items()},
         spark__sql__shuffle__partitions="2",
     ) as p:
         yield p

@@ -16,6 +16,7 @@ from phoebe_spark.ingest.run import ingest
 from phoebe_spark.tables.deltalake import Tables
 from phoebe_spark.tables.ownership import claim
 from phoebe_spark.tables.rows import RECORDS
+from tests.support import delta
 from tests.support.home import rows_as_text
 from tests.support.places import ROOT, ivy_home, spark_environment
 
@@ -47,7 +48,7 @@ def test_a_home_that_only_spark_reaches(tmp_path: Path) -> None:
         "spark.local.dir": str(tmp_path),
         "spark.sql.warehouse.dir": str(tmp_path / "warehouse"),
         "spark.sql.shuffle.partitions": "1",
-        "spark.databricks.delta.snapshotPartitions": "1",
+        **delta.SMALL,
         "spark.hadoop.fs.viewfs.mounttable.store.link./home": home.as_uri(),
     }
     lines = (f"{key} {value}\n" for key, value in settings.items())

@@ -12,13 +12,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import eventlog, home, in_turn
+from tests.support import delta, eventlog, home, in_turn
 from tests.support.places import ivy_home
 from tests.support.shapes_app import FACT_ROWS, KEYS, ZONES, write_tables
 from tests.support.traps import TRAPS
@@ -29,11 +28,9 @@ CONF = {
     "spark.sql.files.minPartitionNum": "8",  # no two files in one map task
     "spark.sql.maxMetadataStringLength": "1000",  # plans in event logs are whole
     "spark.sql.catalogImplementation": "in-memory",
-    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
-    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-    "spark.databricks.delta.snapshotPartitions": "1",
+    **delta.SETTINGS,
 }
-PACKAGES = {"spark.jars.packages": f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}"}
+PACKAGES = {"spark.jars.packages": delta.PACKAGE}
 HALF = """
 def half(value):
     return value // 2

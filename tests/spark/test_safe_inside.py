@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import apps, eventlog, home
+from tests.support import apps, delta, eventlog, home
 from tests.support.places import ivy_home
 
 APP = Path(__file__).parents[1] / "support" / "safety_app.py"
@@ -157,12 +156,7 @@ def test_commands_write_what_they_always_write(said: dict[str, Any]) -> None:
 
 
 def test_delta_commands_write_what_they_always_write(tmp_path: Path) -> None:
-    conf = {
-        "spark.jars.packages": f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}",
-        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
-        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-        "spark.databricks.delta.snapshotPartitions": "2",
-    }
+    conf = {"spark.jars.packages": delta.PACKAGE, **delta.SETTINGS}
     where = {"SPARK_SUBMIT_OPTS": f"-Duser.home={ivy_home()}"}
     said = run(tmp_path, parts=["delta"], conf=conf, environment=where, with_event_log=True)
     plain, forced = said["delta"]["plain"], said["delta"]["forced"]

@@ -23,16 +23,15 @@ _SPARK_SIDE = """
 import json, sys
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession, functions as F
+from tests.support import delta
 home, work = sys.argv[1:]
 builder = (
     SparkSession.builder.master("local[2]").appName("delta")
     .config("spark.ui.enabled", "false").config("spark.driver.memory", "1g")
     .config("spark.driver.host", "127.0.0.1").config("spark.sql.session.timeZone", "UTC")
     .config("spark.sql.shuffle.partitions", "2").config("spark.local.dir", work)
-    .config("spark.databricks.delta.snapshotPartitions", "1")
     .config("spark.sql.warehouse.dir", work + "/warehouse")
-    .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
-    .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+    .config(map=delta.SETTINGS)
 )
 spark = configure_spark_with_delta_pip(builder).getOrCreate()
 read = lambda table: spark.read.format("delta").load(f"{home}/tables/{table}")

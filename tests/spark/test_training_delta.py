@@ -15,6 +15,7 @@ from phoebe_spark.ingest.run import ingest
 from phoebe_spark.predict.bundle import read_bundle
 from phoebe_spark.tables.deltalake import Tables
 from phoebe_spark.tables.rows import RECORDS, by_table, to_arrow
+from tests.support import delta
 from tests.support.places import ROOT, ivy_home, spark_environment, spark_home
 from tests.unit.training.test_pipeline import day
 
@@ -26,29 +27,28 @@ import pandas as pd
 from delta import configure_spark_with_delta_pip
 from pyspark.sql import SparkSession
 from phoebe_training.data import COLUMNS, read_frames
+from tests.support import delta
 builder = (
     SparkSession.builder.master("local[2]")
     .config("spark.driver.memory", "1g").config("spark.ui.enabled", "false")
     .config("spark.driver.host", "127.0.0.1")
     .config("spark.sql.session.timeZone", "Asia/Kathmandu")
-    .config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
-    .config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
+    .config(map=delta.SETTINGS)
 )
 spark = configure_spark_with_delta_pip(builder).getOrCreate()
 for home in sys.argv[1:]:
-    plain, delta = read_frames(home), read_frames(home, spark)
+    plain, by_spark = read_frames(home), read_frames(home, spark)
     for name in COLUMNS:
-        pd.testing.assert_frame_equal(getattr(plain, name), getattr(delta, name), obj=name)
+        pd.testing.assert_frame_equal(getattr(plain, name), getattr(by_spark, name), obj=name)
     print("EQUAL", {name: len(getattr(plain, name)) for name in COLUMNS})
 spark.stop()
 """
 
 
 def run(command: list[str], work: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    # Few tasks for few rows: Delta reads a table's log with fifty tasks, a window shuffles to 200.
-    small = (
-        "--conf spark.sql.shuffle.partitions=2 --conf spark.databricks.delta.snapshotPartitions=2"
-    )
+    # Few tasks for few rows: a window shuffles to 200.
+    few = {"spark.sql.shuffle.partitions": "2", **delta.SMALL}
+    small = " ".join(f"--conf {key}={value}" for key, value in few.items())
     done = subprocess.run(
         command,
         capture_output=True,
