@@ -60,9 +60,11 @@ def main() -> int:
             )
         for path in store(report.defects, arguments.out):
             say(f"python -m tests.exactness replay {path}")
-        if report.threads:
-            say(f"threads that outlive their application: {sorted(report.threads)}")
-        return 1 if report.defects or report.threads else 0
+        if report.has_too_many_typed:
+            say(f"{report.typed} of {report.damaged} damages end in the documented failure")
+        if report.left:
+            say(f"applications end with: {sorted(report.left)}")
+        return 1 if report.defects or report.left or report.has_too_many_typed else 0
     if arguments.way == "replay":
         return _replay(arguments.file, arguments.jar, arguments.keep)
     results = mendings.find_again(
@@ -85,7 +87,7 @@ def _replay(file: Path, jar: Path | None, keep: Path | None) -> int:
         outcomes = outcomes_of(found, n)
         for run, outcome in outcomes.items():
             print(f"{run}: {outcome.get('rows', outcome.get('error'))} {outcome['counts']}")
-        for finding in judge.findings(case, outcomes):
+        for finding in judge.findings(case, outcomes, batch.is_held):
             failed = True
             print(described(finding))
     return 1 if failed else 0

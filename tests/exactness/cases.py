@@ -107,6 +107,9 @@ class Case:
     mishap: Mishap = field(default_factory=Mishap)
 
 
+HELD_BYTES = "spark.phoebe.checkpoint.held_bytes"
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Cases that share their applications: what one JVM's SparkContext can have only once.
@@ -118,6 +121,11 @@ class Batch:
     cores: list[int] = field(default_factory=lambda: [2, 2])
     delta: bool = False
     conf: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the driver holds the bytes of boundaries that cannot be computed again."""
+        return self.conf.get(HELD_BYTES) != "0"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
-from tests.exactness.cases import Batch, Case
+from tests.exactness.cases import HELD_BYTES, Batch, Case
 from tests.exactness.families import FAMILIES
 from tests.exactness.generate import case
 from tests.exactness.queries import Pick
@@ -47,7 +47,7 @@ def _empty_batch(pick: Pick) -> Batch:
         conf["spark.shuffle.sort.bypassMergeThreshold"] = "1"
     if pick.chance(60):
         # What the driver holds of a store's bytes cannot be damaged.
-        conf["spark.phoebe.checkpoint.held_bytes"] = "0"
+        conf[HELD_BYTES] = "0"
     if pick.chance(10):
         conf["spark.io.compression.codec"] = pick.one(["zstd", "snappy"])
     return Batch(

@@ -25,6 +25,7 @@ Say = Callable[[str], None]
 DEFECTS = ("wrong", "failed", "internal", "work")
 _BATCHES_AT_ONCE = 10
 _LOOKS_AT_A_RACE = 5
+_TYPED_SHARE = 0.05
 
 
 @dataclass(slots=True)
@@ -46,18 +47,21 @@ class Defect:
 class Report:
     """What a fuzzing run saw.
 
-    ``plain_errors``: pairs whose query fails without the plugin too. ``threads``: of the plugin,
-    alive after their application. ``stopped``: by ``stop_when``. ``counts``: the plugin's counters,
-    over all runs that write.
+    ``plain_errors``: pairs whose query fails without the plugin too. ``damaged``: in which a
+    checkpoint could not be read when its query ran; ``typed`` of them failed as documented.
+    ``left``: threads of the plugin that outlive their application, and what failed at its end.
+    ``stopped``: by ``stop_when``. ``counts``: the plugin's counters, over all runs that write.
     """
 
     pairs: int = 0
     restored: int = 0
     plain_errors: int = 0
+    damaged: int = 0
+    typed: int = 0
     seconds: float = 0.0
     defects: list[Defect] = field(default_factory=list)
     unconfirmed: list[Defect] = field(default_factory=list)
-    threads: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
     stopped: bool = False
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -66,14 +70,21 @@ class Report:
         self.pairs += batch.pairs
         self.restored += batch.restored
         self.plain_errors += batch.plain_errors
+        self.damaged += batch.damaged
+        self.typed += batch.typed
         self.defects += batch.defects
         self.unconfirmed += batch.unconfirmed
-        self.threads |= batch.threads
+        self.left |= batch.left
         self.stopped |= batch.stopped
         self.counts.update(batch.counts)
 
     def count(self, *kinds: str) -> int:
         return sum(d.finding.kind in kinds for d in self.defects)
+
+    @property
+    def has_too_many_typed(self) -> bool:
+        """One is a coincidence; of many damages one in twenty may end so."""
+        return self.typed > 1 and self.typed > _TYPED_SHARE * self.damaged
 
     @property
     def restored_share(self) -> float | None:
@@ -94,7 +105,7 @@ def failing(engine: Engine, batch: Batch, finding: Finding) -> list[bool]:
     """Which cases of a batch show the finding."""
     found = engine.run(batch, needed(finding))
     return [
-        any(f.same_as(finding) for f in judge.findings(case, outcomes_of(found, n)))
+        any(f.same_as(finding) for f in judge.findings(case, outcomes_of(found, n), batch.is_held))
         for n, case in enumerate(batch.cases)
     ]
 
@@ -169,7 +180,8 @@ def fuzz(
                 rate = 60 * report.pairs / max(report.seconds, 1e-9)
                 say(
                     f"{report.pairs} pairs, {report.restored} restored, {report.plain_errors} fail"
-                    f" plainly, {len(report.defects)} defects, {rate:.0f} a minute"
+                    f" plainly, {report.typed} of {report.damaged} damages typed,"
+                    f" {len(report.defects)} defects, {rate:.0f} a minute"
                     f" (seconds of this batch: {seen.seconds:.0f})"
                 )
 
@@ -203,13 +215,18 @@ def _one(engine: Engine, batch: Batch, kinds: Sequence[str], say: Say) -> Report
     finally:
         report.seconds = time.monotonic() - began
     say("start, cases, stop of each run: " + str(list(found["seconds"].values())))
-    report.threads.update(found["threads"])
+    report.left.update(found["left"])
     for n, case in enumerate(batch.cases):
         outcomes = outcomes_of(found, n)
         report.restored += judge.restored(outcomes)
         report.plain_errors += "error" in outcomes["plain"]
         report.counts.update(outcomes["write"]["counts"])
-        mine = [f for f in judge.findings(case, outcomes) if f.kind in kinds]
+        report.damaged += bool(
+            outcomes.get("second", {}).get("counts", {}).get("checkpoints.damaged")
+        )
+        all_found = judge.findings(case, outcomes, batch.is_held)
+        report.typed += any(f.kind == "typed" for f in all_found)
+        mine = [f for f in all_found if f.kind in kinds]
         for finding in mine[:1]:
             try:
                 defect = confirmed(engine, batch, n, finding)
@@ -228,7 +245,7 @@ def _shrink(engine: Engine, defect: Defect, seconds: float, say: Say) -> None:
     try:
         defect.batch = shrunk(defect.batch, lambda b: failing(engine, b, defect.finding), seconds)
         found = engine.run(defect.batch, needed(defect.finding))
-        again = judge.findings(defect.batch.cases[0], outcomes_of(found, 0))
+        again = judge.findings(defect.batch.cases[0], outcomes_of(found, 0), defect.batch.is_held)
         defect.finding = next((f for f in again if f.same_as(defect.finding)), defect.finding)
     except BrokenWorkerError as error:
         say(f"the worker broke while shrinking: {error}")
@@ -243,6 +260,7 @@ def described(finding: Finding) -> str:
     what = {
         "wrong": "other rows than plain Spark",
         "failed": "a failure that plain Spark does not have",
+        "typed": "a failure that the documentation names",
         "internal": "a failure of the plugin's own, which the query survived",
         "order": "the same rows in another order than plain Spark",
         "work": "more work than plain Spark",

@@ -186,7 +186,7 @@ def _find(
             pairs,
             seconds,
             lambda _: None,
-            kinds=(*DEFECTS, "order"),
+            kinds=(*DEFECTS, "order", "typed"),
             stop_when=its_own,
         )
     mine = report.defects[-1] if report.stopped else None

@@ -367,7 +367,7 @@ def run_batch(batch: Batch, root: Path, runs: tuple[str, ...] = RUNS) -> dict[st
         folder.mkdir(parents=True)
         tables.write(folder / "data", case)
         tables.keep(folder / "data", folder / "kept")
-    found: dict[str, Any] = {"threads": [], "seconds": {}}
+    found: dict[str, Any] = {"left": [], "seconds": {}}
     for run in runs:
         wrote = found.get("write", [])
         _prepare(batch, folders, root / "store", run, wrote)
@@ -383,12 +383,23 @@ def run_batch(batch: Batch, root: Path, runs: tuple[str, ...] = RUNS) -> dict[st
             found[run] = outcomes
             clock.append(time.monotonic())
         finally:
+            before = _failures()
             app.stop()
+            if (after := _failures()) != before:
+                found["left"].append(f"failed at the end of {run}: {after}")
         clock.append(time.monotonic())
         found["seconds"][run] = [round(b - a, 2) for a, b in itertools.pairwise(clock)]
     if "second" in runs:
-        found["threads"] = _left_threads()
+        found["left"] += _left_threads()
     return found
+
+
+def _failures() -> str:
+    """What the plugin has caught of its own failures so far."""
+    from pyspark import SparkContext
+
+    said: str = SparkContext._jvm.phoebe.FailSafe.counts().toString()
+    return said
 
 
 def _answered(case: Case, n: int, run: str, found: dict[str, Any]) -> dict[str, Any] | None:

@@ -18,6 +18,6 @@ def test_random_pairs_of_applications() -> None:
     store(report.defects, out)
     assert not report.defects, "\n".join(["", *(d.text() for d in report.defects), f"see {out}"])
     assert report.pairs == PAIRS, lines[-1:]
-    assert not report.threads, "threads outlive their application"
+    assert not report.left, "what applications end with"
     assert report.restored_share is not None
     assert report.restored_share >= 0.4, lines[-1:]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.exactness import judge
-from tests.exactness.cases import Case, Change, Run
+from tests.exactness.cases import Case, Change, Mishap, Run
 from tests.exactness.worker import rows_of
 
 _CASE = Case([], Run({"k": "scan", "name": "t"}), Run({"k": "scan", "name": "t"}))
@@ -61,6 +62,19 @@ def test_a_write_that_races_with_a_change_is_not_judged() -> None:
     outcomes = {"plain": _rows([1]), "write": _rows([2])}
     assert judge.findings(racing, outcomes) == []
     assert judge.findings(_CASE, outcomes)
+
+
+def test_what_is_documented_is_told_apart_where_the_driver_holds_nothing() -> None:
+    damaged = replace(_CASE, mishap=Mishap("lost", running=True))
+    error = {"error": "Py4JJavaError: DamagedCheckpointException: gone", "counts": {}}
+    outcomes = {"second": error, "second_plain": _rows([1])}
+
+    def kinds(case: Case, is_held: bool) -> list[str]:
+        return [finding.kind for finding in judge.findings(case, outcomes, is_held)]
+
+    assert kinds(damaged, is_held=False) == ["typed"]
+    assert kinds(damaged, is_held=True) == ["failed"]
+    assert kinds(_CASE, is_held=False) == ["failed"]
 
 
 def test_restored_is_what_either_application_restored() -> None:

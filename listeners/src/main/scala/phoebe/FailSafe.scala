@@ -1,6 +1,12 @@
 package phoebe
 
-import java.util.concurrent.ConcurrentHashMap
+import java.util.concurrent.{
+  ConcurrentHashMap,
+  ExecutorService,
+  RejectedExecutionException,
+  ScheduledExecutorService,
+  TimeUnit
+}
 import java.util.concurrent.atomic.LongAdder
 
 import scala.jdk.CollectionConverters._
@@ -28,6 +34,21 @@ object FailSafe extends Logging {
     }
 
   def run(where: String)(body: => Unit): Unit = apply(where, ())(body)
+
+  /** On a thread of a pool; not at all where the pool has ended with its application. */
+  def on(pool: ExecutorService, where: String)(body: => Unit): Unit =
+    unlessOver(pool)(pool.execute(() => run(where)(body)))
+
+  /** In a while, on such a pool. */
+  def later(clock: ScheduledExecutorService, ms: Long, where: String)(body: => Unit): Unit =
+    unlessOver(clock) {
+      clock.schedule((() => run(where)(body)): Runnable, ms, TimeUnit.MILLISECONDS): Unit
+    }
+
+  /** Begins what runs on a pool; the application's end has no use for it. */
+  def unlessOver(pool: ExecutorService)(begin: => Unit): Unit =
+    try begin
+    catch { case _: RejectedExecutionException if pool.isShutdown => }
 
   /** Failures so far, by place. */
   def counts: Map[String, Long] = failures.asScala.view.mapValues(_.sum()).toMap

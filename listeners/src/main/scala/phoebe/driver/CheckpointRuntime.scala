@@ -262,9 +262,7 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
     if (plainJobs.remove(end.jobId) && end.jobResult != JobSucceeded) failures += 1
 
   /** Short work of a shuffle's, in a while; not at all once the application has ended. */
-  def later(ms: Long)(body: => Unit): Unit = FailSafe.run("look again later") {
-    clock.schedule((() => FailSafe.run("look again")(body)): Runnable, ms, TimeUnit.MILLISECONDS)
-  }
+  def later(ms: Long)(body: => Unit): Unit = FailSafe.later(clock, ms, "look again")(body)
 
   /** Work that waits until executors have fetched the locations that they were told of. */
   val afterTold: (() => Unit) => Unit = work => later(ToldMs)(work())
@@ -287,14 +285,14 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
       case ShuffleIndexBlockId(shuffleId, mapId, _) if shuffles.moved(shuffleId, mapId) =>
         if (looksAtMoved.compareAndSet(false, true)) later(MovedMs) {
           looksAtMoved.set(false)
-          pool.execute(() => FailSafe.run("look at moved files")(shuffles.lookAtMoved()))
+          FailSafe.on(pool, "look at moved files")(shuffles.lookAtMoved())
         }
       case _ =>
     }
 
   /** Never on the listener's thread: executors and the store are spoken to. */
   private def aside(what: String)(body: => Unit): Unit =
-    clock.execute(() => FailSafe.run(what)(body))
+    FailSafe.on(clock, what)(body)
 
   /**
    * What may yet become a checkpoint is wanted by the next submission; no query waits any more. On a

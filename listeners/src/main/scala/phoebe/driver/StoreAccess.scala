@@ -69,7 +69,7 @@ private[phoebe] final class StoreAccess(
       needsStore()
     }
     if (nowMs - catalog.collectedAtMs > CollectionPauseMs) {
-      clock.schedule((() => collect()): Runnable, CollectionDelayMs, TimeUnit.MILLISECONDS)
+      FailSafe.later(clock, CollectionDelayMs, "begin to collect garbage")(collect())
     }
     catalog.index
   }
@@ -78,15 +78,16 @@ private[phoebe] final class StoreAccess(
   def noStore: Option[Reason] = notAStore.orElse(if (store.isLost) Some(LeaseLost) else None)
 
   /** What nobody needs goes, at most once in a while over all applications; nothing waits for it. */
-  private def collect(): Unit = if (settings.mode == Mode.Apply) pool.execute { () =>
-    needsStore()
-    FailSafe.run("collect garbage in the store")(store.unlessLost {
-      val found = GarbageCollection.run(store, settings.limits, dryRun = false)
-      found.filter(_.remove).foreach { gone =>
-        logInfo(s"phoebe: removed ${gone.stocked.place}: ${gone.reason}")
+  private def collect(): Unit =
+    if (settings.mode == Mode.Apply) FailSafe.on(pool, "collect garbage in the store") {
+      needsStore()
+      store.unlessLost {
+        val found = GarbageCollection.run(store, settings.limits, dryRun = false)
+        found.filter(_.remove).foreach { gone =>
+          logInfo(s"phoebe: removed ${gone.stocked.place}: ${gone.reason}")
+        }
       }
-    })
-  }
+    }
 
   /** From the first need of the store on this application says that it lives, until it ends. */
   private lazy val renewals = lease.scheduleAtFixedRate(
@@ -100,7 +101,7 @@ private[phoebe] final class StoreAccess(
   private def renew(): Unit = {
     store.stay()
     if (watches && !store.isLost) {
-      pool.execute(() => FailSafe.run("look for applications that are away")(store.watch()))
+      FailSafe.on(pool, "look for applications that are away")(store.watch())
     }
     watches = true
   }

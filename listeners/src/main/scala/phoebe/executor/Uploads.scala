@@ -88,12 +88,14 @@ final class UploadPool(env: SparkEnv, val backlog: Backlog = new Backlog)
     made
   }
 
-  def run(what: String)(body: => Unit): Unit = threads.execute(() => kept(what)(body))
+  def run(what: String)(body: => Unit): Unit =
+    FailSafe.unlessOver(threads)(threads.execute(() => kept(what)(body)))
 
   private val asides = SparkInternals.cachedThreads("phoebe-aside", 2, 10)
 
   /** Runs what no upload may hold up: a word with the driver. */
-  def aside(what: String)(body: => Unit): Unit = asides.execute(() => kept(what)(body))
+  def aside(what: String)(body: => Unit): Unit =
+    FailSafe.unlessOver(asides)(asides.execute(() => kept(what)(body)))
 
   /** An exception that nobody catches ends an executor: not even an interrupt may leave here. */
   private def kept(what: String)(body: => Unit): Unit =
@@ -104,11 +106,7 @@ final class UploadPool(env: SparkEnv, val backlog: Backlog = new Backlog)
 
   /** Runs `body`, which must not take long, after a while. */
   def later(what: String, delayMs: Long)(body: => Unit): Unit =
-    FailSafe.run(what)(timer.schedule(
-      (() => FailSafe.run(what)(body)): Runnable,
-      delayMs,
-      TimeUnit.MILLISECONDS
-    ): Unit)
+    FailSafe.later(timer, delayMs, what)(body)
 
   def stop(): Unit = {
     threads.shutdownNow()

@@ -1,8 +1,6 @@
 // In Spark's package for MapStatus, RpcEndpointRef, SparkContext.statusStore (private[spark]).
 package org.apache.spark.sql.execution.phoebe.driver
 
-import java.util.concurrent.RejectedExecutionException
-
 import scala.collection.mutable
 import scala.util.control.NonFatal
 
@@ -202,11 +200,8 @@ final class CheckpointAttempt(
     synchronized { node = None }
     executors.values.foreach(_.send(encode(Close(shuffleId))))
     // The store answers when it likes, and this may be one of the driver's RPC threads.
-    try runtime.pool.execute(() => runtime.store.remove(place))
-    catch {
-      // The application ends: the attempt goes with the next collection.
-      case _: RejectedExecutionException =>
-    }
+    // Where the application ends, the attempt goes with the next collection.
+    FailSafe.on(runtime.pool, "remove an attempt")(runtime.store.remove(place))
   }
 
   /**
@@ -243,7 +238,7 @@ final class CheckpointAttempt(
     }
     chosen.foreach { statuses =>
       // The store and the inputs' file system answer when they like: off the RPC threads.
-      runtime.pool.execute(() => FailSafe.run("commit")(commit(statuses)))
+      FailSafe.on(runtime.pool, "commit")(commit(statuses))
     }
   }
 
@@ -374,15 +369,13 @@ final class CheckpointAttempt(
       if (free) state = Freed
       free
     }
-    if (mine) runtime.pool.execute { () =>
-      FailSafe.run("free local files") {
-        val where = synchronized(located)
-        // Also those that have got files of a decommissioned one, and never met the shuffle.
-        val who = runtime.shuffles.executors ++ executors
-        val freed = ShuffleFreeing.own(sc, shuffleId, where, who)
-        tellFreed(freed)
-        logInfo(s"phoebe: $freed bytes of local files freed, they are in $place")
-      }
+    if (mine) FailSafe.on(runtime.pool, "free local files") {
+      val where = synchronized(located)
+      // Also those that have got files of a decommissioned one, and never met the shuffle.
+      val who = runtime.shuffles.executors ++ executors
+      val freed = ShuffleFreeing.own(sc, shuffleId, where, who)
+      tellFreed(freed)
+      logInfo(s"phoebe: $freed bytes of local files freed, they are in $place")
     }
   }
 
