@@ -49,8 +49,7 @@ class Engine:
         self, batch: Batch, runs: Sequence[str] = RUNS, root: Path | None = None
     ) -> dict[str, Any]:
         """The outcomes of a batch, by run. Raises ``BrokenWorkerError``."""
-        if self._process is None:
-            self._start()
+        self.start()
         process = self._process
         assert process is not None
         assert process.stdin is not None
@@ -73,7 +72,10 @@ class Engine:
             raise BrokenWorkerError(found["broken"])
         return found
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Starts the worker if none runs. Raises ``BrokenWorkerError``."""
+        if self._process is not None:
+            return
         environment = {
             **spark_environment(),
             "SPARK_SUBMIT_OPTS": f"-Duser.home={ivy_home()}",
@@ -135,7 +137,10 @@ class Engine:
 def engines(count: int, jar: Path | None = None) -> Iterator[list[Engine]]:
     """Engines that work side by side: one alone leaves about half of two cores idle."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Engine(jar)) for _ in range(count)]
+        made = [stack.enter_context(Engine(jar)) for _ in range(count)]
+        for engine in made:
+            engine.start()  # in turn: on a new machine the first one fills Ivy's cache
+        yield made
 
 
 def _pump(source: Any, lines: queue.Queue[str]) -> None:
