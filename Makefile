@@ -86,7 +86,7 @@ one: setup ## one test, file or folder: make one T=tests/unit/test_session.py, o
 	esac
 
 watch: $(STAMPS)/venv ## what failed last, or else all unit tests, at each change of a Python file
-	@$(BIN)/watchfiles --filter python "$(BIN)/python -m pytest -q --lf tests/unit" \
+	@$(BIN)/watchfiles --filter python "$(BIN)/python -m pytest -q $(TWO) --lf tests/unit" \
 	  phoebe_spark training tests benchmarks
 
 # What they need was compiled with the jar: setup has made it where $(MADE) was not.

@@ -38,7 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
     jvm.use()
     config.addinivalue_line("markers", "spark: starts Spark for real")
     config.addinivalue_line("markers", "faults: kills processes or damages files")
-    config.addinivalue_line("markers", "nightly: takes too long for every run")
+    config.addinivalue_line(
+        "markers",
+        "nightly(guarded_by): takes too long for every run; the test that is named, of pytest "
+        "(file::test) or of a Scala suite (Suite::test), guards the same in every run",
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

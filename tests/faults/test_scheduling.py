@@ -356,7 +356,9 @@ def test_an_upload_that_fails_costs_that_checkpoint_only(folder: Path, cluster: 
     _last_upload_in_trouble(folder / "failed-upload", cluster, "fail", "copy_failed")
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(
+    guarded_by="tests/faults/test_scheduling.py::test_an_upload_that_fails_costs_that_checkpoint_only"
+)
 def test_an_upload_that_is_lost_costs_that_checkpoint_only(folder: Path, cluster: Cluster) -> None:
     """Executors are let go while they upload, after the query's end: nobody computes the outputs
     again, and a minute later the checkpoint is given up."""

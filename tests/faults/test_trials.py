@@ -82,7 +82,9 @@ def test_faults_change_no_result(
         assert any(found.lost_executors and found.committed_before for found in judged.values())
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(
+    guarded_by="tests/faults/test_damaged_checkpoints.py::test_damage_before_a_restore_is_computed_around"
+)
 def test_files_that_are_gone_or_cut_off_change_no_result(
     folder: Path, cluster: Cluster, disk: Path
 ) -> None:
@@ -146,7 +148,7 @@ def test_a_result_is_whole_although_the_store_went_when_a_part_of_it_was_written
         assert one.restored
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(guarded_by="tests/faults/test_trials.py::test_a_killed_driver_resumes")
 def test_every_fault_of_resuming(folder: Path, cluster: Cluster, disk: Path) -> None:
     with ResumeBench(folder / "resume-all", cluster, disk) as bench:
         _resumes(bench, tuple(kind for kind in resume_trials.KINDS if kind not in ALWAYS))

@@ -99,7 +99,9 @@ def test_no_thread_outlives_the_second_context_of_a_process(written: Path, resto
     assert json.loads((written / "second" / "threads.json").read_text()) == []
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(
+    guarded_by="tests/faults/test_damaged_checkpoints.py::test_damage_after_the_first_reader_is_computed"
+)
 def test_one_bad_byte_is_computed_or_said(jvm: in_turn.Jvm, written: Path) -> None:
     """Found when some tasks have ended: what they have handed out stands, or the query fails. Small
     boundaries that might come out otherwise are held."""

@@ -83,11 +83,15 @@ def _run(jvm: in_turn.Jvm, folder: Path, home_: Path, case: Case, *, plugin: boo
     return Ran(folder, home_, eventlog.read(finished.event_log))
 
 
+_LONG = pytest.mark.nightly(
+    guarded_by="tests/spark/test_checkpoints_tpc.py::"
+    "test_results_are_those_without_the_plugin[usual]"
+)
 CASES = (
     Case("usual", "all", USUAL),
-    pytest.param(Case("middle", "e1", SHUFFLE_HEAVY), marks=pytest.mark.nightly),
+    pytest.param(Case("middle", "e1", SHUFFLE_HEAVY), marks=_LONG),
     # Two of these texts divide by zero at this scale.
-    pytest.param(Case("tpcds", "all", ansi=False), marks=pytest.mark.nightly),
+    pytest.param(Case("tpcds", "all", ansi=False), marks=_LONG),
 )
 
 

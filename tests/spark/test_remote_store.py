@@ -65,7 +65,16 @@ def _requests_allowed(shuffle_bytes: int, maps: int, reducers: int) -> float:
     ("maps", "reducers", "rows", "latency_ms"),
     [
         (60, 60, 300_000, 20),
-        pytest.param(400, 400, 20_000_000, 50, marks=pytest.mark.nightly),
+        pytest.param(
+            400,
+            400,
+            20_000_000,
+            50,
+            marks=pytest.mark.nightly(
+                guarded_by="tests/spark/test_remote_store.py::"
+                "test_readers_ask_the_store_few_times[60-60-300000-20]"
+            ),
+        ),
     ],
 )
 def test_readers_ask_the_store_few_times(
@@ -110,7 +119,7 @@ def test_readers_that_run_while_the_locations_switch(tmp_path: Path) -> None:
     assert found["local_bytes_left"] == 0
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(guarded_by="PackSuite::memory is bounded: a segment is handed out in chunks")
 def test_a_segment_of_a_gigabyte_under_a_small_heap(tmp_path: Path) -> None:
     shape = {"rows": 17_000_000, "maps": 2, "reducers": 1, "row_bytes": 64, "memory": "512m"}
     place = tmp_path / "home"

@@ -240,12 +240,14 @@ def test_nothing_of_ours_failed(said: dict[str, Any]) -> None:
     assert [name for name in said["counts"] if name.startswith("failed.")] == []
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(
+    guarded_by="tests/spark/test_safe_inside.py::test_a_hundred_queries_leave_memory_threads_and_disks_flat"
+)
 def test_a_thousand_queries_leave_memory_threads_and_disks_flat(tmp_path: Path) -> None:
     flat(run(tmp_path, parts=["soak"], soak=1000, idle_s=90)["soak"])
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(guarded_by="tests/faults/test_scheduling.py::test_speculation")
 def test_speculative_copies_do_no_harm(tmp_path: Path) -> None:
     conf = {
         "spark.speculation": "true",

@@ -135,7 +135,12 @@ def end(execution_id: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("tasks", [100_000, pytest.param(1_000_000, marks=pytest.mark.nightly)])
+_MANY = pytest.mark.nightly(
+    guarded_by="tests/unit/companion/test_memory.py::test_one_stage_of_very_many_tasks[100000]"
+)
+
+
+@pytest.mark.parametrize("tasks", [100_000, pytest.param(1_000_000, marks=_MANY)])
 def test_one_stage_of_very_many_tasks(tmp_path: Path, tasks: int) -> None:
     lines = [start(0), job(0, 0, [stage(0, tasks)])]
     peak = harvested(tmp_path, (*lines, *ran(0, tasks), job_end(0), end(0)))

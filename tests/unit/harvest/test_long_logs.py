@@ -36,7 +36,9 @@ def peak_mb(log: Path, home: Path) -> float:
     return float(done.stdout)
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(
+    guarded_by="tests/unit/companion/test_memory.py::test_one_stage_of_very_many_tasks[100000]"
+)
 @pytest.mark.parametrize("size", [500_000_000, 5_000_000_000])
 def test_memory_is_flat(tmp_path: Path, size: int) -> None:
     short, long = tmp_path / "short.zstd", tmp_path / "long.zstd"

@@ -38,7 +38,7 @@ def test_logs_of_other_versions(version: str, tmp_path: Path) -> None:
     assert sum(row["execution_id"] is None for row in stages) == 2, "the plain RDD job"
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(guarded_by="tests/unit/harvest/test_versions.py::test_logs_of_other_versions")
 def test_sparks_published_samples(tmp_path: Path) -> None:
     """The logs that Spark tests its History Server with, of Spark 1.2 to 4.2, in its own test
     artifact (Apache License 2.0)."""
