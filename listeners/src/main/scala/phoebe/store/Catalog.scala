@@ -11,20 +11,20 @@ private[phoebe] final case class CatalogEntry(
 )
 
 /**
- * One listing of a store's catalogue: all that is committed, damaged, read, and who is there.
+ * One listing of a store's catalogue: committed and damaged checkpoints, readers and leases.
  *
  * @param readers
- *   who has restored a checkpoint, and when, by the checkpoint's stem: owners of leases
+ *   by the checkpoint's stem: the owners that have restored it, and when
  * @param leaving
- *   what is being removed, by the checkpoint's stem
+ *   by the checkpoint's stem: the marks of checkpoints that are being removed
  * @param leases
  *   the lease files by owner
  * @param fences
  *   the fences by owner
  * @param temporaries
- *   files that were to become others
+ *   temporary files, to be renamed to a fence or a mark
  * @param collectedAtMs
- *   when garbage was last collected; 0: never
+ *   when garbage was last collected; 0 if never
  */
 private[phoebe] final case class Catalog(
     entries: Seq[CatalogEntry],
@@ -59,7 +59,7 @@ private[phoebe] object Catalog {
   private val FenceFile = s"($Owner)\\$FencedSuffix".r
   private val Temporary = s"(?:$Owner\\$FencedSuffix|$Stem\\$LeavingSuffix)\\.[0-9a-f]{16}\\.tmp".r
 
-  /** The owner of a file that says who restored a checkpoint. */
+  /** The owner in the name of a `.reader-<owner>` file. */
   def readerOf(name: String): Option[String] =
     Some(name).collect { case Reader(_, _, _, owner) => owner }
 

@@ -15,25 +15,25 @@ import phoebe.files.HadoopFiles
  * Where one checkpoint lives in the store at `root`:
  *
  * {{{
- * <root>/phoebe-store.json                              this is a store ([[StoreMarker]])
+ * <root>/phoebe-store.json                              the marker of a store ([[StoreMarker]])
  * <root>/data/<fingerprint>/<attempt>/m<map>-<id>.pack   map outputs (Pack)
  * <root>/catalog/<fingerprint>-<attempt>.manifest       written last: the commit
  *                <fingerprint>-<attempt>.damaged        a tombstone: never restored again
- *                <fingerprint>-<attempt>.leaving        it is being removed: restored no more
+ *                <fingerprint>-<attempt>.leaving        it is being removed: not restored any more
  *                <fingerprint>-<attempt>.reader-<owner> that application restored it
- *                <owner>.lease                          that application lives ([[Lease]])
- *                <owner>.fenced                         it was away for too long ([[Fence]])
+ *                <owner>.lease                          that application is alive ([[Lease]])
+ *                <owner>.fenced                         its lease has expired ([[Fence]])
  *                collected                              when garbage was last collected
  * }}}
  *
- * Every attempt to write has a name of its own, so drivers that write the same fingerprint at once
- * cannot meet. One listing of the catalogue, a flat directory, says all that a store holds. What is
- * not named like this to the last character is not ours, wherever it is: it is not read, and stays.
+ * Every attempt to write has its own name, so drivers that write the same fingerprint at once do not
+ * meet. The catalogue is a flat directory, so one listing shows everything that a store holds. A file
+ * with any other name is not ours: it is neither read nor removed.
  *
  * @param fingerprint
  *   64 hexadecimal digits
  * @param attempt
- *   32 hexadecimal digits: those of its owner, and as many more
+ *   32 hexadecimal digits; the first 16 are its owner's
  */
 final case class CheckpointPlace(
     rootUri: String,
@@ -51,7 +51,7 @@ final case class CheckpointPlace(
   /** The application that writes it. */
   def owner: String = attempt.take(CheckpointPlace.OwnerDigits)
 
-  /** What its files in the catalogue begin with. */
+  /** The beginning of its files' names in the catalogue. */
   def stem: String = s"$fingerprint-$attempt"
 
   private def inCatalog(suffix: String) =
@@ -76,7 +76,7 @@ object CheckpointPlace {
   val Attempt = "[0-9a-f]{32}"
   private val File = s"m[0-9]+-[0-9]+\\.pack|${java.util.regex.Pattern.quote(TemporaryManifest)}"
 
-  /** Whether it is one that a checkpoint's directory holds. */
+  /** Whether a file has a name that a checkpoint's directory can hold. */
   def isFile(file: FileStatus): Boolean = file.isFile && file.getPath.getName.matches(File)
 
   def catalog(root: Path): Path = new Path(root, "catalog")
@@ -85,12 +85,12 @@ object CheckpointPlace {
   def fence(root: Path, owner: String): Path = new Path(catalog(root), owner + FencedSuffix)
 }
 
-/** The file that says of a committed checkpoint that it is damaged. */
+/** The file that marks a committed checkpoint as damaged. */
 object Tombstone extends Logging {
 
   /**
-   * No later run meets the checkpoint. Never throws. Where the store is gone nothing is written: it
-   * would be a directory that no later run takes for a store.
+   * Marks the checkpoint, so that no later run restores it. Never throws. Where the store is gone
+   * nothing is written: that would create a directory without a marker.
    */
   def write(place: CheckpointPlace, conf: Configuration, why: String): Unit =
     try {
@@ -100,7 +100,7 @@ object Tombstone extends Logging {
         HadoopFiles.writeWhole(fs, place.tombstone, json.getBytes(UTF_8))
       }
     } catch {
-      case _: FileAlreadyExistsException => // someone else said so already
+      case _: FileAlreadyExistsException => // another process has marked it
       case NonFatal(e) =>
         logWarning(s"phoebe: could not mark the damaged checkpoint ${place.directory}: $e")
     }

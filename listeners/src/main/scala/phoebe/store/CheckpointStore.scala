@@ -26,21 +26,21 @@ final case class CommittedCheckpoint(
     held: Option[Broadcast[PackReader.PackBytes]] = None
 )
 
-/** Another user may have written a manifest, as the file system has it. */
+/** By the file system's owners and modes, another user may have written a manifest. */
 private[phoebe] final class NotOwnException(message: String) extends IOException(message)
 
 /**
- * An application's view of a store: what is committed, new attempts, commits, who reads what, and
+ * An application's view of a store: committed checkpoints, new attempts, commits, readers, and
  * removals. The layout is that of [[CheckpointPlace]].
  *
- * Three things hold for whatever is committed or removed here. It lies in a directory whose marker was
- * read, and is there still. It has its full name. And the application's lease has not run out: who was
- * away for longer commits and removes nothing any more ([[Fence]]).
+ * Every commit and every removal needs three things. The store's marker is still there. The file has
+ * its full name. And the application's lease has not expired: after that it commits and removes
+ * nothing ([[Fence]]).
  *
  * @param leaseMs
- *   how long this application counts for alive after it has last said so (`renew`)
+ *   how long this application counts as alive after its last `renew`
  * @param shared
- *   whether other users may look into it, and are trusted
+ *   whether other users may read and write the store, and are trusted
  */
 final class CheckpointStore(
     val root: Path,
@@ -52,13 +52,13 @@ final class CheckpointStore(
   import CheckpointStore._
   import HadoopFiles._
 
-  /** This application's name in the store; application ids of local mode come again. */
+  /** This application's name in the store. (Application ids of local mode are not unique.) */
   val owner: String = randomHex(OwnerDigits)
 
-  /** Attempts begun here that are not removed: their writer's, whatever their manifests look like. */
+  /** Attempts that this application has begun and not removed, whether or not they are committed. */
   private val writes = ConcurrentHashMap.newKeySet[String]()
 
-  /** Who was found not to be shut out after the index was read. */
+  /** Owners without a fence when this was checked, after the index was read. */
   private val unfencedOwners = ConcurrentHashMap.newKeySet[String]()
 
   private val directory = new StoreDirectory(root, conf, shared)
@@ -92,13 +92,13 @@ final class CheckpointStore(
   def readIndex(): Map[String, Seq[CatalogEntry]] = catalogue().index
 
   /**
-   * Who restores has pinned it before; what nobody may remove from then on is there, or is not. The
-   * entry is one that the store held when this application first looked into it: what an application
-   * committed that was not shut out since, then it was not before.
+   * The caller has pinned the checkpoint, so nobody removes files from now on; any file missing now
+   * stays missing. The entry is from the index that was read at the start. An owner that is not fenced
+   * now was not fenced then either, so its fence is checked once.
    *
    * @throws DamagedFileException
    *   if it is not the whole manifest of that fingerprint, or was committed by an application that
-   *   was counted for dead before
+   *   was fenced before
    * @throws NotOwnException
    *   if another user may have written it
    * @throws java.io.FileNotFoundException
@@ -116,7 +116,7 @@ final class CheckpointStore(
     found
   }
 
-  /** As `readManifest`, by what one listing says of its fence and of its removal. */
+  /** As `readManifest`, but takes fences from one listing of the catalogue. */
   def readManifest(entry: CatalogEntry, catalog: Catalog): CommittedCheckpoint = {
     val found = decoded(entry)
     if (catalog.fences.contains(entry.place.owner)) believed(entry.place)
@@ -152,7 +152,7 @@ final class CheckpointStore(
       )
     }
 
-  /** A fresh place for one attempt to write `fingerprint`; made by the first task that writes. */
+  /** A new place for one attempt to write `fingerprint`. The first task that writes creates it. */
   def newAttempt(fingerprint: String): CheckpointPlace = {
     val attempt = owner + randomHex(OwnerDigits)
     val place = CheckpointPlace(root.toString, fingerprint, attempt)
@@ -160,7 +160,7 @@ final class CheckpointStore(
     place
   }
 
-  /** What a manifest names and is not there, or has another length; looked at now. */
+  /** The first file of a manifest that is missing or has another length, by a listing made now. */
   def missing(place: CheckpointPlace, manifest: Manifest): Option[String] =
     if (manifest.packs.isEmpty) None
     else StoreInventory.missing(manifest, list(fs, place.directory))
@@ -169,9 +169,9 @@ final class CheckpointStore(
    * The commit: the manifest appears whole under its name, or not at all.
    *
    * @throws LeaseLostException
-   *   if the application was counted for dead before; a manifest that it may have left is not believed
+   *   if the application was fenced before; a manifest that it may have written is ignored
    * @throws java.io.IOException
-   *   also if what it names is not there: somebody may have removed it, or its writer have given up
+   *   also if a pack of the manifest is missing: it was removed, or its writer gave up
    */
   def commit(place: CheckpointPlace, manifest: Manifest): Unit = {
     val store = fs
@@ -186,22 +186,22 @@ final class CheckpointStore(
       if (!store.rename(temporary, place.manifest))
         throw new IOException(s"could not rename $temporary to ${place.manifest}")
     }
-    // Whoever has shut it out meanwhile has said whether this one counts.
+    // If this application was fenced meanwhile, the fence decides whether this commit is valid.
     ownLease.counts(place)
   }
 
   /**
-   * Says that this application reads a checkpoint, so that nobody else removes it from now on. It
-   * may have been removed before: its manifest is to be read after this.
+   * Registers this application as a reader of a checkpoint, so that no other one removes it from now
+   * on. It may have been removed before, so read its manifest after this.
    */
   def pin(place: CheckpointPlace): Unit = {
     ownLease.live()
     directory.wasJustNow()
     try writeWhole(fs, place.reader(owner), Array.emptyByteArray)
-    catch { case _: FileAlreadyExistsException => } // it said so before
+    catch { case _: FileAlreadyExistsException => } // pinned before
   }
 
-  /** The application does not read it after all. */
+  /** Ends the registration as a reader. */
   def unpin(place: CheckpointPlace): Unit = quietly(place) {
     fs.delete(place.reader(owner), false)
   }
@@ -210,7 +210,7 @@ final class CheckpointStore(
    * Removes what this application wrote or restored, except what another one may still need.
    *
    * @return
-   *   what is gone
+   *   the checkpoints that were removed
    */
   def release(places: Set[CheckpointPlace]): Set[CheckpointPlace] =
     if (places.isEmpty) Set.empty
@@ -229,7 +229,7 @@ final class CheckpointStore(
           gone
         }
       } catch {
-        case _: LeaseLostException => Set.empty // said already
+        case _: LeaseLostException => Set.empty // logged already
         case e: StoreRefusedException =>
           logWarning(s"phoebe: nothing is removed: ${e.getMessage}")
           Set.empty
@@ -240,23 +240,22 @@ final class CheckpointStore(
     catalog.readers.getOrElse(place.stem, Map.empty).keySet.filter(alive(_))
 
   /**
-   * Removes a checkpoint that nobody needed when `before` was listed. That it leaves is said first: who
-   * says from then on that it reads it will see that. Who said so since `before` keeps it. A process
-   * that is stopped anywhere in this takes nothing away when it goes on: before the word it is found
-   * to be shut out, and after it nobody has begun to read.
+   * Removes a checkpoint that had no users when `before` was listed. Writes `.leaving` first, so later
+   * readers see it; a reader registered since `before` keeps the checkpoint. A process suspended before
+   * the mark finds itself fenced; suspended after it, it removes only unread files.
    *
    * @return
-   *   whether all of it is gone
+   *   whether all of it was removed
    */
   def retire(place: CheckpointPlace, before: Catalog, alive: LiveOwners): Boolean = {
     entitled()
     val store = fs
     if (!before.entries.exists(_.place == place)) {
-      // Its writer may have been stopped right before its commit.
+      // Its writer may have been suspended right before its commit.
       if (place.owner != owner && !alive(place.owner) && !alive.isGone(place.owner)) {
         shutOut(place.owner)
       }
-      // Committed since, by an application whose lease is not renewed any more.
+      // It was committed since, by an application whose lease has expired by now.
       if (store.exists(place.manifest) && fenceOf(place.owner).forall(_.kept(place.stem))) {
         return false
       }
@@ -266,14 +265,14 @@ final class CheckpointStore(
       entitled()
       val known = before.readers.getOrElse(place.stem, Map.empty).keySet + owner
       val taken = !readers(place).flatMap(path => Catalog.readerOf(path.getName)).forall(known)
-      // Another one's word stays: it may have been stopped right before it removes the files.
+      // Another application's mark is kept: it may be suspended right before it removes the files.
       if (!taken) removeFiles(place)
       else if (leaver(place).contains(owner)) store.delete(place.leaving, false): Unit
       !taken
     }
   }
 
-  /** Says that a checkpoint is being removed; false: another living application does so. */
+  /** Marks a checkpoint as being removed. False if another living application is removing it. */
   private def leaves(place: CheckpointPlace, alive: LiveOwners): Boolean =
     createWhole(fs, place.leaving, owner.getBytes(UTF_8), !shared) ||
       leaver(place).exists(found => found == owner || !alive(found))
@@ -286,7 +285,7 @@ final class CheckpointStore(
     Option(fs.globStatus(place.reader("*"))).toSeq.flatten.map(_.getPath)
       .filter(path => Catalog.readerOf(path.getName).isDefined)
 
-  /** Removes an attempt of this application's and all that there is of it. */
+  /** Removes an attempt of this application with all its files. */
   def remove(place: CheckpointPlace): Unit = quietly(place) {
     entitled()
     // It may have been restored since.
@@ -294,7 +293,7 @@ final class CheckpointStore(
     else removeFiles(place)
   }
 
-  /** Files of its own only, each by its name: what else is in its directory stays, and so does that. */
+  /** Removes only files with a checkpoint's names. A directory with other files is kept. */
   private def removeFiles(place: CheckpointPlace): Unit = {
     val store = fs
     store.delete(place.manifest, false)
@@ -306,13 +305,13 @@ final class CheckpointStore(
     readers(place).foreach(store.delete(_, false))
     if (!isLink(store, place.directory) && !isLink(store, place.directory.getParent)) {
       removeIfEmpty(store, place.directory)
-      removeIfEmpty(store, place.directory.getParent) // no other attempt is in it
+      removeIfEmpty(store, place.directory.getParent) // unless it has other attempts
     }
     store.delete(place.leaving, false)
     writes.remove(place.stem)
   }
 
-  /** The files of a checkpoint that are ours. */
+  /** The files of a checkpoint, without other files in its directory. */
   def files(place: CheckpointPlace): Seq[FileStatus] = {
     val store = fs
     val above = Seq(place.directory, place.directory.getParent, data(root))
@@ -320,13 +319,13 @@ final class CheckpointStore(
     else list(store, place.directory).filter(isFile)
   }
 
-  /** Garbage is collected now: no other application needs to for a while. */
+  /** Notes the time of a garbage collection, so that other applications do not repeat it soon. */
   def noteCollection(): Unit = {
     entitled()
     overwrite(fs, new Path(catalog(root), CollectedName), Array.emptyByteArray)
   }
 
-  /** Removes what is left in the catalogue of applications that are dead and of checkpoints gone. */
+  /** Removes catalogue files of applications that have ended and of checkpoints that were removed. */
   def tidy(before: Catalog, alive: LiveOwners): Unit = {
     entitled()
     val store = fs
@@ -344,13 +343,13 @@ final class CheckpointStore(
     remove(before.tombstones.collect { case (stem, file) if !stems(stem) => file })
     remove(before.leaving.collect { case (stem, f) if !stems(stem) => f }, alive.longestLeaseMs)
     remove(before.temporaries, alive.longestLeaseMs)
-    // Whoever comes back still later finds out by itself that it was away.
+    // An application suspended for still longer notices by its own clock that its lease has expired.
     remove(before.fences.collect { case (who, file) if !owners(who) => file }, FenceMs)
   }
 
   /**
-   * Removes what a committed manifest does not name: outputs that another one stands for, halves that
-   * a lost executor left.
+   * Removes the packs that a committed manifest does not name: duplicate outputs, and incomplete packs
+   * of a lost executor.
    */
   def removeOthers(place: CheckpointPlace, manifest: Manifest): Unit = quietly(place) {
     val named = manifest.packs.map(_.file).toSet
@@ -363,13 +362,13 @@ final class CheckpointStore(
     try body
     catch {
       case _: FileNotFoundException =>
-      case _: LeaseLostException => // said already
+      case _: LeaseLostException => // logged already
       case NonFatal(e) => logWarning(s"phoebe: could not remove $place: $e")
     }
 }
 
 object CheckpointStore {
 
-  /** How long it is kept in mind that an application was shut out which has left nothing. */
+  /** How long the fence of an application without checkpoints is kept. */
   private val FenceMs = 30L * 24 * 3600 * 1000
 }

@@ -8,19 +8,19 @@ import scala.util.Try
 
 import phoebe.Json
 
-/** This application was away for longer than its lease: others count it for dead. */
+/** This application's lease has expired: to others it has ended. */
 private[phoebe] final class LeaseLostException(message: String) extends IOException(message)
 
 /**
- * Shuts an application out of a store whose lease has run out: what it commits from then on is not
- * believed. Created by the first one that counts it for dead, if nobody has done so before, and never
- * changed: this one step decides for everybody which of its checkpoints are committed. A process that
- * was stopped and goes on after years cannot add to them, however near to a commit it was stopped.
+ * Excludes an application with an expired lease from a store. Created by the first application that
+ * finds the owner's lease expired, and never changed. Later commits of the owner are ignored, even if
+ * its process was suspended right before a commit and goes on after years. So one file decides for
+ * all applications which checkpoints of the owner are committed.
  *
  * @param by
- *   who created it
+ *   the owner that created it
  * @param kept
- *   the stems of what its owner had committed when the fence was made ready
+ *   the stems of the checkpoints that its owner had committed when the fence was prepared
  */
 private[phoebe] final case class Fence(owner: String, by: String, kept: Set[String]) {
   def encode: Array[Byte] =
@@ -29,7 +29,7 @@ private[phoebe] final case class Fence(owner: String, by: String, kept: Set[Stri
 
 private[phoebe] object Fence {
 
-  /** None: it is not one; then nothing of its owner's is believed. */
+  /** None if the bytes are no fence. Then no checkpoint of its owner is valid. */
   def decode(bytes: Array[Byte]): Option[Fence] = Try {
     val node = Json.read(new String(bytes, UTF_8))
     Fence(

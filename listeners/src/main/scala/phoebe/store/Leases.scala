@@ -10,17 +10,17 @@ import scala.util.control.NonFatal
 import phoebe.Json
 
 /**
- * What a running application says of itself in the store's catalogue, again and again: that it
- * lives, and which checkpoints it has begun. When it was said last is the file's modification time,
- * by the store's own clock.
+ * The lease of a running application, a file in the store's catalogue that is written again and
+ * again. It says which checkpoints the application has begun. Its modification time, by the store's
+ * own clock, is the time of the last renewal.
  *
  * @param machine
- *   the running kernel and process namespace in which `pid` means something; "" where it is not known
+ *   the running kernel and process namespace that `pid` belongs to; "" where it is not known
  * @param startedTicks
- *   when that process started, in the kernel's ticks since it booted: process ids come again, and
- *   clocks are set
+ *   when that process started, in the kernel's ticks since it booted: process ids are reused, and
+ *   clocks may be set
  * @param leaseMs
- *   how long it counts for alive after the file was written; it is written three times in that time
+ *   how long the lease is valid after the file was written; it is written three times in that time
  * @param writes
  *   the attempts (`<fingerprint>-<attempt>`) that it has begun and not removed
  */
@@ -39,7 +39,7 @@ private[phoebe] final case class Lease(
     "writes" -> writes.toSeq.sorted
   ).getBytes(UTF_8)
 
-  /** Whether its process is known to be gone: only one of this machine can be known to be. */
+  /** Whether its process is known to be gone. That can be known only of a process on this machine. */
   def isDead: Boolean = machine.nonEmpty && machine == Lease.machine &&
     Lease.isGone(pid, startedTicks)
 }
@@ -47,12 +47,12 @@ private[phoebe] final case class Lease(
 private[phoebe] object Lease {
 
   def own(leaseMs: Long, writes: Set[String]): Lease = {
-    // Without them nobody can tell whether this process lives, but by the lease's age.
+    // Without ticks only the lease's age says whether this process lives.
     val known = if (ownTicks.isDefined) machine else ""
     Lease(known, ownPid, ownTicks.getOrElse(0L), leaseMs, writes)
   }
 
-  /** None: half of one, read while it was being written. */
+  /** None if the lease is incomplete, because it was read while it was being written. */
   def decode(bytes: Array[Byte]): Option[Lease] = Try {
     val node = Json.read(new String(bytes, UTF_8))
     Lease(
@@ -77,18 +77,21 @@ private[phoebe] object Lease {
    * When a process of this machine started, in ticks since it booted; None: it has ended.
    *
    * @throws java.nio.file.NoSuchFileException
-   *   if there is none, or it is hidden
+   *   if there is no such process, or it is hidden
    * @throws java.io.IOException
-   *   if it cannot be known now
+   *   if this cannot be found out now
    */
   def startOf(pid: Long): Option[Long] = {
     val stat = Files.readString(Paths.get(s"/proc/$pid/stat"))
-    // The name before it may hold anything.
+    // The process name before it may hold any character.
     val fields = stat.substring(stat.lastIndexOf(')') + 2).split(' ')
     if (fields(0) == "Z" || fields(0) == "X") None else Some(fields(19).toLong)
   }
 
-  /** Only what is sure: others' processes may be hidden (`hidepid`), the first one then too. */
+  /**
+   * True only if it is certain. Other users' processes may be hidden (`hidepid`); then process 1 is
+   * hidden too.
+   */
   private def isGone(pid: Long, ticks: Long): Boolean =
     try !startOf(pid).contains(ticks)
     catch {
@@ -98,14 +101,14 @@ private[phoebe] object Lease {
 }
 
 /**
- * Who is alive, from one look at the catalogue.
+ * The living applications, by one listing of the catalogue.
  *
  * @param leases
- *   by owner; None where a lease could not be read, so that only its age says something
+ *   by owner; None where a lease could not be read, so that only its age is known
  * @param renewedMs
  *   when each lease was written last, by the store's clock
  * @param fenced
- *   who was counted for dead before, and stays so
+ *   owners that were fenced before; that is final
  */
 private[phoebe] final case class LiveOwners(
     leases: Map[String, Option[Lease]],
@@ -115,13 +118,13 @@ private[phoebe] final case class LiveOwners(
     defaultLeaseMs: Long
 ) {
 
-  /** An application whose lease is gone has ended: it wrote one before it first needed anything. */
+  /** An application without a lease file has ended: it wrote one before it first used the store. */
   def apply(owner: String): Boolean = !fenced(owner) && leases.get(owner).exists { lease =>
     val validMs = lease.fold(defaultLeaseMs)(_.leaseMs)
     nowMs - renewedMs(owner) <= validMs && !lease.exists(_.isDead)
   }
 
-  /** Whether an application's process is known to be gone, so that it cannot go on some day. */
+  /** Whether an application's process is known to be gone, so that it can never go on. */
   def isGone(owner: String): Boolean = leases.get(owner).flatten.exists(_.isDead)
 
   lazy val longestLeaseMs: Long =
@@ -129,7 +132,7 @@ private[phoebe] final case class LiveOwners(
 
   lazy val owners: Set[String] = leases.keySet.filter(apply)
 
-  /** Attempts that a living application has begun and not removed; None: one of them could not be asked. */
+  /** Attempts that living applications have begun and not removed; None if a lease is not readable. */
   lazy val writes: Option[Set[String]] = {
     val found = owners.toSeq.map(leases)
     if (found.forall(_.isDefined)) Some(found.flatten.flatMap(_.writes).toSet) else None

@@ -33,25 +33,26 @@ object ManifestPack {
 }
 
 /**
- * What a committed checkpoint holds; written last, by one atomic step: no manifest, no checkpoint.
+ * The contents of a committed checkpoint. It is written last, in one atomic step: without a manifest
+ * there is no checkpoint.
  *
- * On disk it is one JSON object whose first key holds the CRC32C, in hex, of all that follows it:
- * sizes and row counts steer readers and adaptive execution, so a changed digit would lose rows
- * without a word.
+ * On disk it is one JSON object. Its first key is the CRC32C, in hex, of everything after it. Readers
+ * and adaptive execution rely on its sizes and row counts, so a changed digit would silently lose
+ * rows.
  *
  * @param owner
- *   whose lease says whether the writing application may still be using the files
+ *   the owner whose lease says whether the writing application may still use the files
  * @param inputs
- *   what identified the files that it was made from, as they were right before the commit
+ *   the identity of the input files, as they were right before the commit
  * @param workMs
- *   how long its query had run when the boundary was whole: what a restore need not wait for again
+ *   how long its query had run when the boundary was complete: the time that a restore saves
  * @param bytes
- *   of the shuffle, as Spark counts them; the packs are a little larger
+ *   bytes of the shuffle, as Spark counts them; the packs are a little larger
  * @param mapIds
- *   the map task attempts that won, by map index
+ *   the winning map task attempts, by map index
  * @param statuses
- *   Spark's own statuses of the map outputs, in base64 of gzip: sizes as precise, and as large, as
- *   the map output tracker keeps them, so that adaptive execution sees what it saw in the first run
+ *   Spark's own map statuses, in base64 of gzip. Their sizes are as precise as those in the map
+ *   output tracker, so adaptive execution sees the same as in the first run
  */
 final case class Manifest(
     format: Int,
@@ -82,7 +83,7 @@ object Manifest {
   val Format = 4
   private val HeadLength = 21
 
-  /** Snake-case JSON for manifests; unknown keys are let pass so that later formats can add some. */
+  /** Snake-case JSON for manifests. Unknown keys are ignored, so that later formats can add keys. */
   private val mapper = JsonMapper
     .builder()
     .addModule(DefaultScalaModule)
@@ -97,11 +98,11 @@ object Manifest {
     head(rest) ++ rest
   }
 
-  /** `{"crc32c":"...",`: opens the object that `rest` goes on with. */
+  /** `{"crc32c":"...",`: the beginning of the object that `rest` continues. */
   private def head(rest: Array[Byte]): Array[Byte] =
     f"""{"crc32c":"${Pack.crcOf(rest)}%08x",""".getBytes(UTF_8)
 
-  /** @throws DamagedFileException if it is not, byte for byte, a whole manifest of a known format */
+  /** @throws DamagedFileException if it is not a complete and unchanged manifest of a known format */
   def decode(bytes: Array[Byte], what: => String): Manifest = {
     val rest = bytes.drop(HeadLength)
     if (!bytes.take(HeadLength).sameElements(head(rest))) {

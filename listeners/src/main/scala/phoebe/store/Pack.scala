@@ -11,21 +11,21 @@ import phoebe.files.DamagedFileException
  * One file of a checkpoint: the outputs of one or more map tasks, ordered by reduce partition.
  *
  * {{{
- * run of reduce partition 0, 1, ...   one run for each partition; nothing where it is empty
+ * run of reduce partition 0, 1, ...   one run for each partition that is not empty
  *   header    varint partition, varint bytes of each map task's segment, CRC32C of these
  *   chunks    of each segment in turn, at most `chunkBytes` long, each followed by its CRC32C
  * footer      magic, version, chunk size, map tasks, partitions, offset of each run and of the
  *             footer (longs), CRC32C of these
  * }}}
  *
- * A segment is what Spark's own shuffle file holds for one map task and reduce partition, byte for
- * byte. The ordering is what makes reading cheap on a remote store: a reducer reads one range of
- * each pack, however many map tasks are in it.
+ * A segment has the bytes of Spark's own shuffle file for one map task and reduce partition. The order
+ * makes reading cheap on a remote store: a reducer reads one range of each pack, however many map tasks
+ * are in it.
  *
  * @param mapIds
  *   task attempt ids of the map tasks, in the order of their segments
  * @param footerCrc
- *   the CRC32C that the file ends with: ties the file to the manifest
+ *   the CRC32C at the end of the file; the manifest has it too, so a replaced file is noticed
  */
 final case class Pack(
     file: String,
@@ -36,7 +36,7 @@ final case class Pack(
     mapIds: Array[Long]
 ) {
 
-  /** Where the offset of run `partition` stands in the file. */
+  /** The position in the file of the offset of run `partition`. */
   def offsetAt(partition: Int): Long = footerOffset + Pack.FooterHead + 8L * partition
 }
 
@@ -45,7 +45,7 @@ object Pack {
   val Version = 1
   val FooterHead = 20
 
-  /** Small enough to hold a few per task, large enough that its checksum weighs nothing. */
+  /** Small enough to hold a few per task, large enough that the checksums cost almost nothing. */
   val DefaultChunkBytes: Int = 1 << 20
 
   def crcOf(bytes: Array[Byte], offset: Int, length: Int): Int = {
@@ -87,7 +87,7 @@ object Pack {
 }
 
 /**
- * What Spark noted of each segment's bytes when it wrote them.
+ * Spark's checksum of each segment's bytes, made when it wrote them.
  *
  * @param algorithm
  *   as `spark.shuffle.checksum.algorithm` names it
@@ -100,9 +100,9 @@ final case class SegmentChecksums(algorithm: String, values: Array[Long])
  * @param lengths
  *   bytes of each reduce partition's segment, as Spark's own index file has them
  * @param open
- *   Spark's data file from its beginning; asked for once, and only if there is a byte in it
+ *   opens Spark's data file at its beginning; called at most once, and only if the output has bytes
  * @param checksums
- *   what the segments are to be; None where that is not known
+ *   the expected checksums of the segments; None where they are not known
  */
 final case class PackSource(
     mapId: Long,
@@ -122,9 +122,9 @@ object PackWriter {
    * @throws java.io.EOFException
    *   if a source is shorter than its lengths say
    * @throws DamagedFileException
-   *   if a segment is not what its checksum says
+   *   if a segment does not match its checksum
    * @return
-   *   the pack, to be found at `file`
+   *   the pack, as written to `target` under the name `file`
    */
   def write(
       file: String,
@@ -151,7 +151,7 @@ object PackWriter {
     var position = 0L
     val offsets = new Array[Long](partitions + 1)
     val longest = sources.iterator.flatMap(_.lengths.iterator).maxOption.getOrElse(0L)
-    // A chunk and its checksum leave in one write: a store's stream may take a lock for each.
+    // A chunk and its checksum are one write: a store's stream may take a lock for each.
     val chunk = new Array[Byte](math.min(chunkBytes.toLong, longest).toInt + 4)
     val ends = ByteBuffer.wrap(chunk)
     val header = new ByteArrayOutputStream

@@ -7,14 +7,14 @@ import org.apache.hadoop.conf.Configuration
 import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import phoebe.files.DamagedFileException
 
-/** Looks whether a checkpoint's packs are what was written, without reading their rows. */
+/** Checks a checkpoint's packs: only their footers, or every byte. Rows are not decoded. */
 private[phoebe] object PackChecks {
 
-  /** Beyond so many packs they are looked at side by side. */
+  /** More packs than this are checked in parallel. */
   private val FewPacks = 8
   val Threads = 16
 
-  /** Looks at the footers of all packs, as `all`. */
+  /** Checks the footers of all packs, as `all`. */
   def footers(
       place: CheckpointPlace,
       conf: Configuration,
@@ -22,7 +22,7 @@ private[phoebe] object PackChecks {
       timeoutMs: Long = RangeFetcher.DefaultTimeoutMs
   ): Option[String] = all(place, conf, packs, timeoutMs)(_.checkFooter(_))
 
-  /** Looks at all packs. @return what is damaged, if anything; throws as `verify` */
+  /** Checks all packs. @return what is damaged, if anything; throws as `verify` */
   def all(
       place: CheckpointPlace,
       conf: Configuration,
@@ -42,7 +42,7 @@ private[phoebe] object PackChecks {
    * @return
    *   what is damaged, if anything
    * @throws java.io.IOException
-   *   if the store cannot be read, which says nothing about the checkpoint
+   *   if the store cannot be read; the checkpoint may still be good
    */
   def verify(place: CheckpointPlace, conf: Configuration, pack: Pack): Option[String] =
     checked(place, conf, RangeFetcher.DefaultTimeoutMs)(_.verify(pack))

@@ -11,13 +11,12 @@ import org.apache.hadoop.fs.Path
 import phoebe.files.{DamagedFileException, HadoopFiles}
 
 /**
- * What a reader wants of one pack: some of its map outputs, for reduce partitions `from` until
- * `until`.
+ * A request for some map outputs of one pack, for reduce partitions `from` until `until`.
  *
  * @param blocks
- *   non-empty blocks that the map output tracker promises there: fewer is damage
+ *   the number of non-empty blocks by the map output tracker: fewer of them is damage
  * @param sequential
- *   whether nearly all that lies in these partitions is wanted, so that it is read in one go
+ *   whether nearly everything in these partitions is requested, so that it is read in one go
  */
 final case class PackReadRequest(
     pack: Pack,
@@ -28,7 +27,7 @@ final case class PackReadRequest(
     sequential: Boolean
 )
 
-/** One map task's bytes for one reduce partition; to be read before the next segment is asked for. */
+/** One map task's bytes for one reduce partition; read it before you request the next segment. */
 final case class Segment(
     mapId: Long,
     partition: Int,
@@ -37,17 +36,17 @@ final case class Segment(
 )
 
 /**
- * Reads segments out of the packs of one checkpoint, each chunk verified before anyone sees a byte
- * of it. Memory is bounded whatever the segments' size: the requests under way and one chunk.
+ * Reads segments from the packs of one checkpoint. Each chunk is verified before any of its bytes is
+ * returned. Memory is bounded for segments of any size: the requests under way and one chunk.
  *
  * Not thread safe.
  *
  * @param held
- *   packs whose bytes are here already, by file name
+ *   packs whose bytes are in memory already, by file name
  * @param timeoutMs
- *   how long an answer of the store is waited for
+ *   the time-out for an answer of the store
  * @throws DamagedFileException
- *   (from the iterator and its streams) where the bytes are not those that were written
+ *   (from the iterator and its streams) if the bytes are not those that were written
  */
 final class PackReader(
     directory: Path,
@@ -59,7 +58,7 @@ final class PackReader(
   private val fetcher = new RangeFetcher(fs, timeoutMs, held)
   private var chunk = Array.emptyByteArray
 
-  /** The wished segments: pack by pack, each by partition and then by map task. */
+  /** The requested segments: pack by pack, each by partition and then by map task. */
   def read(wishes: Seq[PackReadRequest]): Iterator[Segment] =
     if (fetcher.isLocal) {
       wishes.iterator.flatMap { wish =>
@@ -82,8 +81,8 @@ final class PackReader(
   }
 
   /**
-   * Whether a pack ends with the footer that was committed, and is as long as that: one request,
-   * however large it is. What lies before it is verified as it is read.
+   * Checks that a pack has the length and the footer that were committed. That takes one request, for a
+   * pack of any size. The bytes before the footer are verified when they are read.
    */
   def checkFooter(pack: Pack): Unit = {
     checkLength(pack)
@@ -99,10 +98,10 @@ final class PackReader(
     }
   }
 
-  /** Reads a whole pack, footer and all, without handing anything out. */
+  /** Reads and verifies a whole pack with its footer. */
   def verify(pack: Pack): Unit = {
     checkLength(pack)
-    // The footer first: what it says is known before the first run is looked at.
+    // The footer comes first: its offsets are needed to read the first run.
     fetcher.plan(
       Iterator(rangeOf(pack, pack.footerOffset, pack.bytes)) ++
         rangeOf(pack, 0, pack.footerOffset).split(fetcher.requestBytes)
@@ -127,8 +126,8 @@ final class PackReader(
     FileRange(pathOf(pack), pack.bytes, start, end)
 
   /**
-   * Where the wished runs start, and where the last one ends. What is wrong here shows when a run's
-   * header is read, or by blocks that are missing at the end.
+   * The offsets of the requested runs, and the end of the last one. Wrong offsets are noticed when a
+   * run's header is read, or by blocks that are missing at the end.
    */
   private def boundsOf(wish: PackReadRequest): Array[Long] = {
     val pack = wish.pack
@@ -158,7 +157,7 @@ final class PackReader(
     decodeFooter(pack, range, fetcher.fetch(range))
   }
 
-  /** What is fetched may stand in a larger buffer. */
+  /** The fetched bytes may be at the beginning of a larger buffer. */
   private def decodeFooter(pack: Pack, range: FileRange, fetched: Array[Byte]): Array[Long] =
     Pack.decodeFooter(java.util.Arrays.copyOf(fetched, range.size), pack, range.path.toString)
 
@@ -185,7 +184,7 @@ final class PackReader(
       val start = bounds(partition - wish.from)
       val end = bounds(partition - wish.from + 1)
       val lengths = header(pack, partition, start, end, input)
-      // Where each segment starts, and where the last one ends.
+      // The start of each segment, and the end of the last one.
       val starts =
         lengths.map(storedBytes(_, pack.chunkBytes)).scanLeft(input.position)(_ + _)
       if (starts.last != end) {
@@ -193,7 +192,7 @@ final class PackReader(
           s"${pathOf(pack)}: partition $partition ends at ${starts.last}, not at $end"
         )
       }
-      // How far reading goes on without a step over what nobody wants.
+      // For each segment, how far to read until the next one that is not requested.
       val stretches = new Array[Long](lengths.length)
       lengths.indices.reverse.foreach { i =>
         val goesOn = i + 1 < lengths.length && (wanted(i + 1) || lengths(i + 1) == 0)
@@ -262,7 +261,7 @@ final class PackReader(
     lengths
   }
 
-  /** Bytes of the store in ascending order, with steps over what nobody wants. */
+  /** Reads bytes of the store in ascending order, and skips segments that are not requested. */
   private abstract class StoreInput {
     protected var bytes: Array[Byte] = Array.emptyByteArray
     protected var start = 0L // of `bytes` in the file
@@ -271,7 +270,7 @@ final class PackReader(
 
     def position: Long = start + at
 
-    /** Goes to `to` in a pack; `until` says how far it will be read there. */
+    /** Goes to position `to` of a pack; from there it will be read up to `until`. */
     def seek(pack: Pack, to: Long, until: Long): Unit
 
     /** Makes at least one byte available. */
@@ -302,7 +301,7 @@ final class PackReader(
     private var file: Path = _
 
     override def seek(pack: Pack, to: Long, until: Long): Unit = {
-      // What a decoder left unread, of an earlier pack too, is passed over.
+      // Skips what a decoder has not read, also of an earlier pack.
       val path = pathOf(pack)
       while (file != path || to < start || to > start + limit) refill()
       at = (to - start).toInt
@@ -319,7 +318,7 @@ final class PackReader(
     }
   }
 
-  /** Over a pack of which only some map outputs are wanted: what lies between is not fetched. */
+  /** Over a pack of which only some map outputs are requested: the others are not fetched. */
   private final class SeekingInput(pack: Pack) extends StoreInput {
     private var end = 0L // of what is to be read without another seek
 
@@ -406,7 +405,7 @@ object PackReader {
 
   private val CacheBytes = 32L << 20
 
-  /** Footers of packs that this executor has read lately, by path. */
+  /** Footers of packs that this executor has read recently, by path. */
   private val footers: Cache[String, Array[Long]] = CacheBuilder
     .newBuilder()
     .maximumWeight(CacheBytes)

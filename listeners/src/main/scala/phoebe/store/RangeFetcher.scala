@@ -21,7 +21,7 @@ import phoebe.files.HadoopFiles
 private[phoebe] final case class FileRange(path: Path, fileBytes: Long, start: Long, end: Long) {
   def size: Int = (end - start).toInt
 
-  /** The same bytes as ranges that one request fetches. */
+  /** The same bytes, as ranges of one request each. */
   def split(requestBytes: Int): Iterator[FileRange] =
     Iterator.iterate(start)(_ + requestBytes).takeWhile(_ < end).map { from =>
       FileRange(path, fileBytes, from, math.min(end, from + requestBytes))
@@ -31,10 +31,10 @@ private[phoebe] final case class FileRange(path: Path, fileBytes: Long, start: L
 /**
  * Fetches ranges of a store's files for one reader, in the order in which they will be read.
  *
- * On a local disk a range is read when it is asked for, from a file that stays open. On any other
- * store each range is a request of its own, and the next ones are under way while one is read, so
- * that a reader waits for the store's bandwidth and not for its latency. Either way a reader holds at
- * most `Ahead` + 1 requests' bytes. Of files that are held in memory the store is not asked.
+ * On a local disk a range is read on demand, from a file that stays open. On any other store each range
+ * is one request. The next requests are under way while one range is read, so a reader waits for the
+ * store's bandwidth and not for its latency. A reader holds the bytes of at most `Ahead` + 1 requests.
+ * Files held in memory are not requested from the store.
  *
  * Not thread safe.
  */
@@ -47,7 +47,7 @@ final class RangeFetcher(
 
   private lazy val fs = store
 
-  /** Whether a range is there when it is asked for. */
+  /** Whether ranges are read on demand, from a local disk or from memory. */
   val isLocal: Boolean = held.nonEmpty || HadoopFiles.isLocal(fs)
   val requestBytes: Int = if (isLocal) LocalRequestBytes else RemoteRequestBytes
 
@@ -57,7 +57,7 @@ final class RangeFetcher(
   private var openPath: Path = _
   private var buffer = Array.emptyByteArray
 
-  /** What [[next]] will hand out, one after the other. */
+  /** Sets the ranges that [[next]] returns, one after the other. */
   def plan(ranges: Iterator[FileRange]): Unit = {
     cancel()
     planned = ranges
@@ -144,15 +144,15 @@ final class RangeFetcher(
 
 object RangeFetcher {
 
-  /** How long an answer is waited for, where no application says otherwise. */
+  /** The default time-out for an answer of the store. */
   val DefaultTimeoutMs = 60000L
   private val LocalRequestBytes = 1 << 20
   private val RemoteRequestBytes = 8 << 20
 
-  /** Requests under way beside the one that is being read. */
+  /** Requests under way, besides the one that is being read. */
   private val Ahead = 2
 
-  /** Local ranges are read whole into our own buffer: a stream's own would be one copy more. */
+  /** Local ranges are read into our own buffer: a stream's own buffer would cost another copy. */
   private val SkipBuffer = 1
   private val Attempts = 3
   private val PauseMs = 200L
@@ -167,7 +167,7 @@ object RangeFetcher {
     }
   }
 
-  /** The application ends; another one in this process makes new ones. */
+  /** Stops the threads at the application's end. Another one in this process starts new threads. */
   def stop(): Unit = synchronized {
     threads.foreach(_.shutdownNow())
     threads = None
@@ -176,7 +176,7 @@ object RangeFetcher {
   private def request(fs: FileSystem, range: FileRange): Array[Byte] =
     HadoopFiles.readRange(fs, range.path, range.fileBytes, range.start, range.size)
 
-  /** A store that stumbles is asked again; a byte that is missing for good is damage. */
+  /** Retries a failed request. A byte that is missing for good is damage. */
   private def withRetries[T](fs: FileSystem, range: FileRange, attempt: Int = 1)(body: => T): T =
     try body
     catch {

@@ -11,12 +11,12 @@ import org.apache.hadoop.security.UserGroupInformation
 import phoebe.files.HadoopFiles
 
 /**
- * Who can have written a file or directory, as its file system says.
+ * Which users can have written a file or directory, by the owner and mode in its file system.
  *
  * @param isOwn
- *   whether it belongs to the user that this process is for the file system
+ *   whether it belongs to this process's user, as the file system sees it
  * @param othersMayWrite
- *   whether its group or everybody may write it
+ *   whether its group or everybody may write to it
  * @param isLink
  *   whether it is a symbolic link
  */
@@ -27,7 +27,7 @@ private[phoebe] final case class Rights(
     isLink: Boolean
 ) {
 
-  /** What speaks against trusting it; None: nothing. */
+  /** Why it is not trusted; None if it is. */
   def problem(followLinks: Boolean): Option[String] =
     if (isLink && !followLinks) Some("is a symbolic link")
     else if (!isOwn) Some(s"belongs to $owner")
@@ -39,11 +39,11 @@ private[phoebe] object Rights {
   import HadoopFiles._
 
   /**
-   * None where the file system does not say: object stores, whose connectors make up an owner and a
-   * mode. Who may write there is the store's own business.
+   * None where the file system has no owners and modes: the connectors of object stores make them up.
+   * There the store's own policies say who may write.
    *
    * @throws java.io.FileNotFoundException
-   *   if it is not there
+   *   if there is no such file
    */
   def of(fs: FileSystem, path: Path, followLinks: Boolean): Option[Rights] =
     if (isLocal(fs)) ofLocal(Paths.get(path.toUri.getPath), followLinks)
@@ -63,10 +63,10 @@ private[phoebe] object Rights {
     !appearsAtClose(fs) && !Directories(fs.getUri.getScheme) &&
       fs.hasPathCapability(path, CommonPathCapabilities.FS_PERMISSIONS)
 
-  /** Their owners are ids of a directory service, not the names that Hadoop knows users by. */
+  /** Their owners are ids of a directory service, not Hadoop's user names. */
   private val Directories = Set("abfs", "abfss", "wasb", "wasbs")
 
-  /** By number: a container's user need not have a name. None on a system that has no such numbers. */
+  /** Compares user numbers: a container's user may have no name. None on a system without them. */
   private def ofLocal(path: LocalPath, followLinks: Boolean): Option[Rights] = {
     val options = if (followLinks) Nil else Seq(LinkOption.NOFOLLOW_LINKS)
     ownUid.map { own =>

@@ -12,11 +12,11 @@ import org.apache.hadoop.fs.{FileSystem, Path}
 import phoebe.files.HadoopFiles
 
 /**
- * The directory of a store: made where there is none, refused where it is anything else or others than
- * its owner may write it, and looked at again before anything in it changes.
+ * The directory of a store. It is created if it does not exist. It is refused if it is not a store, or
+ * if others than its owner may write to it. It is checked again before anything in it changes.
  *
  * @param shared
- *   whether other users may look into it, and are trusted
+ *   whether other users may read and write the store, and are trusted
  */
 private[phoebe] final class StoreDirectory(
     val root: Path,
@@ -36,11 +36,11 @@ private[phoebe] final class StoreDirectory(
   def fs: FileSystem = fileSystem(root, conf)
 
   /**
-   * Opens the store, and makes it where there is none: its directories are private to their owner
-   * unless others may look into the store.
+   * Opens the store, and creates it if there is none. Its directories are private to their owner unless
+   * the store is shared.
    *
    * @throws StoreRefusedException
-   *   if the directory is not a store and not empty, or if others than its owner may write it
+   *   if the directory is not a store and not empty, or if others than its owner may write to it
    */
   def prepare(): Unit = {
     val store = fs
@@ -60,7 +60,7 @@ private[phoebe] final class StoreDirectory(
    * Opens the store if there is one.
    *
    * @throws StoreRefusedException
-   *   if there is something else
+   *   if the directory has other files and no marker
    */
   def open(): Boolean = {
     marker = StoreMarker.read(fs, root)
@@ -73,10 +73,10 @@ private[phoebe] final class StoreDirectory(
     marker.isDefined
   }
 
-  /** Files that come to lie in a table are read as the table's, or go with its clean-up. */
+  /** Files inside a table's directory would be read as the table's, or removed by its clean-up. */
   private def mayBeMade(): Unit =
     Iterator.iterate(root.getParent)(_.getParent).takeWhile(_ != null).foreach { above =>
-      // Who may use a part of a bucket alone may not look above it.
+      // With rights for only a part of a bucket, the directories above it are not readable.
       def isThere(sign: Path) = Try(fs.exists(sign)).getOrElse(false)
       TableFiles.map(new Path(above, _)).find(isThere).foreach { sign =>
         throw new StoreRefusedException(
@@ -100,13 +100,13 @@ private[phoebe] final class StoreDirectory(
     throw new StoreRefusedException(s"$directory is a symbolic link, which we never make")
   }
 
-  /** The store's marker as it was when it was opened; opens it if need be. */
+  /** The store's marker as it was when the store was opened; opens the store if necessary. */
   def opened(): StoreMarker = marker.getOrElse {
     prepare()
     marker.get
   }
 
-  /** What is committed or removed lies in the store that was opened, and not in what came after it. */
+  /** Checks that the directory is still the store that was opened, before a commit or a removal. */
   def isStill(): Unit = {
     val expected = opened()
     if (!StoreMarker.read(fs, root).contains(expected)) {
@@ -118,9 +118,8 @@ private[phoebe] final class StoreDirectory(
   }
 
   /**
-   * As `isStill`, by a look of the last moments if there was one: the readers of a query's boundaries
-   * ask side by side, and all planning waits for them. A look that hangs holds up others for a
-   * second at most.
+   * As `isStill`, but a check within the last two seconds is reused: all boundaries of a query check at
+   * once, and planning waits for them. A check that hangs delays others for a second at most.
    */
   def wasJustNow(): Unit = {
     def known = seenNs.exists(System.nanoTime() - _ < JustNowNs)
@@ -139,7 +138,7 @@ private[phoebe] object StoreDirectory {
 
   private val JustNowNs = 2.seconds.toNanos
 
-  /** What says that a directory is a table, or the output of a job. */
+  /** Files that show that a directory is a table, or the output of a job. */
   private val TableFiles =
     Seq("_delta_log", "_SUCCESS", "_spark_metadata", ".hoodie", "metadata/version-hint.text")
 }

@@ -8,16 +8,16 @@ import phoebe.{Json, Reason}
 import phoebe.files.HadoopFiles
 
 /**
- * One attempt that a store holds, as far as can be told without reading its data.
+ * One attempt in a store, as far as it is known without reading its data.
  *
  * @param manifest
- *   None where there is none (it was never committed) or it cannot be read
+ *   None if there is no manifest (it was never committed) or it cannot be read
  * @param problem
- *   why it will never be restored; None for a whole one, and for one without a manifest
+ *   why it will never be restored; None if it is good, or if it has no manifest
  * @param unreadable
- *   why its manifest could not be read now, where that says nothing about it
+ *   why its manifest could not be read now, although it may be good
  * @param bytes
- *   of its files in the store
+ *   bytes of its files in the store
  * @param writtenMs
  *   when it was committed, or when its last file was written
  * @param lastUsedMs
@@ -25,7 +25,7 @@ import phoebe.files.HadoopFiles
  * @param hits
  *   applications that have restored it
  * @param users
- *   living applications that may still need it: its writer, or who restored it
+ *   living applications that may still need it: its writer, and those that restored it
  */
 private[phoebe] final case class Stocked(
     place: CheckpointPlace,
@@ -50,7 +50,7 @@ private[phoebe] final case class Stocked(
 private[phoebe] object StoreInventory {
   import HadoopFiles.list
 
-  /** Missing files and tombstones make a checkpoint damaged; its bytes are not looked at. */
+  /** Missing files and tombstones make a checkpoint damaged; its bytes are not read. */
   def of(store: CheckpointStore, catalog: Catalog, alive: LiveOwners): Seq[Stocked] = {
     val fs = store.fs
     val committed = catalog.entries.map(entry => entry.place -> entry).toMap
@@ -82,8 +82,8 @@ private[phoebe] object StoreInventory {
         (readers.values.toSeq :+ writtenMs).max,
         readers.size,
         readers.keySet.filter(alive(_)) ++ manifest.map(_.owner).filter(alive(_)),
-        // Who has begun it since it last renewed its lease is not in it yet. Whose a damaged manifest
-        // is cannot be told: its writer may still read the data.
+        // A lease does not yet list attempts begun since its last renewal. And the writer of a
+        // damaged manifest is not known: it may still read the data.
         manifest.isEmpty && (alive.nowMs - writtenMs <= alive.longestLeaseMs ||
           alive.writes.forall(_.contains(place.stem)))
       )
@@ -91,8 +91,8 @@ private[phoebe] object StoreInventory {
   }
 
   /**
-   * Directories that have an attempt's full name, and something of ours in them, or nothing. What else
-   * is under `data` is not looked into.
+   * Directories with an attempt's full name that are empty or hold packs. Nothing else under `data` is
+   * listed.
    */
   private def attempts(store: CheckpointStore): Seq[(CheckpointPlace, Seq[FileStatus])] = {
     val fs = store.fs
@@ -121,7 +121,7 @@ private[phoebe] object StoreInventory {
         .path("why").asText("tombstone")
     catch { case _: IOException => "tombstone" }
 
-  /** What of a checkpoint's packs is not there as its manifest has it. */
+  /** The first pack that is missing, or has another length than its manifest says. */
   def missing(manifest: Manifest, files: Seq[FileStatus]): Option[String] = {
     val lengths = files.map(file => file.getPath.getName -> file.getLen).toMap
     manifest.packs.iterator.flatMap { pack =>
@@ -136,22 +136,22 @@ private[phoebe] object StoreInventory {
 }
 
 /**
- * What a collection takes away.
+ * The limits of a collection.
  *
  * @param maxAgeMs
- *   since a checkpoint was committed or last restored
+ *   the time since a checkpoint was committed or last restored
  * @param maxBytes
- *   that the store may hold
+ *   the bytes that the store may hold
  */
 private[phoebe] final case class Limits(maxAgeMs: Long, maxBytes: Long)
 
 /** One decision of a collection, with the reason. */
 private[phoebe] final case class Collected(stocked: Stocked, remove: Boolean, reason: Reason)
 
-/** Removes from a store what nobody needs: halves, damaged ones, old ones, and more than fits. */
+/** Removes incomplete, damaged and old checkpoints from a store, and those beyond its limit. */
 private[phoebe] object GarbageCollection {
 
-  /** A pure function of what there is: what to remove and why, least recently used first. */
+  /** A pure function of the inventory: what to remove and why, least recently used first. */
   def decide(stock: Seq[Stocked], limits: Limits, nowMs: Long): Seq[Collected] = {
     val first = stock.sortBy(_.lastUsedMs).map { one =>
       val ageMs = nowMs - one.lastUsedMs
@@ -183,10 +183,10 @@ private[phoebe] object GarbageCollection {
   }
 
   /**
-   * Looks, decides and removes. Its own lease tells it the store's time.
+   * Lists, decides and removes. The renewal of its own lease gives the store's time.
    *
    * @param dryRun
-   *   decides only
+   *   whether only to decide
    */
   def run(store: CheckpointStore, limits: Limits, dryRun: Boolean): Seq[Collected] = {
     val nowMs = store.renew()

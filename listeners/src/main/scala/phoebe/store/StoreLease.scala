@@ -9,13 +9,13 @@ import org.apache.spark.internal.Logging
 import phoebe.files.HadoopFiles
 
 /**
- * This application among those that use a store: it says that it lives, finds out that it was away for
- * too long, and shuts out others that were ([[Fence]]).
+ * This application's lease on a store: renews it, notices when it has expired, and fences other
+ * applications whose leases have expired ([[Fence]]).
  *
  * @param owner
  *   this application's name in the store
  * @param leaseMs
- *   how long it counts for alive after it has last said so (`renew`)
+ *   how long this application counts as alive after its last `renew`
  * @param writes
  *   the attempts that it has begun and not removed
  */
@@ -31,39 +31,39 @@ private[phoebe] final class StoreLease(
   private val root = directory.root
   private def fs: FileSystem = directory.fs
 
-  /** Its lines are the store's. */
+  /** Its log lines appear under the store's name. */
   override protected def logName: String = classOf[CheckpointStore].getName
 
   /** Fences that were read; they never change. */
   private val fences = new ConcurrentHashMap[String, Fence]()
 
-  /** One at a time: two that write one file may spoil each other's. */
+  /** One renewal at a time: two writers of one file may corrupt it. */
   private val renewing = new Object
 
-  /** When this application last said that it lives, by `System.nanoTime`; guarded by `renewing`. */
+  /** When this application last renewed its lease, by `System.nanoTime`; guarded by `renewing`. */
   private var renewedNs: Option[Long] = None
 
-  /** When it last tried to: a store that fails is not an application that was away. */
+  /** When it last tried to renew: a failing store does not mean that the application was suspended. */
   private var triedNs = 0L
 
-  /** Whether it says so no more; guarded by `renewing`. */
+  /** Whether the lease was dropped; guarded by `renewing`. */
   private var left = false
 
-  /** Why it may neither commit nor remove anything any more. */
+  /** Why this application may no longer commit or remove anything. */
   @volatile private var lost: Option[String] = None
 
-  /** Whether this application was away for longer than its lease. */
+  /** Whether this application's lease has expired. */
   def isLost: Boolean = lost.isDefined
 
   /**
-   * Says that this application lives.
+   * Renews this application's lease.
    *
    * @return
-   *   when it was said, by the store's clock
+   *   the time of the renewal, by the store's clock
    */
   def renew(): Long = renewing.synchronized {
     if (left) throw new IOException("the application has left the store")
-    directory.isStill() // or a file system would make its directories anew, without a marker
+    directory.isStill() // else a file system would create its directories again, without a marker
     awake()
     val began = System.nanoTime()
     triedNs = began
@@ -74,25 +74,25 @@ private[phoebe] final class StoreLease(
     fs.getFileStatus(file).getModificationTime
   }
 
-  /** As `renew`, unless the application has left the store, or its lease has run out. */
+  /** As `renew`, unless the lease was dropped or has expired. */
   def stay(): Unit = unlessLost(renewing.synchronized { if (!left && !isLost) renew() })
 
-  /** Runs what an application that was away does no more: it has been said that it was. */
+  /** Runs `body`, which ends silently where the lease has expired (that was logged already). */
   def unlessLost(body: => Any): Unit =
     try body: Unit
     catch { case _: LeaseLostException => }
 
-  /** As `renew`, where that was not done lately: it is done three times in a lease anyway. */
+  /** As `renew`, unless the last renewal is recent. (The lease is renewed three times in its time.) */
   def live(): Unit = renewing.synchronized {
     if (left) throw new IOException("the application has left the store")
     awake()
     if (!renewedNs.exists(System.nanoTime() - _ < leaseMs / 2 * 1000000)) renew()
   }
 
-  /** Renews a lease that is held and due: for work that may take longer. */
+  /** Renews a held lease if it is due, during long work. */
   def keepAlive(): Unit = renewing.synchronized { if (renewedNs.isDefined && !left) live() }
 
-  /** An application that was stopped for longer than its lease finds that out here, and stays out. */
+  /** Notices that the application was suspended for longer than its lease; that is final. */
   private def awake(): Unit = {
     val awayMs = renewedNs.fold(0L)(at => (System.nanoTime() - math.max(at, triedNs)) / 1000000)
     if (awayMs > leaseMs) lose(s"it was away for $awayMs ms")
@@ -111,14 +111,14 @@ private[phoebe] final class StoreLease(
     throw new LeaseLostException(message)
   }
 
-  /** After a commit: whoever has shut this application out meanwhile has said whether that one counts. */
+  /** After a commit: if the application was fenced meanwhile, the fence decides whether it is valid. */
   def counts(place: CheckpointPlace): Unit = renewing.synchronized {
     if (!fenceOf(owner).forall(_.kept(place.stem))) unfenced()
   }
 
   /**
-   * Before anything is removed, and around a commit: the store is there, and the application is not
-   * counted for dead.
+   * Called before a removal and before a commit: checks that the store is there and that the
+   * application is not fenced.
    */
   def entitled(): Unit = {
     directory.isStill()
@@ -126,7 +126,7 @@ private[phoebe] final class StoreLease(
     renewing.synchronized(unfenced())
   }
 
-  /** Read once: it never changes. */
+  /** An owner's fence. A fence is read once, because it never changes. */
   def fenceOf(who: String): Option[Fence] = Option(fences.get(who)).orElse {
     val read =
       try Some(readWhole(fs, fence(root, who)))
@@ -136,10 +136,10 @@ private[phoebe] final class StoreLease(
     found
   }
 
-  /** Whether one was found, without another look. */
+  /** Whether an owner's fence was read before; does not ask the store. */
   def knowsFenceOf(who: String): Boolean = fences.containsKey(who)
 
-  /** Counts an application for dead, from now on and for everybody. */
+  /** Fences an application, for all applications and for good. */
   def shutOut(who: String): Unit = if (fenceOf(who).isEmpty) {
     val kept = Catalog.read(fs, root).entries.map(_.place).filter(_.owner == who).map(_.stem).toSet
     if (createWhole(fs, fence(root, who), Fence(who, owner, kept).encode, !directory.shared)) {
@@ -148,8 +148,8 @@ private[phoebe] final class StoreLease(
   }
 
   /**
-   * Whose lease has run out is shut out, so that nothing here changes under its successors. Where a
-   * process is known to be gone there is nobody to shut out.
+   * Fences the owners of expired leases, so that they change nothing that others rely on. An owner whose
+   * process is known to be gone needs no fence.
    */
   def shutOutExpired(before: Catalog, alive: LiveOwners): Unit =
     before.leases.keys.foreach { who =>
@@ -159,7 +159,7 @@ private[phoebe] final class StoreLease(
       }
     }
 
-  /** As above, from a look of its own. Its last lease tells it the store's time. */
+  /** As above, by a new listing. The time of its own last renewal gives the store's time. */
   def watch(): Unit = {
     val found = Catalog.read(fs, root)
     found.leases.get(owner).map(_.getModificationTime).foreach { nowMs =>
@@ -173,13 +173,13 @@ private[phoebe] final class StoreLease(
     }
   }
 
-  /** This application needs nothing of the store any more, and its lease is not renewed again. */
+  /** Ends the lease: this application needs the store no more. */
   def drop(): Unit = renewing.synchronized {
     left = true
     if (renewedNs.isDefined) fs.delete(lease(root, owner), false)
   }
 
-  /** Who is alive, as `catalog` has it, at a time by the store's clock. */
+  /** The living owners of `catalog`, at a time by the store's clock. */
   def living(catalog: Catalog, nowMs: Long): LiveOwners = {
     val leases = catalog.leases.map { case (who, status) =>
       val read =

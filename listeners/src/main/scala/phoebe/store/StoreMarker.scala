@@ -15,8 +15,8 @@ import phoebe.files.HadoopFiles
 private[phoebe] final class StoreRefusedException(message: String) extends IOException(message)
 
 /**
- * The file that makes a directory a store of ours. It is created when the store is, and only there: a
- * directory without it may be anybody's, and nothing in it is read, written or removed.
+ * The file that makes a directory a store. It is created together with the store and never later: in a
+ * directory without it nothing is read, written or removed.
  *
  * @param storeId
  *   32 hexadecimal digits; another id at the same place is another store
@@ -31,17 +31,17 @@ object StoreMarker {
   val Name = "phoebe-store.json"
   val Format = 1
 
-  /** How long another driver may take to write the marker, where its file appears before its bytes. */
+  /** How long another driver may take to write the marker: its file may appear before its bytes. */
   private val WriteMs = 2000L
   private val PauseMs = 100L
 
   def path(root: Path): Path = new Path(root, Name)
 
   /**
-   * None: there is none.
+   * The marker; None if there is no marker.
    *
    * @throws StoreRefusedException
-   *   if it is of a format that is not known, or none at all
+   *   if its format is not known, or it is damaged
    * @throws java.io.IOException
    *   if the store cannot be read now
    */
@@ -76,8 +76,8 @@ object StoreMarker {
   }.toOption.filter(_.format > 0)
 
   /**
-   * Makes the directory `root` a store, if nothing is in it. Of several that do so at once one makes
-   * it, and all of them get that one's marker.
+   * Makes the directory `root` a store, if it is empty. If several drivers do so at once, one of them
+   * creates the marker, and all of them get that marker.
    *
    * @throws StoreRefusedException
    *   if it is not empty
@@ -85,7 +85,7 @@ object StoreMarker {
   def make(fs: FileSystem, root: Path, isPrivate: Boolean): StoreMarker = {
     makeDirectory(fs, root, isPrivate)
     val foreign = list(fs, root).map(_.getPath.getName).filterNot(isOwn)
-    // Between the look for a marker and this listing another driver may have made the store.
+    // Another driver may have made the store since the marker was last read.
     if (foreign.isEmpty) createWhole(
       fs,
       path(root),
