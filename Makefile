@@ -10,9 +10,9 @@ SCALA  := $(shell find listeners/src -type f 2>/dev/null) listeners/pom.xml
 JAR    := phoebe_spark/jars/phoebe-spark_2.13-0.1.0.jar
 # Gone with what Maven has made: then it is made again, whatever jar is there.
 MADE   := listeners/target/made
-# Maven ends with escape codes, on a terminal or not.
+# Maven ends with escape codes, on a terminal or not; each JVM says which options it was given.
 MVN    := mvn -q -B -f listeners/pom.xml
-PLAIN  := 2>&1 | sed "s/$$(printf '\033')\[[0-9;]*m//g"
+PLAIN  := 2>&1 | sed "s/$$(printf '\033')\[[0-9;]*m//g;/^NOTE: Picked up JDK_JAVA_OPTIONS:/d"
 SF     ?= 1
 NAME   ?= all
 TRIALS ?= 200

@@ -28,7 +28,9 @@ class JarHook(BuildHookInterface):  # type: ignore[type-arg]
                     "`make jar`, needs Maven"
                 )
             subprocess.run(
-                ["mvn", "-q", "-B", "package", "-DskipTests"], cwd=root / "listeners", check=True
+                ["mvn", "-q", "-B", "-Dstyle.color=never", "package", "-DskipTests"],
+                cwd=root / "listeners",
+                check=True,
             )
             jars.mkdir(exist_ok=True)
             for old in jars.glob(JAR):

@@ -16,7 +16,7 @@ from typing import Any
 from tests.exactness.mendings import Mending, MendingError, Replace, edited
 
 FOLDER = Path(__file__).parent
-SOURCES = ("phoebe_spark", "training/phoebe_training", "listeners/src/main")
+SOURCES = ("phoebe_spark", "training/phoebe_training", "benchmarks", "listeners/src/main")
 SUITES = "listeners/src/test"
 
 

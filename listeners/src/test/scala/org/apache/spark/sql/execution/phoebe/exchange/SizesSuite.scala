@@ -145,4 +145,11 @@ class SizesSuite extends AnyFunSuite {
       assert(told(Many, Many) <= 12 * small)
     }
   }
+
+  test("an executor that was told of a checkpoint knows its map outputs") {
+    val packs = manifest(Few, 1).packs.map(_.pack).toArray
+    val message = CheckpointMessages.encode(Switch(1, Stored(place, packs, 1)))
+    val stored = CheckpointMessages.decode(message).asInstanceOf[Switch].stored
+    assert((0 until Few).forall(stored.holds(_)) && !stored.holds(Few))
+  }
 }
