@@ -546,7 +546,7 @@ def no_idle_query_threads(app: App) -> None:
     while time.monotonic() < deadline:
         if not any(name.startswith(QUERY_THREADS) for name in thread_names(app)):
             return
-        time.sleep(1)
+        time.sleep(0.1)
 
 
 def part_soak(app: App) -> Any:

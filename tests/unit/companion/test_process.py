@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from phoebe_spark.tables.deltalake import Tables
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -50,6 +51,13 @@ class Running:
     def receive(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         message: dict[str, Any] = orjson.loads(self.process.stdout.readline())
+        return message
+
+    def receive_advice(self) -> dict[str, Any]:
+        """The answer to a question, past whatever else is said before it."""
+        message = self.receive()
+        while message["type"] != "advice":
+            message = self.receive()
         return message
 
     def finish(self) -> tuple[int, bytes, bytes]:
@@ -129,9 +137,7 @@ def test_questions_are_answered_in_every_mode_without_models(home: Path) -> None
     )
     boundary = {"node": 3, "fingerprint": "f", "eligible": True, "reason": None}
     running.send({"type": "advise", "request_id": 7, "boundaries": [boundary]})
-    message = running.receive()
-    while message["type"] != "advice":
-        message = running.receive()
+    message = running.receive_advice()
     assert message["request_id"] == 7
     (decision,) = message["decisions"]
     assert (decision["node"], decision["checkpoint"]) == (3, False)
@@ -182,20 +188,22 @@ def test_a_signal_to_the_process_group_does_not_end_it_before_its_input(
     running.send(running.hello)
     running.receive()
     running.process.send_signal(number)
-    time.sleep(0.3)
-    assert running.process.poll() is None
+    running.send({"type": "advise", "request_id": 1, "boundaries": []})
+    assert running.receive_advice()["request_id"] == 1
     running.send({"type": "end", "time": 1})
     assert running.finish()[0] == 0
     assert running.status() == "finished"
 
 
 def test_what_a_library_prints_does_not_reach_the_pipe(home: Path, tmp_path: Path) -> None:
+    begins, done = tmp_path / "begins", tmp_path / "done"
     noisy = tmp_path / "sitecustomize.py"
     noisy.write_text(
-        "import atexit, os, sys, threading, time\n"
+        "import os, threading, time\n"
         "def noise():\n"
-        "    time.sleep(0.5)\n"
-        "    print('from python'); os.write(1, b'from native code\\n')\n"
+        f"    while not os.path.exists({str(begins)!r}): time.sleep(0.01)\n"
+        "    print('from python', flush=True); os.write(1, b'from native code\\n')\n"
+        f"    open({str(done)!r}, 'w').close()\n"
         "threading.Thread(target=noise, daemon=True).start()\n"
     )
     running = Running(home)
@@ -209,8 +217,10 @@ def test_what_a_library_prints_does_not_reach_the_pipe(home: Path, tmp_path: Pat
     )
     running.send(running.hello)
     running.receive()
-    time.sleep(1.0)
+    begins.touch()
+    until(done.exists, "it has printed")
     running.send({"type": "end", "time": 1})
     code, out, err = running.finish()
     assert (code, out) == (0, b"")
+    assert b"from python" in err
     assert b"from native code" in err

@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -111,12 +110,17 @@ sys.exit(sum(os.waitpid(process, 0)[1] != 0 for process in started))
 """
 
 
+def _ended(process: subprocess.Popen[bytes], within_s: float) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(within_s)
+    return process.returncode is not None
+
+
 def test_fifty_companions_at_once_lose_nothing(tmp_path: Path) -> None:
     """Real processes; the table's creation is a race too, and it is compacted meanwhile."""
     writers = subprocess.Popen([sys.executable, "-c", _WRITERS, str(tmp_path)], cwd=ROOT)
     tables = Tables(tmp_path)
-    while writers.poll() is None:
-        time.sleep(0.5)
+    while not _ended(writers, within_s=0.5):
         if tables.exists("executors"):
             with contextlib.suppress(CommitFailedError):  # it gives way to appends
                 tables.optimize("executors")
