@@ -46,8 +46,8 @@ import phoebe.store.{
 }
 
 /**
- * The checkpoint side of one application: the store and what it held at the start, the verdicts of
- * running executions, what was written and restored, and what becomes of that at the end.
+ * The checkpoint side of one application: the store with its index from the start, the verdicts of
+ * running executions, the checkpoints that were written and restored, and their removal at the end.
  */
 final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
     with Logging {
@@ -67,12 +67,12 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
     SparkInternals.cachedThreads("phoebe-commit", 16)
   )
 
-  /** Queries that are being planned wait for these, so nothing else may hold them up. */
+  /** For checks that planning waits for, so nothing else may run here. */
   val looks: ExecutionContextExecutorService = ExecutionContext.fromExecutorService(
     SparkInternals.cachedThreads("phoebe-look", 16)
   )
 
-  /** Plans what restored boundaries are computed from after all; may run jobs, and wait for each other. */
+  /** For planning the original inputs of restored boundaries; may run jobs, and wait for each other. */
   val plannings: ThreadPoolExecutor = SparkInternals.cachedThreads("phoebe-plan", 64)
 
   lazy val hadoopConf: Broadcast[SerializableConfiguration] =
@@ -96,28 +96,28 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
   def needsStore(): Unit = access.needsStore()
   def known(): Map[String, Seq[CatalogEntry]] = access.known()
 
-  /** How long a query's planning may wait for looks at what the store holds. */
+  /** How long a query's planning may wait for checks of checkpoints. */
   def lookTimeoutMs: Long = lookMs.get()
 
   /**
-   * A query has waited for a look in vain. That boundary is computed; the next query waits half as
-   * long, so that a store that hangs costs an application little more than its first two waits.
+   * A query's check has timed out, and its boundary is computed. The next query's limit is half as long,
+   * so a store that hangs costs an application little more than its first two waits.
    */
   def lookedInVain(): Unit =
     lookMs.updateAndGet(ms => math.min(ms, math.max(ms / 2, phoebe.settings.adviceTimeoutMs))): Unit
 
   def execution(id: Long): ExecutionState = executions.computeIfAbsent(id, _ => new ExecutionState)
 
-  /** An execution that has not ended, if its first plan was looked at. */
+  /** The state of an execution that has not ended, if its first plan was examined. */
   def running(id: Long): Option[ExecutionState] = Option(executions.get(id))
 
-  /** A checkpoint's shuffle has its id: whatever becomes of it, the attempt will say. */
+  /** Called when the shuffle has its id. The attempt reports the outcome. */
   def begun(shuffleId: Int, attempt: CheckpointAttempt, fingerprint: String): Unit = {
     needsStore()
     shuffles.put(shuffleId, attempt)
     running(attempt.executionId) match {
       case Some(state) => state.settled.add(fingerprint)
-      // One fragment of it failed, and Spark goes on with another one.
+      // The execution has ended: one fragment failed, and Spark goes on with another one.
       case None => giveUpLater(attempt.executionId)
     }
   }
@@ -127,22 +127,22 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
 
   def committed(place: CheckpointPlace): Unit = written.add(place)
 
-  /** Readers are sent to it. */
+  /** Its shuffle's readers now go to the store. */
   def stands(place: CheckpointPlace): Unit = written.stands(place)
 
-  /** It was given up while it was being committed. */
+  /** The attempt was given up during its commit. */
   def withdrawn(place: CheckpointPlace): Unit = {
     written.withdraw(place)
     store.remove(place)
   }
 
-  /** What Spark has forgotten is forgotten here; what a later checkpoint stands for goes. */
+  /** Drops shuffles that Spark has unregistered, and removes superseded checkpoints. */
   private def forget(): Unit = {
     shuffles.sweep().foreach {
       case attempt: CheckpointAttempt => written.forgotten(attempt.place)
-      case _ => // what another application wrote is its own
+      case _ => // written by another application, so not removed here
     }
-    // One at a time: it lists the catalogue and reads the leases. What comes meanwhile goes next time.
+    // One removal at a time: it lists the catalogue and reads the leases. Later ones wait for the next.
     if (written.superseded().nonEmpty && releasing.compareAndSet(false, true)) pool.execute { () =>
       try
         FailSafe.run("remove superseded checkpoints") {
@@ -154,7 +154,7 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
 
   lazy val restorer = new CheckpointVerifier(this)
 
-  /** A restored boundary is about to be read (not merely planned, as by EXPLAIN). */
+  /** A restored boundary is about to be read (and not only planned, as by EXPLAIN). */
   def restored(
       exchange: RestoredExchangeExec,
       shuffleId: Int,
@@ -185,11 +185,11 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
   }
 
   /**
-   * Looks at the inputs right before a commit, on the commit's own thread; that may be after the
-   * execution's end. The stage's scans have listed what they read when this is called.
+   * Makes the check of the inputs, which runs right before a commit, on the commit's own thread, perhaps
+   * after the execution's end. When this is called, the stage's scans have listed their files.
    *
    * @param plan
-   *   what the stage runs
+   *   the plan of the stage
    */
   def inputs(
       executionId: Long,
@@ -248,7 +248,7 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
 
   override def onApplicationEnd(end: SparkListenerApplicationEnd): Unit = heardEnd.countDown()
 
-  /** A job outside of any query that fails: the application has not ended well either. */
+  /** Notes jobs outside of any query: if one fails, the application has not ended well either. */
   override def onJobStart(start: SparkListenerJobStart): Unit = {
     val properties = Option(start.properties)
     val plain = properties.forall { p =>
@@ -261,13 +261,13 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
   override def onJobEnd(end: SparkListenerJobEnd): Unit =
     if (plainJobs.remove(end.jobId) && end.jobResult != JobSucceeded) failures += 1
 
-  /** Short work of a shuffle's, in a while; not at all once the application has ended. */
+  /** Runs short work of a shuffle after a delay, unless the application has ended by then. */
   def later(ms: Long)(body: => Unit): Unit = FailSafe.later(clock, ms, "look again")(body)
 
-  /** Work that waits until executors have fetched the locations that they were told of. */
+  /** Runs work after executors have had time to fetch the locations announced to them. */
   val afterTold: (() => Unit) => Unit = work => later(ToldMs)(work())
 
-  /** What an execution left to be uploaded may still become a checkpoint, but not for ever. */
+  /** Abandons the uploads of an execution that are still not committed after a grace period. */
   private def giveUpLate(executionId: Long): Unit =
     shuffles.of(executionId).filterNot(_.isOver).foreach { shuffle =>
       FailSafe.run("give up an upload")(shuffle.abandon(LateUpload))
@@ -279,7 +279,7 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
   override def onExecutorRemoved(removed: SparkListenerExecutorRemoved): Unit =
     aside("note a lost executor")(shuffles.executorLost(removed.executorId))
 
-  /** Spark posts it when the map output tracker knows of the new place. */
+  /** Spark posts this event when the map output tracker has the new location. */
   override def onBlockUpdated(updated: SparkListenerBlockUpdated): Unit =
     updated.blockUpdatedInfo.blockId match {
       case ShuffleIndexBlockId(shuffleId, mapId, _) if shuffles.moved(shuffleId, mapId) =>
@@ -290,14 +290,13 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
       case _ =>
     }
 
-  /** Never on the listener's thread: executors and the store are spoken to. */
+  /** Runs work off the listener's thread, because it calls executors and the store. */
   private def aside(what: String)(body: => Unit): Unit =
     FailSafe.on(clock, what)(body)
 
   /**
-   * What may yet become a checkpoint is wanted by the next submission; no query waits any more. On a
-   * cluster the executors have been told to end before a plugin hears of it: there only commits that
-   * are under way can be waited for.
+   * Waits for uploads that the next submission can use; no query waits any more. On a cluster the
+   * executors are told to end before a plugin is notified, so there it waits only for commits under way.
    */
   private def awaitCommits(): Unit = {
     val deadline = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(CloseMs)
@@ -306,10 +305,11 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
   }
 
   /**
-   * The application ends. Where it ended well nobody will resume it: what it wrote and what it
-   * restored is removed, unless it is to be kept or another application may still need it. A stop in
-   * the JVM's shutdown (an exit with an error, a signal), or any failed query or job, keeps everything
-   * for the next submission; so does an end of which we have not heard: failures may come before it.
+   * Ends the application's use of the store. If it ended well it will not be resumed: the checkpoints
+   * that it wrote and restored are removed, unless the settings keep them or another application may
+   * still need them. They are all kept for the next submission after a stop in the JVM's shutdown (an
+   * exit with an error, a signal), after any failed query or job, and if the event of the application's
+   * end has not arrived: events of failures may come before it.
    */
   def close(): Unit = {
     val heardAll = heardEnd.await(HearMs, TimeUnit.MILLISECONDS)
@@ -317,7 +317,7 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
     val remove = well && phoebe.settings.removeWhenDone
     if (!remove) awaitCommits()
     clock.shutdownNow()
-    access.shutdown() // what it is writing is dropped below
+    access.shutdown() // the lease itself is dropped below
     shuffles.all.foreach(_.abandon(ApplicationOver))
     pool.execute { () =>
       FailSafe.run("leave the store") {
@@ -328,7 +328,7 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
     looks.shutdown()
     plannings.shutdownNow()
     pool.shutdown()
-    // A store that hangs holds nobody up for long.
+    // A store that hangs must not delay the end for long.
     pool.awaitTermination(CloseMs, TimeUnit.MILLISECONDS)
     RangeFetcher.stop()
   }
@@ -342,13 +342,13 @@ object CheckpointRuntime {
   /** How long an application's end may wait for uploads that the next one can use, or for removals. */
   private val CloseMs = 10000L
 
-  /** How long executors may take to fetch the locations that they were told of. */
+  /** How long executors may take to fetch the locations announced to them. */
   private val ToldMs = 60000L
 
-  /** An executor's files are moved one by one, and looked at together. */
+  /** Spark moves an executor's files one by one; after this time they are handled together. */
   private val MovedMs = 200L
 
-  /** How long what Spark has said last may take to arrive. */
+  /** How long Spark's last events may take to arrive. */
   private val HearMs = 5000L
   private val LateUpload = Reason(
     "upload_late",
@@ -384,7 +384,7 @@ object CheckpointRuntime {
       case existing: CheckpointRuntime => existing
       case _ =>
         val made = new CheckpointRuntime(phoebe)
-        // A queue of its own: others' slow listeners are not to hide a failure.
+        // A separate queue: slow listeners of others must not hide a failure.
         SparkInternals.addListener(phoebe.sparkContext, made, "phoebe-checkpoints")
         CheckpointEndpoint.open(made.shuffles)
         phoebe.slot.set(made)

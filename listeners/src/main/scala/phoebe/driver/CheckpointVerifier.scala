@@ -27,12 +27,12 @@ import phoebe.store.{
 }
 
 /**
- * Decides whether a committed checkpoint may stand in for a boundary: it was written by the same
+ * Decides whether a committed checkpoint may be restored for a boundary: it was written by the same
  * Spark with the same codec, its files have their lengths, and each ends with its own footer.
  *
- * The query's planning waits for that, so it costs a few requests and does not grow with the bytes;
- * those are verified chunk by chunk as they are read. What is found damaged here is not restored, and
- * the boundary is planned as usual, with everything that adaptive execution does.
+ * The query's planning waits for this check, so it makes a few requests, however many bytes there are.
+ * The bytes are verified chunk by chunk when they are read. A checkpoint found damaged here is not
+ * restored, and its boundary is planned as usual, by adaptive execution.
  */
 final class CheckpointVerifier(runtime: CheckpointRuntime) extends Logging {
   import CheckpointVerifier._
@@ -44,19 +44,19 @@ final class CheckpointVerifier(runtime: CheckpointRuntime) extends Logging {
   private val locks = new ConcurrentHashMap[CheckpointPlace, Object]()
 
   /**
-   * The first of a fingerprint's checkpoints, newest first, that is whole; Left says what is wrong
-   * with the newest. Each is looked at once in an application.
+   * The first good one of a fingerprint's checkpoints, newest first. Left says what is wrong with the
+   * newest. Each is checked once in an application.
    *
    * @param everyByte
-   *   whether a small one is read whole, and held for its readers: what is found damaged later cannot
-   *   be computed beside what was read before
+   *   read a small checkpoint in full and keep its bytes for its readers: damage found later could not
+   *   be repaired by recomputing a part
    */
   def admit(entries: Seq[CatalogEntry], everyByte: Boolean): Either[Reason, Admitted] = {
     val answers = entries.to(LazyList).map(admit(_, everyByte))
     answers.collectFirst { case right @ Right(_) => right }.getOrElse(answers.head)
   }
 
-  /** One query looks at a time, or one that is cancelled would take away another's pin. */
+  /** One check per checkpoint at a time; a cancelled query would otherwise remove another's pin. */
   private def admit(entry: CatalogEntry, everyByte: Boolean): Either[Reason, Admitted] =
     Option(refused.get(entry.place)).map(Left(_)).getOrElse {
       locks.computeIfAbsent(entry.place, _ => new Object).synchronized(look(entry, everyByte))
@@ -65,9 +65,9 @@ final class CheckpointVerifier(runtime: CheckpointRuntime) extends Logging {
   private def look(entry: CatalogEntry, everyByte: Boolean): Either[Reason, Admitted] = {
     val place = entry.place
     if (admitted.containsKey(place)) {
-      // A query that read it may have found damage since, and is run again.
+      // A query that read it may have found damage since, and now runs again.
       if (FailSafe("look for a tombstone", false)(runtime.store.fs.exists(place.tombstone))) {
-        // Queries that read what is held of it go on; it goes when they have ended.
+        // Queries that read its held bytes go on. The broadcast is removed when they have ended.
         release(admitted.remove(place).checkpoint)
         val reason = damaged(place, "a query has found damage in it")
         refused.put(place, reason)
@@ -88,14 +88,14 @@ final class CheckpointVerifier(runtime: CheckpointRuntime) extends Logging {
             Left(Reason(CheckFailed, s"the checkpoint $place could not be checked: $e"))
         }
       answer match {
-        // It came too late: nobody waits for it any more.
+        // It came too late: the check had timed out.
         case Right(late) if refused.containsKey(place) =>
           late.checkpoint.held.foreach(_.destroy())
           release(late.checkpoint)
           runtime.store.unpin(place)
         case Right(found) => admitted.put(place, found)
         case Left(reason) =>
-          // What stood in the way of a look (a query was cancelled) may not the next time.
+          // A check that failed once (a query was cancelled) is tried again once.
           if (reason.code != CheckFailed || !doubted.add(place)) refused.put(place, reason)
           runtime.store.unpin(place)
           logWarning(s"phoebe: not restored, the boundary is computed: $reason")
@@ -144,7 +144,7 @@ final class CheckpointVerifier(runtime: CheckpointRuntime) extends Logging {
     val packs = checkpoint.manifest.packs.map(_.pack)
     val readsAll = everyByte && checkpoint.manifest.bytes <= SmallBytes
     // One listing has the lengths of all packs. A mount may be stale for a moment, and a tombstone
-    // is for good: so what is missing is looked for twice.
+    // is permanent: so a missing file is checked twice.
     def missing = runtime.store.missing(place, checkpoint.manifest)
     val absent = missing.flatMap(_ => missing)
     val timeoutMs = PhoebeSettings.readTimeoutMs
@@ -163,13 +163,13 @@ final class CheckpointVerifier(runtime: CheckpointRuntime) extends Logging {
     }
   }
 
-  /** Bytes that may yet be held. */
+  /** The bytes that may still be held. */
   private val mayHold = new AtomicLong(runtime.phoebe.settings.heldBytes)
 
   /**
-   * What a later loss of the store could turn into a failed query is kept for its readers, as a
-   * broadcast, while there is room for it. None also where it is not whole: whoever asks the store
-   * next says what is wrong.
+   * Holds a checkpoint's bytes for its readers, as a broadcast, while there is room: its later loss
+   * could fail the query. None also if it is damaged: the next read of the store finds out what is
+   * wrong.
    */
   private def hold(checkpoint: CommittedCheckpoint): Option[Broadcast[PackReader.PackBytes]] = {
     val bytes = storedBytes(checkpoint)
@@ -210,17 +210,17 @@ final class CheckpointVerifier(runtime: CheckpointRuntime) extends Logging {
     read
   }
 
-  /** Its bytes are not held any more, or will not be when its readers have ended. */
+  /** Returns the room of held bytes: they are gone, or will be when their readers have ended. */
   private def release(checkpoint: CommittedCheckpoint): Unit =
     if (checkpoint.held.isDefined) mayHold.addAndGet(storedBytes(checkpoint)): Unit
 
   private def storedBytes(checkpoint: CommittedCheckpoint) =
     checkpoint.manifest.packs.map(_.bytes).sum
 
-  /** A query could not read it: no other one of this application is sent there. */
+  /** A query could not read this checkpoint: no later query of this application restores it. */
   def refuse(place: CheckpointPlace, reason: Reason): Unit = refused.put(place, reason): Unit
 
-  /** Nobody waits any more for what is being looked at, and nobody will look again. */
+  /** These checks timed out: their checkpoints are not tried again in this application. */
   def giveUp(entries: Seq[CatalogEntry], reason: Reason): Unit =
     entries.filterNot(entry => admitted.containsKey(entry.place))
       .foreach(entry => refused.putIfAbsent(entry.place, reason))
@@ -236,9 +236,9 @@ final class CheckpointVerifier(runtime: CheckpointRuntime) extends Logging {
 object CheckpointVerifier {
   private val CheckFailed = "check_failed"
 
-  /** So much is read in less time than planning a query with so many bytes takes. */
+  /** Reading this much takes less time than planning a query over as many bytes. */
   private val SmallBytes = 64L << 20
 
-  /** A checkpoint that may be restored. @param lookMs how long it took to find that out, in wall time */
+  /** A checkpoint that may be restored. @param lookMs the wall time of its check, in ms */
   final case class Admitted(checkpoint: CommittedCheckpoint, lookMs: Long)
 }

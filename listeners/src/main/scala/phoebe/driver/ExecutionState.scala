@@ -11,11 +11,11 @@ import phoebe.Reason
 import phoebe.fingerprint.{Fingerprint, FingerprintBreakdown, Fingerprinter, Inputs, Refusal}
 import phoebe.store.CommittedCheckpoint
 
-/** What was decided for one fingerprint within one SQL execution; it holds for all its exchanges. */
+/** The decision for one fingerprint within one SQL execution. It holds for all its exchanges. */
 private[phoebe] sealed trait Verdict {
   def reason: Reason
 
-  /** Whether another node takes the place of Spark's exchange. */
+  /** Whether another node replaces Spark's exchange. */
   def replaces: Boolean
 }
 private[phoebe] object Verdict {
@@ -36,7 +36,7 @@ private[phoebe] object Verdict {
 private[phoebe] final class ExecutionState {
   import ExecutionState._
 
-  /** When its first plan was seen. */
+  /** The time of its first plan. */
   val startedNs: Long = System.nanoTime()
   private val startedMs = System.currentTimeMillis()
   val verdicts = new ConcurrentHashMap[String, Verdict]()
@@ -45,8 +45,8 @@ private[phoebe] final class ExecutionState {
   private var passedOver = Seq.empty[(SparkPlan, Seq[SparkPlan], Reason)]
 
   /**
-   * Fingerprints of a plan's exchanges, remembered over all plans of the execution. Fragments that
-   * were passed over come first: what they compute without a word is computed by all.
+   * Fingerprints of a plan's exchanges, remembered over all plans of the execution. Skipped fragments
+   * are fingerprinted first: what they compute without a decision must be computed everywhere.
    */
   def fingerprints(
       session: SparkSession,
@@ -64,21 +64,21 @@ private[phoebe] final class ExecutionState {
     fingerprinter(plan, exchanges)
   }
 
-  /** The inputs of a fingerprint of the plan at hand. */
+  /** The inputs of a fingerprint of the current plan. */
   def inputs(fingerprint: Fingerprint): Inputs = synchronized(fingerprinter.inputs(fingerprint))
 
-  /** What the fingerprints of the plan at hand are made of. */
+  /** The parts of the current plan's fingerprints. */
   def parts: FingerprintBreakdown = synchronized(fingerprinter.parts)
 
-  /** A fragment in which nothing can be checkpointed or restored: its exchanges get no look. */
+  /** Skips a fragment in which nothing can be checkpointed or restored: it gets no fingerprints. */
   def passOver(plan: SparkPlan, exchanges: Seq[SparkPlan], reason: Reason): Unit = synchronized {
     passedOver = passedOver :+ ((plan, exchanges, reason))
   }
 
-  /** Fingerprints whose checkpoints were committed or abandoned, with a word on it. */
+  /** Fingerprints whose checkpoints were committed or abandoned, and reported as such. */
   val settled: java.util.Set[String] = ConcurrentHashMap.newKeySet[String]()
 
-  /** What was to be written and never got as far: adaptive execution dropped or changed it. */
+  /** Fingerprints to be written that never ran: adaptive execution dropped or changed the exchange. */
   def unsettled: Seq[String] = verdicts.asScala.collect {
     case (fingerprint, _: Verdict.Write) if !settled.contains(fingerprint) => fingerprint
   }.toSeq
@@ -87,32 +87,32 @@ private[phoebe] final class ExecutionState {
   def replacement(fingerprint: String): Option[Verdict] =
     Option(verdicts.get(fingerprint)).filter(_.replaces)
 
-  /** Whether it is settled that the exchanges of a fingerprint are left as they are. */
+  /** Whether the verdict on a fingerprint leaves its exchanges unchanged. */
   def isSkipped(fingerprint: String): Boolean =
     Option(verdicts.get(fingerprint)).exists(!_.replaces)
 
   private val together = ConcurrentHashMap.newKeySet[String]()
 
-  /** These are restored together or not at all ([[Consumers]]). */
+  /** Notes fingerprints that are restored together or not at all ([[Consumers]]). */
   def link(fingerprints: Set[String]): Unit = fingerprints.foreach(together.add)
 
   def isLinked(fingerprint: String): Boolean = together.contains(fingerprint)
 
-  /** Exchanges that nothing replaces, though [[mayReplace]] cannot tell. */
+  /** Exchanges that are not replaced, although [[mayReplace]] is true for them. */
   val staying = new ReplanSkipCache
 
   private val replaced = ConcurrentHashMap.newKeySet[Outline]()
 
-  /** An exchange has a verdict by which it is replaced. */
+  /** Notes an exchange whose verdict replaces it. */
   def replacing(exchange: ShuffleExchangeExec): Unit = replaced.add(outline(exchange))
 
   /**
-   * Whether an exchange of a re-plan can have a fingerprint by which one was replaced: it covers the
-   * outline, and costs a look at all that is below.
+   * Whether an exchange of a re-plan can have the fingerprint of a replaced exchange, by its outline.
+   * The fingerprint itself would cost a walk over the whole subtree.
    */
   def mayReplace(exchange: ShuffleExchangeExec): Boolean = replaced.contains(outline(exchange))
 
-  /** Whether any exchange of a re-plan can need replacing. */
+  /** Whether any exchange of a re-plan may have to be replaced. */
   def replaces: Boolean = verdicts.values.asScala.exists(_.replaces)
 }
 

@@ -12,11 +12,11 @@ import phoebe.settings.{Mode, PhoebeSettings}
 import phoebe.store.{CatalogEntry, CheckpointStore, GarbageCollection, StoreRefusedException}
 
 /**
- * How an application keeps its store: opened and listed at the start, its lease renewed from the first
- * need on, garbage collected once in a while. No query waits for any of it but the first, for the listing.
+ * An application's access to its store: opens and lists it at the start, renews the lease from the
+ * first use on, and collects garbage now and then. Only the first query waits, and only for the listing.
  *
  * @param clock
- *   for work that is due later, and is short
+ *   runs short tasks after a delay
  */
 private[phoebe] final class StoreAccess(
     store: CheckpointStore,
@@ -26,17 +26,17 @@ private[phoebe] final class StoreAccess(
 ) extends Logging {
   import StoreAccess._
 
-  /** Its lines are the application's. */
+  /** Its log lines appear under the application's name. */
   override protected def logName: String = classOf[CheckpointRuntime].getName
 
-  /** A thread of its own: no commit or removal that hangs may let the lease run out. */
+  /** A separate thread: a commit or removal that hangs must not let the lease expire. */
   private val lease = SparkInternals.scheduledThread("phoebe-lease")
   private val mayWait = new AtomicBoolean(true)
 
-  /** Whether to look at others' leases: not at once, where the index has just shown them. */
+  /** Whether to check others' leases: not at the first renewal, as the index has just shown them. */
   @volatile private var watches = false
 
-  /** Why the store's directory is not used, once that is known. */
+  /** Why the store's directory is refused, if it is. */
   @volatile private var notAStore: Option[Reason] = None
 
   /** What the store held when the application started, read once in the background. */
@@ -63,7 +63,7 @@ private[phoebe] final class StoreAccess(
   private def readIndex(): Map[String, Seq[CatalogEntry]] = {
     val catalog = store.catalogue()
     val nowMs = System.currentTimeMillis()
-    // Somebody may be away: what it left can be restored, and it is to be shut out.
+    // An owner may be suspended. Its checkpoints can be restored, so it must be fenced.
     if (catalog.leases.values.exists(nowMs - _.getModificationTime > settings.leaseMs / 2)) {
       watches = true
       needsStore()
@@ -77,7 +77,7 @@ private[phoebe] final class StoreAccess(
   /** Why nothing is written to the store and nothing restored from it. */
   def noStore: Option[Reason] = notAStore.orElse(if (store.isLost) Some(LeaseLost) else None)
 
-  /** What nobody needs goes, at most once in a while over all applications; nothing waits for it. */
+  /** Collects garbage in the background, at most once per interval over all applications. */
   private def collect(): Unit =
     if (settings.mode == Mode.Apply) FailSafe.on(pool, "collect garbage in the store") {
       needsStore()
@@ -89,7 +89,7 @@ private[phoebe] final class StoreAccess(
       }
     }
 
-  /** From the first need of the store on this application says that it lives, until it ends. */
+  /** Renews the lease, from the first use of the store until the application's end. */
   private lazy val renewals = lease.scheduleAtFixedRate(
     (() => FailSafe.run("renew the lease")(renew())): Runnable,
     0,
@@ -97,7 +97,7 @@ private[phoebe] final class StoreAccess(
     TimeUnit.MILLISECONDS
   )
 
-  /** And looks whether others still do. That may take its time, and no renewal waits for it. */
+  /** Renews the lease, and checks others' leases on another thread, because that may take long. */
   private def renew(): Unit = {
     store.stay()
     if (watches && !store.isLost) {
@@ -110,8 +110,7 @@ private[phoebe] final class StoreAccess(
 
   /**
    * The committed checkpoints. Only the application's first caller waits for the index, for at most
-   * the advice timeout: the first query of a resumed job is the one that has most to restore. Once
-   * that was in vain nobody waits again.
+   * the advice timeout: the first query of a resumed job has most to restore. Later callers never wait.
    */
   def known(): Map[String, Seq[CatalogEntry]] =
     if (noStore.isDefined) Map.empty
@@ -121,13 +120,13 @@ private[phoebe] final class StoreAccess(
       }
     } else Map.empty
 
-  /** The lease is not renewed any more. */
+  /** Stops renewing the lease. */
   def shutdown(): Unit = lease.shutdown()
 }
 
 private[phoebe] object StoreAccess {
 
-  /** Garbage is collected beside the application's first minute, and not again for an hour. */
+  /** Garbage is collected soon after the application's start, and not again for an hour. */
   private val CollectionDelayMs = 5000L
   private val CollectionPauseMs = 3600000L
   private val LeaseLost = Reason(

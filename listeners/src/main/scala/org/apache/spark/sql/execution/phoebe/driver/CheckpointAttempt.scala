@@ -25,13 +25,13 @@ import phoebe.settings.PhoebeSettings
 import phoebe.store.{CheckpointPlace, Manifest, ManifestPack, Pack, Tombstone}
 
 /**
- * One attempt to turn a shuffle into a checkpoint, on the driver: what executors have uploaded, the
- * commit, and what follows it (readers go to the store, local files are freed).
+ * One attempt to turn a shuffle into a checkpoint, on the driver: it collects the executors' uploads,
+ * commits, sends readers to the store and frees local files.
  *
- * The query never waits for any of it. The map stage's outputs are announced as soon as they are
- * there and read from local files; when the last of them has been uploaded too, the checkpoint is
- * committed and the outputs' locations in the map output tracker are switched to the store. Tasks
- * that began before keep their local files (each executor holds a lease for its readers); when the
+ * The query never waits for any of this. The map stage's outputs are available as soon as they are
+ * written, and are read from local files. When the last output has been uploaded too, the checkpoint is
+ * committed, and the outputs' locations in the map output tracker are switched to the store. Tasks
+ * that began before keep their local files (each executor holds a lease for its readers). When the
  * last lease has ended, the files are freed everywhere.
  *
  * {{{
@@ -40,7 +40,7 @@ import phoebe.store.{CheckpointPlace, Manifest, ManifestPack, Pack, Tombstone}
  * }}}
  *
  * @param inputs
- *   looks at the input files, right before the commit, and says what identifies them
+ *   checks the input files right before the commit, and returns their identity
  */
 final class CheckpointAttempt(
     exchange: CheckpointExchangeExec,
@@ -62,10 +62,10 @@ final class CheckpointAttempt(
   private var numMaps = 0
   private var numPartitions = 0
 
-  /** The plan's node, until what it reads has been freed: it holds on to the whole query. */
+  /** The plan's node. Dropped once its inputs have been freed, because it refers to the whole query. */
   private var node: Option[CheckpointExchangeExec] = Some(exchange)
 
-  /** The outputs that the map stage ended with. */
+  /** The map statuses at the end of the map stage. */
   private var ended: Array[MapStatus] = Array.empty
   private val joined = mutable.Map.empty[String, RpcEndpointRef]
   private val uploads = mutable.Map.empty[Long, (Pack, MapOutput)]
@@ -82,11 +82,11 @@ final class CheckpointAttempt(
   /** The map output tracker sends new readers to the store. */
   private var switched = false
 
-  /** What the map stage computes, by its id. */
+  /** The id of the map stage's RDD. */
   private var rddId = -1
   private var outputs: MapOutputs = _
 
-  /** The shuffle has its id: its tasks may report. */
+  /** Called when the shuffle has its id. From now on its tasks may report. */
   def begin(dependency: ShuffleDependency[_, _, _]): Unit = synchronized {
     shuffleId = dependency.shuffleId
     numMaps = dependency.rdd.getNumPartitions
@@ -139,7 +139,7 @@ final class CheckpointAttempt(
     }
   }
 
-  /** The map stage is over, its outputs are announced. */
+  /** The map stage is over, and its outputs are registered. */
   def stageIsOver(): Unit = {
     val statuses = outputs.current
     val lost = statuses.count(_ == null) + math.max(0, numMaps - statuses.length)
@@ -177,16 +177,16 @@ final class CheckpointAttempt(
     }
   }
 
-  /** Its execution computes other rows from here on, see [[CheckpointedShuffles.rolledBack]]. */
+  /** Its execution computes other rows from now on, see [[CheckpointedShuffles.rolledBack]]. */
   def rolledBack(): Unit = {
     abandon(RolledBack)
-    // Readers here go on with it; no later application begins to.
+    // Readers in this application go on; no later application restores it.
     if (isStored) runtime.pool.execute { () =>
       Tombstone.write(place, sc.hadoopConfiguration, RolledBack.message)
     }
   }
 
-  /** The map stage failed, and says so itself. */
+  /** The map stage failed; Spark reports that. */
   def discard(): Unit =
     if (
       synchronized {
@@ -199,16 +199,16 @@ final class CheckpointAttempt(
   private def closeQuietly(): Unit = {
     synchronized { node = None }
     executors.values.foreach(_.send(encode(Close(shuffleId))))
-    // The store answers when it likes, and this may be one of the driver's RPC threads.
-    // Where the application ends, the attempt goes with the next collection.
+    // The store may be slow, and this may be one of the driver's RPC threads.
+    // If the application ends, the next garbage collection removes the attempt.
     FailSafe.on(runtime.pool, "remove an attempt")(runtime.store.remove(place))
   }
 
   /**
-   * The outputs to commit, one for each map task: those that the stage ended with, or, where an
-   * executor was lost before it had uploaded one, what Spark computed in its stead. None yet if an
-   * upload is missing. The stage is determinate (others are not checkpointed, and what turns out to be
-   * none is given up, see [[MapOutputs]]), so either is right.
+   * The outputs to commit, one for each map task: those at the end of the stage or, where an executor was
+   * lost before its upload, those that Spark recomputed. None if an upload is still missing. Either
+   * output is right, because the stage is determinate: others are not checkpointed, and a stage that
+   * turns out to be indeterminate is given up, see [[MapOutputs]].
    */
   private def winners(current: Array[MapStatus]): Option[Array[MapStatus]] =
     if (state != Uploading) None
@@ -225,19 +225,19 @@ final class CheckpointAttempt(
     uploads.size >= numMaps && uploads.valuesIterator.map(_._2.mapIndex).toSet.size == numMaps
 
   private def commitIfWhole(): Unit = {
-    // Spark may hold its locks for long (to serialise what it sends): not under this attempt's own.
+    // Not under this attempt's lock: Spark may hold the tracker's locks for long, to serialise statuses.
     val current =
       if (synchronized(state == Uploading && allUploaded)) outputs.current
       else Array.empty[MapStatus]
     val chosen = synchronized {
       val whole = winners(current)
       if (whole.isDefined) state = Committing
-      // What a retry of the stage computes may be uploaded before Spark hears that its task is done.
+      // An output of a retried stage may be uploaded before Spark knows that its task is done.
       else if (state == Uploading && allUploaded) runtime.later(RecheckMs)(commitIfWhole())
       whole
     }
     chosen.foreach { statuses =>
-      // The store and the inputs' file system answer when they like: off the RPC threads.
+      // Off the RPC threads: the store and the inputs' file system may be slow.
       FailSafe.on(runtime.pool, "commit")(commit(statuses))
     }
   }
@@ -286,11 +286,11 @@ final class CheckpointAttempt(
   }
 
   /**
-   * New readers go to the store from here on; false if the attempt was given up meanwhile.
+   * Sends new readers to the store; false if the attempt was given up meanwhile.
    *
-   * Executors that join are told of the store first, then the tracker: what it still says to be local
-   * they read in the store. The tracker's locks are not waited for under this attempt's own, for which
-   * the driver's RPC threads wait.
+   * Joining executors learn of the store before the tracker is changed, and then read in the store even
+   * outputs that the tracker still locates on executors. The tracker's locks are not taken under this
+   * attempt's lock, because the driver's RPC threads wait for the latter.
    */
   private def switch(statuses: Array[MapStatus], manifest: Manifest): Boolean = {
     val packs = manifest.packs.map(_.pack).toArray
@@ -323,7 +323,7 @@ final class CheckpointAttempt(
     mine
   }
 
-  /** Local files of these outputs are to be freed where they are now. */
+  /** Notes the current locations of these outputs' local files, which will be freed. */
   private def add(statuses: Iterable[MapStatus]): Unit = {
     val local = statuses.filterNot(s => StoreLocation.matches(s.location))
     add(ShuffleFreeing.byLocation(local.map(s => s.location -> s.mapId).toSeq))
@@ -335,9 +335,9 @@ final class CheckpointAttempt(
     }
 
   /**
-   * Files of a decommissioned executor have been moved to another one (or to Spark's fallback storage),
-   * and the tracker was told so after the switch: readers are sent back to the store, and the copies
-   * freed as the files were.
+   * Spark has moved the files of a decommissioned executor to another one (or to its fallback storage)
+   * and has updated the tracker after the switch. Readers are sent back to the store, and the copies are
+   * freed like the original files.
    */
   override def migrated(mapIds: Set[Long]): Unit =
     if (synchronized(switched)) {
@@ -371,7 +371,7 @@ final class CheckpointAttempt(
     }
     if (mine) FailSafe.on(runtime.pool, "free local files") {
       val where = synchronized(located)
-      // Also those that have got files of a decommissioned one, and never met the shuffle.
+      // Also executors that received files of a decommissioned one and never joined the shuffle.
       val who = runtime.shuffles.executors ++ executors
       val freed = ShuffleFreeing.own(sc, shuffleId, where, who)
       tellFreed(freed)
@@ -379,7 +379,7 @@ final class CheckpointAttempt(
     }
   }
 
-  /** Whatever goes wrong here, the checkpoint stands: what is upstream stays until the query ends. */
+  /** If this fails, the checkpoint is kept, and the shuffles upstream stay until the query ends. */
   private def freeUpstream(): Unit =
     try
       FailSafe.run("free upstream") {
@@ -393,12 +393,12 @@ final class CheckpointAttempt(
     finally synchronized { node = None }
 
   /**
-   * Tasks of the boundary's stage that still run although all its outputs are committed
-   * (speculative duplicates, outputs computed again after the loss of an executor) still read
-   * upstream: files that vanish under them would look like a lost executor to Spark.
+   * Waits for tasks of the boundary's stage that still run although all its outputs are committed
+   * (speculative duplicates, outputs recomputed after the loss of an executor). They still read upstream,
+   * and to Spark their missing files would look like a lost executor.
    *
    * @return
-   *   whether there are none any more
+   *   whether all of them have ended
    */
   private def duplicatesEnd(): Boolean = {
     val rdd = synchronized(rddId)
@@ -411,7 +411,7 @@ final class CheckpointAttempt(
 
   private var freedBytes = 0L
 
-  /** What was freed so far, in order: the last word is the sum. The SQL tab adds up by itself. */
+  /** Reports the sum of freed bytes so far. The SQL tab gets the new bytes, as it adds them up itself. */
   private def tellFreed(bytes: Long): Unit = synchronized {
     freedBytes += bytes
     post(CheckpointMetrics.FreedBytes -> bytes)

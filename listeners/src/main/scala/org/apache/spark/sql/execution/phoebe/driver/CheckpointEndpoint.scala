@@ -10,7 +10,7 @@ import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
 import phoebe.FailSafe
 
-/** The driver's end of [[CheckpointMessages]]: passes each word on to the shuffle that it is about. */
+/** The driver's end of [[CheckpointMessages]]: passes each message on to its shuffle. */
 final class CheckpointEndpoint(
     override val rpcEnv: RpcEnv,
     shuffles: CheckpointedShuffles
@@ -51,7 +51,7 @@ final class CheckpointEndpoint(
 
 object CheckpointEndpoint {
 
-  /** From here on executors of this application find it. */
+  /** Opens the endpoint to the executors of this application. */
   def open(shuffles: CheckpointedShuffles): Unit = {
     val rpcEnv = SparkEnv.get.rpcEnv
     rpcEnv.setupEndpoint(CheckpointMessages.Driver, new CheckpointEndpoint(rpcEnv, shuffles)): Unit

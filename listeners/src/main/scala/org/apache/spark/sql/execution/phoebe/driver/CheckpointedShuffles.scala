@@ -12,22 +12,22 @@ import org.apache.spark.sql.execution.phoebe.exchange.{RestoredOutputs, StoreLoc
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages._
 import phoebe.Reason
 
-/** A shuffle of this application whose outputs are, or may come to be, in the store. */
+/** A shuffle of this application whose outputs are in the store or may be written there. */
 trait CheckpointedShuffle {
   def executionId: Long
 
-  /** Whether nothing will be written for it any more. */
+  /** Whether nothing more will be written for it. */
   def isOver: Boolean
 
-  /** Whether nobody can ask for the shuffle any more. */
+  /** Whether no task can read the shuffle any more. */
   def isForgotten(shuffleId: Int): Boolean = !StoreLocation.tracker.containsShuffle(shuffleId)
 
   def isStored: Boolean
 
-  /** Whether its map stage is over and a commit may yet come. */
+  /** Whether its map stage is over and a commit may still follow. */
   def isUploading: Boolean
 
-  /** Whether the store is being told so. */
+  /** Whether its commit is under way. */
   def isCommitting: Boolean
   def join(executorId: String, executor: RpcEndpointRef): ShuffleState
 
@@ -36,17 +36,17 @@ trait CheckpointedShuffle {
   def executorLost(executorId: String): Unit
   def drained(executorId: String): Unit
 
-  /** @return whether further uploads are welcome */
+  /** @return whether the executor should go on uploading */
   def uploaded(upload: Upload): Boolean
   def abandon(reason: Reason): Unit
 
-  /** Files of these map outputs have come to lie elsewhere, and Spark has noted it. */
+  /** Spark has moved the files of these map outputs, and the tracker has the new locations. */
   def migrated(mapIds: Set[Long]): Unit = ()
 }
 
 /**
- * A shuffle that an earlier application wrote: in the store from the beginning. It is known for as long
- * as a plan holds it, whatever Spark's clean-up has removed.
+ * A shuffle that an earlier application wrote, in the store from the beginning. It is kept here as long
+ * as a plan refers to it, even if Spark's clean-up has removed the shuffle.
  */
 final class RestoredShuffle(
     override val executionId: Long,
@@ -79,36 +79,36 @@ final class CheckpointedShuffles {
   private val shuffles = new ConcurrentHashMap[Int, CheckpointedShuffle]()
   private val known = new ConcurrentHashMap[String, RpcEndpointRef]()
 
-  /** Executors that are gone. */
+  /** Executors that were lost. */
   private val lost = ConcurrentHashMap.newKeySet[String]()
 
-  /** Shuffles upstream whose outputs were taken away on purpose. */
+  /** Shuffles upstream whose outputs were freed. */
   private val withoutOutputs = ConcurrentHashMap.newKeySet[Int]()
 
   def freed(shuffleId: Int): Unit = withoutOutputs.add(shuffleId)
   def isFreed(shuffleId: Int): Boolean = withoutOutputs.contains(shuffleId)
 
-  /** Map outputs whose files Spark has moved, by shuffle, until that is looked at. */
+  /** Map outputs whose files Spark has moved, by shuffle, until they are handled. */
   private val moved = new ConcurrentHashMap[Int, Set[Long]]()
 
   /**
-   * Spark has moved the files of a map output, from an executor that is being decommissioned.
+   * Notes that Spark has moved the files of a map output, from an executor that is being decommissioned.
    *
    * @return
-   *   whether that is to be looked at
+   *   whether the shuffle is one of these, so that the move must be handled
    */
   def moved(shuffleId: Int, mapId: Long): Boolean = shuffles.containsKey(shuffleId) && {
     moved.merge(shuffleId, Set(mapId), _ ++ _)
     true
   }
 
-  /** Looks at what has been moved. What could not be read in the store is read where it is now. */
+  /** Handles moved files, except of executions that could not read the store: they use the files. */
   def lookAtMoved(): Unit = moved.keySet.asScala.toSeq.foreach { id =>
     val mapIds = Option(moved.remove(id)).getOrElse(Set.empty[Long])
     get(id).filterNot(s => unreadable.containsKey(s.executionId)).foreach(_.migrated(mapIds))
   }
 
-  /** Places in the store that could not be read, by execution. */
+  /** Store locations that could not be read, by execution. */
   private val unreadable = new ConcurrentHashMap[Long, Set[BlockManagerId]]()
 
   def put(shuffleId: Int, shuffle: CheckpointedShuffle): Unit = shuffles.put(shuffleId, shuffle)
@@ -125,18 +125,18 @@ final class CheckpointedShuffles {
     dropIfLost(executorId)
   }
 
-  /** An executor meets a shuffle. */
+  /** An executor begins to write or read a shuffle. */
   def join(shuffleId: Int, executorId: String, executor: RpcEndpointRef): ShuffleState = {
     val state = get(shuffleId).fold[ShuffleState](Ordinary)(_.join(executorId, executor))
     dropIfLost(executorId)
     state
   }
 
-  /** Its word may be heard after Spark's that it is gone, and nothing is to wait for it then. */
+  /** An executor's message may arrive after its loss; nothing may wait for it then. */
   private def dropIfLost(executorId: String): Unit =
     if (lost.contains(executorId)) executorLost(executorId)
 
-  /** Another one may have the id of one that is gone: after a standalone master's recovery. */
+  /** A new executor may have the id of a lost one, after a standalone master's recovery. */
   def executorAdded(executorId: String): Unit = lost.remove(executorId)
 
   def executorLost(executorId: String): Unit = {
@@ -145,15 +145,15 @@ final class CheckpointedShuffles {
     all.foreach(_.executorLost(executorId))
   }
 
-  /** All executors that live, as far as they are known: by their greeting, or by a shuffle. */
+  /** All living executors that have sent `Hello` or joined a shuffle. */
   def executors: Map[String, RpcEndpointRef] = known.asScala.toMap ++ all.flatMap(_.executors)
 
   /**
-   * An output in the store could not be read. Spark computes it again, and all that was at the same
-   * location; each location that fails costs the reading stage an attempt, of which it has four. So
-   * at an execution's second one, the store counts as out of order for it: all that it has there
-   * is computed at once. What another application wrote is computed as a whole, so it fails once; what
-   * would come out otherwise waits for a failure of its own.
+   * An output in the store could not be read. Spark recomputes it, with everything at the same location.
+   * Each failed location costs the reading stage an attempt, of which it has four. So at an execution's
+   * second failed location the store counts as failed for it, and everything that it has there is
+   * recomputed at once. A restored shuffle is recomputed as a whole, so it fails once. If its rows might
+   * differ, it is recomputed only when it fails itself.
    *
    * @return
    *   whether it can be computed
@@ -172,7 +172,7 @@ final class CheckpointedShuffles {
           case (id, own: CheckpointAttempt) if own.executionId == shuffle.executionId =>
             StoreLocation.all(id).foreach(StoreLocation.tracker.removeOutputsOnExecutor)
           case (_, other: RestoredShuffle) if other.executionId == shuffle.executionId =>
-            // Another one may be whole, and to roll back what has read it may fail the query.
+            // Another checkpoint may be good, and rolling back its readers may fail the query.
             other.outputs.filter(_.isReproducible).foreach(_.unreadable(why))
           case _ =>
         }
@@ -181,8 +181,8 @@ final class CheckpointedShuffles {
     }
 
   /**
-   * A boundary that an execution restored is computed after all, with other rows, and what has read it is
-   * rolled back. What the execution has written may come from both: nothing of it is for later runs.
+   * A restored boundary of an execution is recomputed with other rows, and its readers are rolled back.
+   * Checkpoints of the execution may have rows of both, so later runs must not restore them.
    */
   def rolledBack(executionId: Long): Unit = all.foreach {
     case own: CheckpointAttempt if own.executionId == executionId => own.rolledBack()
@@ -190,8 +190,8 @@ final class CheckpointedShuffles {
   }
 
   /**
-   * Forgets the shuffles that Spark has forgotten (its cleaner works as the garbage collector finds
-   * them). Those that are still being uploaded stay: their bytes have links of their own.
+   * Forgets the shuffles that Spark has forgotten (its cleaner follows the JVM's garbage collector).
+   * Those that are still being uploaded are kept: their files have hard links.
    *
    * @return
    *   the forgotten ones

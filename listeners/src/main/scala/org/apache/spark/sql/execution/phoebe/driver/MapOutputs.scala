@@ -11,12 +11,12 @@ import org.apache.spark.sql.execution.phoebe.exchange.StoreLocation
 import phoebe.Reason
 
 /**
- * What Spark knows of the outputs of a map stage, and of those that they are computed from.
+ * Spark's state of a map stage's outputs, and of the outputs that they are computed from.
  *
  * @param upstreamIds
  *   the shuffles that the stage reads, directly or not
  * @param rowsAreChecked
- *   whether Spark notes a checksum of each output's rows, whatever their order
+ *   whether Spark notes an order-independent checksum of each output's rows
  */
 private[phoebe] final class MapOutputs(
     shuffleId: Int,
@@ -25,29 +25,29 @@ private[phoebe] final class MapOutputs(
     shuffles: CheckpointedShuffles
 ) {
 
-  /** As they are now; null where one is lost. */
+  /** The current map statuses; null for a lost output. */
   def current: Array[MapStatus] =
     StoreLocation.tracker.shuffleStatuses.get(shuffleId).map(
       _.withMapStatuses(_.clone())
     ).getOrElse(Array.empty)
 
   /**
-   * Spark compares the rows' checksums of outputs that it computes again with those before. Where they
-   * differ (sums of floating-point numbers, say), readers must not be sent from one to the other, and
-   * where it takes no checksums nobody knows: neither of this shuffle's outputs, nor of those that
-   * they were computed from.
+   * Whether outputs that were computed again have the same rows as before. Spark compares the rows'
+   * checksums. If they differ (sums of floating-point numbers, say), readers must not be sent from one
+   * output to the other. Without checksums this is not known. The same holds for the outputs that these
+   * were computed from.
    *
    * @param statuses
-   *   the outputs that are to be stored
+   *   the outputs to be stored
    * @param ended
-   *   those that the map stage ended with
+   *   the outputs that the map stage ended with
    */
   def recomputedAlike(
       statuses: Array[MapStatus],
       ended: => Array[MapStatus]
   ): Either[Reason, Unit] = {
     val tracked = StoreLocation.tracker.shuffleStatuses
-    // Spark rolls back what has read an output that differs: also where it lies upstream.
+    // Spark rolls back the readers of an output that differs, also of one upstream.
     val differs = (upstreamIds + shuffleId).exists { id =>
       tracked.get(id)
         .exists(status => status.withMapStatuses(_ => SparkVersion.hasChecksumMismatch(status)))

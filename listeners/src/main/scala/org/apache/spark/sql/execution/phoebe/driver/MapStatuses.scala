@@ -16,9 +16,9 @@ import phoebe.files.DamagedFileException
 import phoebe.store.Manifest
 
 /**
- * Statuses of map outputs as a manifest holds them: each in Spark's own form (`Externalizable`), one
- * after the other: a byte for each partition, or a bitmap and an average where there are very many. A
- * manifest is read by the very version of Spark that wrote it.
+ * Map statuses as a manifest has them: each in Spark's own form (`Externalizable`), one after the
+ * other. That is a byte for each partition, or a bitmap and an average if there are very many. A
+ * manifest is read only by the version of Spark that wrote it.
  */
 object MapStatuses {
 
@@ -33,7 +33,7 @@ object MapStatuses {
     Base64.getEncoder.encodeToString(bytes.toByteArray)
   }
 
-  /** Sizes of the map outputs by map index; where they are said to be means nothing any more. */
+  /** Map statuses with their sizes, by map index. Their locations are no longer valid. */
   def of(manifest: Manifest): Array[MapStatus] = {
     val bytes = Base64.getDecoder.decode(manifest.statuses)
     val in = new ObjectInputStream(new GZIPInputStream(new ByteArrayInputStream(bytes)))

@@ -37,25 +37,25 @@ import org.apache.spark.sql.execution.phoebe.exchange.{
 import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.{encode, Free}
 import phoebe.FailSafe
 
-/** Moves a committed shuffle to the store, and removes the files that this has made superfluous. */
+/** Moves a committed shuffle to the store, and removes the local files that are then not needed. */
 private[phoebe] object ShuffleFreeing extends Logging {
   import StoreLocation.tracker
 
   private val FreeTimeout = 60.seconds
 
   /**
-   * Says in the map output tracker that a shuffle's outputs are in the store: those that it still
-   * has, those that it has lost with an executor, and those that Spark has computed anew meanwhile
-   * (the stage is determinate, so either is right, but what is in the store survives executors).
+   * Sets the store as the location of a shuffle's outputs in the map output tracker: of those that it
+   * still has, those lost with an executor, and those that Spark has recomputed meanwhile (the stage is
+   * determinate, so either is right, but the store's outputs survive the loss of executors).
    *
    * Only locations change: `BlockManagerMaster.removeShuffle` would make the driver forget the shuffle
    * (SPARK-53898 is not in 4.2.0), and running jobs would compute everything upstream again.
    *
    * @param later
-   *   does something after a while
+   *   runs work after a delay
    * @return
-   *   the tracker's epoch, from which on executors see the new locations, and the outputs that
-   *   were there instead of committed ones
+   *   the tracker's epoch from which on executors see the new locations, and the outputs that were
+   *   registered instead of committed ones
    */
   def moveToStore(
       shuffleId: Int,
@@ -80,8 +80,8 @@ private[phoebe] object ShuffleFreeing extends Logging {
   }
 
   /**
-   * Many outputs travel as a broadcast. Executors that have just been told of it still fetch it, and one
-   * that is destroyed under them fails their stage: it goes later.
+   * Drops the tracker's serialized statuses. Those of many outputs are a broadcast, which executors may
+   * still be fetching. Destroying it now would fail their stage, so it is destroyed later.
    */
   def forgetSerialized(registered: ShuffleStatus, later: (() => Unit) => Unit): Unit = {
     val told = registered.withMapStatuses { _ =>
@@ -94,11 +94,10 @@ private[phoebe] object ShuffleFreeing extends Logging {
   }
 
   /**
-   * Undoes what Spark has noted since of outputs that are in the store: that their files have come to
-   * lie on another executor.
+   * Sets the store as location again, for outputs whose files Spark has since moved to another executor.
    *
    * @return
-   *   where they were said to be
+   *   map ids by the location that Spark had set
    */
   def backToStore(
       shuffleId: Int,
@@ -124,18 +123,18 @@ private[phoebe] object ShuffleFreeing extends Logging {
         byLocation(moved)
     }
 
-  /** Map ids by where their files are. */
+  /** Map ids by the location of their files. */
   def byLocation(outputs: Seq[(BlockManagerId, Long)]): Map[BlockManagerId, Array[Long]] =
     outputs.groupMap(_._1)(_._2).map { case (where, mapIds) => where -> mapIds.toArray }
 
   /**
-   * Removes local files of a shuffle whose outputs nobody is sent to any more, on the executors that
-   * have them, and through the external shuffle service where the executor is gone.
+   * Removes local files of a shuffle that have no more readers, on the executors that have them, and
+   * through the external shuffle service for lost executors.
    *
    * @param located
-   *   map ids by where they were before
+   *   map ids by their locations before
    * @return
-   *   bytes removed from local disks, as far as executors say
+   *   bytes removed from local disks, as far as executors report them
    */
   def own(
       sc: SparkContext,
@@ -167,7 +166,7 @@ private[phoebe] object ShuffleFreeing extends Logging {
     freed
   }
 
-  /** With dynamic allocation an executor is kept for shuffle files: those are gone. */
+  /** Dynamic allocation keeps an executor for its shuffle files. These are gone. */
   private def unpin(sc: SparkContext, shuffleId: Int): Unit =
     sc.executorAllocationManager.foreach(_.executorMonitor.shuffleCleaned(shuffleId))
 
@@ -186,12 +185,12 @@ private[phoebe] object ShuffleFreeing extends Logging {
   }
 
   /**
-   * Removes the shuffles below a committed boundary that nothing live can still ask for: every
-   * reader that the running query (all its fragments, subqueries too) has or will have outside the
-   * boundary's own subtree keeps them. Spark recomputes what is asked for after all.
+   * Removes the shuffles below a committed boundary that no running part of the query can still read. A
+   * shuffle is kept if the query (all its fragments, subqueries too) has or will have a reader of it
+   * outside the boundary's own subtree. If a removed shuffle is read after all, Spark recomputes it.
    *
-   * The plans are looked at on a thread of ours. To compare exchanges Spark makes nodes anew, and a
-   * node takes its session from the thread that makes it: so it is active here.
+   * The plans are examined on a thread of ours. To compare exchanges Spark creates nodes, and a node
+   * takes its session from the creating thread. So the session is active here.
    */
   def upstream(exchange: CheckpointExchangeExec): Long =
     Option(SQLExecution.getQueryExecution(exchange.executionId)).fold(0L) { query =>
@@ -202,7 +201,7 @@ private[phoebe] object ShuffleFreeing extends Logging {
     val outside = new Walk(exchange)
     outside.from(plan)
     if (!outside.metFreeing) {
-      // The boundary is not (or no longer) part of the running plan: then nothing is known.
+      // The boundary is not (or no longer) part of the running plan, so its readers are not known.
       logDebug(
         s"phoebe: ${exchange.fingerprint} is not in the running plan, nothing upstream is freed"
       )
@@ -218,25 +217,25 @@ private[phoebe] object ShuffleFreeing extends Logging {
       freeable.keys.toSeq.map { id =>
         val outputs = whole(id)
         if (outputs.nonEmpty) runtime.shuffles.freed(id)
-        // The shuffle stays registered: a job that was submitted before may still ask, finds the
-        // outputs missing and recomputes them. An unknown shuffle would fail it, and an output
-        // that is announced for one (by a task that is late) ends Spark's scheduler.
+        // The shuffle stays registered: a job that was submitted before may still read it, finds the
+        // outputs missing and recomputes them. An unknown shuffle would fail the job. And an output
+        // of an unknown shuffle, reported by a late task, ends Spark's scheduler.
         if (outputs.nonEmpty) tracker.unregisterAllMapAndMergeOutput(id)
         own(runtime.phoebe.sparkContext, id, byLocation(outputs), runtime.shuffles.executors)
       }.sum
     }
   }
 
-  /** A shuffle's outputs; none where some are missing: then Spark is computing them again. */
+  /** A shuffle's outputs; none if some are missing, because Spark is then recomputing them. */
   private def whole(shuffleId: Int): Seq[(BlockManagerId, Long)] =
     tracker.shuffleStatuses.get(shuffleId).toSeq.flatMap(_.withMapStatuses { statuses =>
       if (statuses.contains(null)) Nil else statuses.toSeq.map(s => s.location -> s.mapId)
     })
 
   /**
-   * Collects the shuffles that a plan reads, looking through stages, reuse, subqueries and caches. It
-   * stops at boundaries whose output is in the store (`freeing`, earlier ones of this application,
-   * restored ones): below them nobody reads for their sake any more.
+   * Collects the shuffles that a plan reads, through stages, reuse, subqueries and caches. It stops at
+   * boundaries whose output is in the store (`freeing`, earlier ones of this application, restored
+   * ones): these no longer read what is below them.
    */
   private final class Walk(freeing: CheckpointExchangeExec) {
     val materialized = mutable.Map.empty[Int, SparkPlan]
@@ -245,13 +244,13 @@ private[phoebe] object ShuffleFreeing extends Logging {
     var metFreeing = false
     private val seen = Collections.newSetFromMap(new IdentityHashMap[SparkPlan, java.lang.Boolean])
 
-    /** Whether an exchange that is yet to run, or runs, may read a shuffle instead. */
+    /** Whether an exchange that runs or has yet to run may reuse a shuffle instead. */
     def mayReuse(canonical: SparkPlan): Boolean = pending(canonical) || unmade.exists { exchange =>
       alike(exchange.outputPartitioning, canonical.outputPartitioning) &&
       exchange.canonicalized == canonical
     }
 
-    /** What a look at the exchange alone can tell: to compare two subtrees costs nodes anew. */
+    /** A cheap comparison of the exchanges alone: comparing two subtrees creates new nodes. */
     private def alike(one: Partitioning, other: Partitioning): Boolean =
       one.getClass == other.getClass && one.numPartitions == other.numPartitions
 
