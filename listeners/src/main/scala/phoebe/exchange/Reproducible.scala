@@ -19,23 +19,23 @@ import org.apache.spark.sql.execution.phoebe.exchange.RestoredInputExec
 import phoebe.fingerprint.RowOrder
 
 /**
- * Whether a boundary that is computed again gives each of its reduce partitions the same rows, in
- * whatever order, however its input is spread over tasks. Tasks that have read whole reduce partitions
- * of the first computation may then stand beside tasks that read the second one.
+ * Whether a recomputed boundary gives each of its reduce partitions the same rows, in any order, for any
+ * distribution of its input over tasks. Then tasks that have read whole reduce partitions of the first
+ * computation keep their results, together with tasks that read the second one.
  *
- * An allow-list: what is not known here is computed as Spark computes an indeterminate stage again,
- * with all that has read it. Partial aggregates count as what they are merged to, since a task merges
- * all of a partition.
+ * An allow-list: any other boundary is recomputed with all its readers, as Spark does for an
+ * indeterminate stage. Partial aggregates count like the final ones, since a task merges all rows of a
+ * partition.
  */
 object Reproducible {
 
   def apply(exchange: ShuffleExchangeLike): Boolean =
     isByValue(exchange.outputPartitioning) && rows(exchange)
 
-  /** Whether a row's value alone says in which partition it is. */
+  /** Whether a row's value alone determines its partition. */
   private def isByValue(partitioning: Partitioning): Boolean = partitioning match {
     case _: HashPartitioning | SinglePartition => true
-    case _ => false // the bounds of ranges are sampled, a round robin begins anywhere
+    case _ => false // the bounds of ranges are sampled; a round robin starts at any partition
   }
 
   private def rows(plan: SparkPlan): Boolean = {
@@ -45,7 +45,7 @@ object Reproducible {
       case reused: ReusedExchangeExec => Seq(reused.child)
       case reused: ReusedSubqueryExec => Seq(reused.child)
       case input: RestoredInputExec => Seq(input.original)
-      // What they prune has no part in the result.
+      // They only prune rows that do not change the result.
       case _: SubqueryAdaptiveBroadcastExec | _: SubqueryBroadcastExec => Nil
       case other => other.children ++ other.subqueries
     }

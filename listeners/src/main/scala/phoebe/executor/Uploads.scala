@@ -19,18 +19,17 @@ import phoebe.settings.PhoebeSettings
 import phoebe.store.{Pack, PackWriter, StoreMarker, StoreRefusedException}
 
 /**
- * What waits on one executor for its upload, or is being uploaded, over all shuffles: bounded, so
- * that a store that is slower than the tasks costs checkpoints, and neither disk nor memory.
+ * The map outputs of one executor that are queued or being uploaded, over all shuffles. It is bounded:
+ * a store that is slower than the tasks costs checkpoints, but neither disk nor memory.
  *
- * As long as a query runs its shuffle files stay anyway, and names of our own for them cost nothing;
- * but what waits outlives the query. So it may be as large as what its disk has left when it is queued
- * (all that waits against the disk of the one that comes: a bound for each disk, if there are several).
- * What is gathered for one pack on purpose
- * (`UploadQueue.MostBytes`) may wait in any case: on a disk that is nearly full a commit is what
- * frees. The number is bounded for the heap, where an output takes about a kilobyte.
+ * While a query runs, Spark keeps its shuffle files anyway, and our hard links cost nothing. But queued
+ * outputs outlive the query. So all queued bytes together may not exceed the free space of the new
+ * output's disk (with several disks, each one sets such a bound). The bytes collected for one pack
+ * (`UploadQueue.MostBytes`) may always be queued, because on a nearly full disk only a commit frees
+ * space. The number of outputs is bounded for the heap, where each takes about a kilobyte.
  *
  * @param usable
- *   the bytes that the disk of a file has left
+ *   the free bytes of a file's disk
  */
 final class Backlog(
     mostOutputs: Int = 20000,
@@ -40,7 +39,7 @@ final class Backlog(
   private var outputs = 0
   private var bytes = 0L
 
-  /** Counts an output in; or the reason why it may not wait, then it does not count. */
+  /** Counts an output; or the reason why it may not be queued, in which case it is not counted. */
   def take(output: LinkedOutput): Option[Reason] = {
     val left = usable(output.index.getParentFile)
     synchronized {
@@ -60,17 +59,17 @@ final class Backlog(
     }
   }
 
-  /** It is uploaded, or given up. */
+  /** The output was uploaded or given up. */
   def done(output: LinkedOutput): Unit = synchronized {
     outputs -= 1
     bytes -= output.output.bytes
   }
 
-  /** Outputs that wait or are under way. */
+  /** Outputs that are queued or being uploaded. */
   def size: Int = synchronized(outputs)
 }
 
-/** The threads of one executor that upload: a bounded pool, gone when there is nothing to do. */
+/** The upload threads of one executor: a bounded pool, whose threads end when they are idle. */
 final class UploadPool(env: SparkEnv, val backlog: Backlog = new Backlog)
     extends Logging {
 
@@ -93,18 +92,18 @@ final class UploadPool(env: SparkEnv, val backlog: Backlog = new Backlog)
 
   private val asides = SparkInternals.cachedThreads("phoebe-aside", 2, 10)
 
-  /** Runs what no upload may hold up: a word with the driver. */
+  /** Runs a call to the driver on a separate thread, so that it does not wait for uploads. */
   def aside(what: String)(body: => Unit): Unit =
     FailSafe.unlessOver(asides)(asides.execute(() => kept(what)(body)))
 
-  /** An exception that nobody catches ends an executor: not even an interrupt may leave here. */
+  /** Catches everything, also an interrupt: an uncaught exception would end the executor. */
   private def kept(what: String)(body: => Unit): Unit =
     try FailSafe.run(what)(body)
     catch { case _: InterruptedException => }
 
   private lazy val timer = SparkInternals.scheduledThread("phoebe-upload-timer")
 
-  /** Runs `body`, which must not take long, after a while. */
+  /** Runs `body`, which must be short, after a delay. */
   def later(what: String, delayMs: Long)(body: => Unit): Unit =
     FailSafe.later(timer, delayMs, what)(body)
 
@@ -116,14 +115,14 @@ final class UploadPool(env: SparkEnv, val backlog: Backlog = new Backlog)
 }
 
 /**
- * The map outputs of one shuffle that wait on this executor for their upload.
+ * The map outputs of one shuffle that are queued on this executor.
  *
- * Outputs are gathered until there is enough for a pack, or the map stage is over. On a local disk
- * that is little, and most outputs become packs of their own at once, read back from the page cache;
- * on any other store as much as makes a reducer's share of it worth a request.
+ * Outputs are collected until there are enough bytes for a pack, or the map stage is over. On a local
+ * disk few bytes are enough: most outputs become packs of their own at once, read from the page cache.
+ * On any other store a reducer's share of the pack must be worth a request.
  *
- * @param report tells the driver, which answers whether to go on
- * @param giveUp tells the driver, from a map task: nothing is waited for
+ * @param report reports an upload to the driver, which answers whether to go on
+ * @param giveUp reports to the driver, from a map task, without waiting for an answer
  */
 final class UploadQueue(
     pool: UploadPool,
@@ -135,7 +134,7 @@ final class UploadQueue(
 
   private val waiting = mutable.Queue.empty[LinkedOutput]
 
-  /** Enough for a pack each, until a thread has time for them. */
+  /** Outputs for one pack each, until an upload thread is free. */
   private val batches = mutable.Queue.empty[Vector[LinkedOutput]]
   private var waitingBytes = 0L
   private var waitingBlocks = 0L
@@ -147,11 +146,11 @@ final class UploadQueue(
 
   private lazy val directory = source.place.directory
 
-  /** Made by a thread that uploads, and never under this queue's lock, which map tasks take. */
+  /** Opened by an upload thread, and never under this queue's lock, which map tasks take. */
   private val opened = new Opened(source)
   private def fs: FileSystem = opened.fs
 
-  /** Where too much waits already, the checkpoint is abandoned: no task and no query waits for it. */
+  /** Queues an output. If too much is queued already, the checkpoint is abandoned; no task waits. */
   def add(output: LinkedOutput): Unit =
     if (synchronized(closed)) output.release()
     else pool.backlog.take(output) match {
@@ -159,7 +158,7 @@ final class UploadQueue(
         output.release()
         val left = shut()
         giveUp(Upload(null, Array(output.output), 0, reason))
-        // Thousands of names, perhaps: not on a map task's time.
+        // There may be thousands of links to remove, so not on the map task's thread.
         pool.later("let go of map outputs", 0)(letGo(left))
       case None => if (!enqueue(output)) letGo(Seq(output))
     }
@@ -183,32 +182,33 @@ final class UploadQueue(
     pool.backlog.done(output)
   }
 
-  /** Uploads may begin: the driver knows of this executor. */
+  /** Lets uploads begin: the driver knows this executor. */
   def start(stageIsOver: Boolean): Unit = synchronized {
     started = true
     flushing ||= stageIsOver
     dispatch()
   }
 
-  /** Little waits on a local disk, and not for long: its executor may be taken away. */
+  /** Uploads small outputs on a local disk after a short time, because the executor may be removed. */
   private def timeIsUp(): Unit = synchronized {
     timed = false
     dispatch(all = true)
   }
 
-  /** No more outputs are expected: what waits goes now. */
+  /** No more outputs are expected: uploads the queued ones now. */
   def flush(): Unit = synchronized {
     flushing = true
     dispatch()
   }
 
-  /** Gives up what waits and what is under way. */
+  /** Gives up queued and running uploads. */
   def close(): Unit = letGo(shut())
 
-  /** Nothing more is uploaded; what waited is the caller's to let go. */
+  /** Ends all uploads. The caller must release the returned outputs. */
   private def shut(): Seq[LinkedOutput] = synchronized {
     closed = true
-    // Only while they write: they go on to other shuffles, and what they tell the driver is theirs.
+    // Interrupt only threads that are writing: they serve other shuffles too, and their messages
+    // to the driver must be sent.
     running.foreach(_.interrupt())
     val left = waiting.toList ++ batches.flatten
     waiting.clear()
@@ -216,7 +216,7 @@ final class UploadQueue(
     left
   }
 
-  /** @param all also what is not enough for a pack yet */
+  /** @param all whether to upload also fewer outputs than a pack needs */
   private def dispatch(all: Boolean = false): Unit =
     while (started && !closed && waiting.nonEmpty && (all || isReady)) {
       val batch = mutable.ArrayBuffer.empty[LinkedOutput]
@@ -240,14 +240,14 @@ final class UploadQueue(
     synchronized(batches.removeHeadOption()).foreach { batch => // none: closed meanwhile
       val sorted = batch.sortBy(_.output.mapIndex)
       val file = s"m${sorted.head.output.mapIndex}-${sorted.head.output.mapId}.pack"
-      // The bytes are in the store, or will not be: whatever the driver says needs no local files.
+      // The upload has succeeded or failed, so the local files are no longer needed.
       val upload =
         try packed(file, sorted)
         finally letGo(sorted)
       settle(file, upload)
     }
 
-  /** Runs what ends at once, with an exception, when the queue is closed. */
+  /** Runs `body`, which is interrupted when the queue is closed. */
   private def untilClosed[T](body: => T): T = {
     synchronized {
       if (closed) throw new InterruptedException
@@ -256,7 +256,7 @@ final class UploadQueue(
     try body
     finally synchronized {
         running -= Thread.currentThread
-        Thread.interrupted() // meant for this body, if for any
+        Thread.interrupted() // an interrupt was for this body; clear it
       }
   }
 
@@ -267,8 +267,8 @@ final class UploadQueue(
   private lazy val mostMaps = if (isLocal) MostLocalMaps else MostMaps
 
   /**
-   * Bytes at which a pack is full: so that each reducer's share of it is worth a request; on a local
-   * disk, so that it is worth a file.
+   * The bytes at which a pack is full: enough that each reducer's share is worth a request or, on a local
+   * disk, that the pack is worth a file.
    */
   private lazy val target: Long =
     if (isLocal) LocalBytes
@@ -285,7 +285,7 @@ final class UploadQueue(
     }
   }
 
-  /** Tells the driver; what it does not want goes. */
+  /** Reports the upload; deletes the file if the driver no longer wants it. */
   private def settle(file: String, upload: Upload): Unit =
     if (synchronized(closed)) discardLast(file)
     else {
@@ -300,7 +300,7 @@ final class UploadQueue(
             None
         }
       if (!answer.contains(true)) close()
-      // Without an answer the driver may yet hear of it, and count on the file.
+      // Without an answer the driver may still receive the report, and need the file.
       if (answer.contains(false)) discardLast(file)
     }
 
@@ -319,7 +319,7 @@ final class UploadQueue(
       whole = true
       pack
     } finally {
-      // Closing publishes the file on an object store; half of one is removed by the caller.
+      // Closing publishes the file on an object store; the caller removes an incomplete one.
       if (whole) out.close()
       else
         try out.close()
@@ -340,10 +340,10 @@ final class UploadQueue(
 
   private def discard(file: String): Unit = quietly(fs.delete(new Path(directory, file), false))
 
-  /** The checkpoint will not be: what this executor has written for it goes. */
+  /** The checkpoint is given up: deletes what this executor has written for it. */
   private def discardLast(file: String): Unit = {
     discard(file)
-    // Other executors' files keep it, and the driver removes those.
+    // A directory with other executors' files is kept; the driver removes those files.
     quietly(Seq(directory, directory.getParent).foreach(HadoopFiles.removeIfEmpty(fs, _)))
   }
 
@@ -361,7 +361,7 @@ object UploadQueue {
     private def root = source.place.root
     lazy val fs: FileSystem = HadoopFiles.fileSystem(root, source.conf.value.value)
 
-    /** The driver may still be making the store; where it refuses to, there will be none. */
+    /** The store's marker. The driver may still be creating it, unless it has refused the directory. */
     private lazy val marker: StoreMarker = {
       val deadline = System.nanoTime() + StoreNs
       var found = StoreMarker.read(fs, root)
@@ -376,11 +376,11 @@ object UploadQueue {
     }
 
     /**
-     * A file system makes directories anew for a file: not those of a store that is gone, and not in
-     * one that came after it.
+     * Checks that the store is still there: writing a file would create the directories of a deleted
+     * store again, or write into a store that replaced it.
      *
      * @throws IOException
-     *   if the store is not seen, which may be so for a moment only
+     *   if the store is not found; that may be temporary
      */
     def check(): Unit = {
       val expected = marker
@@ -395,7 +395,7 @@ object UploadQueue {
   private val LeastBytes = 64L << 20
   val MostBytes: Long = 1L << 30
 
-  /** Segments and map tasks in a pack: bounds for the memory and the open files of its writer. */
+  /** Limits of segments and map tasks in a pack, for the memory and the open files of its writer. */
   private val MostBlocks = 2L << 20
   private val MostMaps = 1000
   private val MostLocalMaps = 200

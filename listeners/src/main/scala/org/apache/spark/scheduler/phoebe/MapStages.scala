@@ -13,10 +13,10 @@ import org.apache.spark.scheduler.phoebe.compat.SchedulerVersion
 import org.apache.spark.sql.execution.SQLExecution
 
 /**
- * What a shuffle whose lineage comes late needs of Spark's scheduler: its map stage waits until the
- * lineage is there, and is then what it would have been with that lineage from the beginning.
+ * The parts of Spark's scheduler that a restored shuffle needs when it gets its lineage late: its map
+ * stage waits for the lineage, and is then as if it had that lineage from the beginning.
  *
- * The scheduler's state belongs to its event loop. All but `onSchedulerThread` is called there.
+ * The scheduler's state belongs to its event loop. Everything but `onSchedulerThread` is called there.
  */
 private[spark] object MapStages {
 
@@ -24,7 +24,7 @@ private[spark] object MapStages {
   def onSchedulerThread(scheduler: DAGScheduler)(body: => Unit): Unit = {
     val reached = Promise[Seq[ActiveJob]]()
     reached.future.foreach(_ => body)(ExecutionContext.parasitic)
-    // No job has this tag; the scheduler says so by completing the promise.
+    // No job has this tag, so the scheduler cancels nothing and completes the promise.
     scheduler.eventProcessLoop.post(JobTagCancelled(NoJob, None, Some(reached)))
   }
 
@@ -32,8 +32,8 @@ private[spark] object MapStages {
     scheduler.eventProcessLoop.eventThread eq Thread.currentThread()
 
   /**
-   * A shuffle's map stage, if there is one now, is not submitted until it is released: for the
-   * scheduler it waits for its parents. No task of it runs and no slot is held.
+   * Holds back a shuffle's map stage, if there is one now, until it is released: to the scheduler it
+   * waits for its parents. No task of it runs, and it holds no slot.
    *
    * @return
    *   the properties of a job that needs it
@@ -47,11 +47,11 @@ private[spark] object MapStages {
     }
 
   /**
-   * The RDD of a shuffle's map stage depends on others by now. The stage gets them as its parents, its
-   * jobs get these, and it is submitted.
+   * Submits a shuffle's map stage, whose RDD has its lineage by now. The stage gets the stages of that
+   * lineage as parents, and its jobs need these too.
    *
    * @param rolledBack
-   *   why jobs fail that have handed out a part of their result since they were rolled back
+   *   the cause with which jobs fail that have returned a part of their result since they were rolled back
    */
   def release(scheduler: DAGScheduler, shuffleId: Int, rolledBack: Option[Exception]): Unit = {
     rolledBack.foreach { cause =>
@@ -70,7 +70,7 @@ private[spark] object MapStages {
             scheduler.createShuffleMapStage(dependency, first)
           )
         }
-        // Spark wakes a stage that waits, and finds what is to be rolled back, by its parents.
+        // By its parents Spark wakes a waiting stage, and finds the stages to roll back.
         Parents.set(stage, parents)
         jobs.foreach(need(scheduler, _, parents))
       }
@@ -90,14 +90,14 @@ private[spark] object MapStages {
     }
 
   /**
-   * A shuffle's outputs will be others than those that were read: what its query has made of them is
-   * made again. Jobs that have handed out a part of their result fail with `cause`; those that might
-   * yet do so are seen to when the stage is released.
+   * Rolls back everything that a query has computed from a shuffle, because its new outputs may differ.
+   * Jobs that have returned a part of their result fail with `cause`. Jobs that might still return one
+   * before the stage is released are checked then.
    *
    * @param wasRead
-   *   whether earlier jobs have read it
+   *   whether earlier jobs have read the shuffle
    * @param isRunning
-   *   whether a SQL execution has not ended: after that, jobs may hand out one result between them
+   *   whether a SQL execution has not ended: after its end, several jobs may return one result together
    */
   def rollBack(
       scheduler: DAGScheduler,
@@ -111,7 +111,7 @@ private[spark] object MapStages {
         Option(scheduler.jobIdToActiveJob(id).properties)
           .flatMap(p => Option(p.getProperty(SQLExecution.EXECUTION_ID_KEY))).map(_.toLong)
       }.distinct
-      // Of the same query: as Spark does where order-independent checksums differ.
+      // Jobs of the same query: as Spark does where order-independent checksums differ.
       val ended = executions.flatten
         .flatMap(SchedulerVersion.endedJobs(scheduler, _)).map(_.finalStage)
       val isOut = wasRead && !executions.forall(_.exists(isRunning)) || ended.exists {
@@ -121,7 +121,7 @@ private[spark] object MapStages {
       val readers = scheduler.activeJobs.toSeq.map(_.finalStage).filter(dependsOn(_, shuffleId))
       readers.foreach {
         case result: ResultStage if !isOut && !handsOut(result) =>
-          // What its tasks have read so far is no part of the new result.
+          // Rows that its tasks have read so far must not get into the new result.
           if (!scheduler.runningStages.contains(result)) scheduler.taskScheduler
             .killAllTaskAttempts(result.id, interruptThread = false, "its input is computed again")
           else scheduler.abortStage(result, cause.toString, Some(cause))
@@ -144,7 +144,7 @@ private[spark] object MapStages {
   def exists(scheduler: DAGScheduler, shuffleId: Int): Boolean =
     scheduler.shuffleIdToMapStage.contains(shuffleId)
 
-  /** How many jobs there have been. */
+  /** The number of jobs so far. */
   def jobsSoFar(scheduler: DAGScheduler): Int = scheduler.numTotalJobs
 
   private def dependsOn(stage: Stage, shuffleId: Int): Boolean = {
@@ -159,7 +159,7 @@ private[spark] object MapStages {
   private def jobsOf(scheduler: DAGScheduler, stage: Stage): Seq[Int] =
     stage.jobIds.toSeq.filter(scheduler.jobIdToActiveJob.contains).sorted
 
-  /** A job needs these stages and all upstream of them. */
+  /** Notes that a job needs these stages and all stages upstream of them. */
   private def need(scheduler: DAGScheduler, job: Int, stages: Seq[Stage]): Unit = {
     var open = stages.toList
     while (open.nonEmpty) {

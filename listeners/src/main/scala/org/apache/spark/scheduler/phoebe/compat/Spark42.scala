@@ -1,6 +1,6 @@
 /*
- * What of Spark's scheduler differs between 4.0, 4.1 and 4.2, as it is in 4.2: how stages that have read
- * outputs which come out otherwise are rolled back. 4.0 does so by the stages' attempts alone. In Spark's
+ * The parts of Spark's scheduler that differ between 4.0, 4.1 and 4.2, as they are in 4.2: how the readers
+ * of outputs that have changed are rolled back. 4.0 does so by the stages' attempts alone. In Spark's
  * package for DAGScheduler and its stages (private[spark], private[scheduler]).
  */
 package org.apache.spark.scheduler.phoebe.compat
@@ -18,11 +18,11 @@ private[spark] object SchedulerVersion {
       .flatMap(_.asScala).filterNot(scheduler.activeJobs.contains)
 
   /**
-   * All that has read a stage's outputs is to be computed again. In 4.1 the stages downstream of it alone
+   * Rolls back all readers of a stage's outputs. In 4.1 these are the stages downstream of it
    * (`rollbackSucceedingStages`), in 4.2 also those of its query's other jobs.
    *
    * @param results
-   *   the result stages among them, whose tasks that end well in spite of being killed are no failure
+   *   the result stages among them; their tasks may end well in spite of being killed, which is no failure
    */
   def rollBackReaders(
       scheduler: DAGScheduler,
@@ -35,6 +35,6 @@ private[spark] object SchedulerVersion {
     left.foreach { case (result, ignored) => result.maxAttemptIdToIgnore = ignored }
   }
 
-  /** Tasks of a result stage that began before this count no more. Not in 4.0. */
+  /** Results of tasks of a result stage that began before this call are ignored. Not in 4.0. */
   def markAsRollingBack(result: ResultStage): Unit = result.markAsRollingBack()
 }

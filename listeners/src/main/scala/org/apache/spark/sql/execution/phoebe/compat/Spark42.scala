@@ -1,7 +1,7 @@
 /*
- * What of Spark's inside differs between 4.0, 4.1 and 4.2, as it is in 4.2. No other file names these
- * symbols, but for the scheduler's (`org.apache.spark.scheduler.phoebe.compat`). A build for another
- * version has this object anew, in a file named for that version. In Spark's package for ShuffleStatus,
+ * The internals of Spark that differ between 4.0, 4.1 and 4.2, as they are in 4.2. No other file names
+ * these symbols, except for the scheduler's (`org.apache.spark.scheduler.phoebe.compat`). A build for
+ * another version has its own object, in a file named for that version. In Spark's package for ShuffleStatus,
  * RDDOperationScope and SparkPlan.rddScopeId (private[spark]).
  */
 package org.apache.spark.sql.execution.phoebe.compat
@@ -38,14 +38,15 @@ import org.apache.spark.util.SerializableConfiguration
 
 object SparkVersion {
 
-  /** Where the jar has the lists of what is understood of this version. */
+  /** The place of this version's allow-lists in the jar. */
   val Lists = "/phoebe/allowlist/4.2/"
 
   type RowShuffle = ShuffleDependency[Int, InternalRow, InternalRow]
 
   /**
-   * The shuffle of rows that know their partitions, checked as the session's own shuffles are: 4.0 has no
-   * checksums of rows, 4.1 rolls back stages by them (two arguments more), 4.2 whole queries (one more).
+   * A shuffle of rows with their partitions, with the checksums that the session's settings ask for. 4.0
+   * has no checksums of rows. 4.1 rolls back stages by them (two more arguments), 4.2 whole queries (one
+   * more).
    */
   def rowShuffle(
       rows: RDD[Product2[Int, InternalRow]],
@@ -84,20 +85,20 @@ object SparkVersion {
       plain.checksumMismatchQueryLevelRollbackEnabled
     )
 
-  /** Whether Spark notes a checksum of each output's rows, whatever their order. Never in 4.0. */
+  /** Whether Spark notes an order-independent checksum of each output's rows. Never in 4.0. */
   def checksRows(dependency: ShuffleDependency[_, _, _]): Boolean =
     dependency.rowBasedChecksums.nonEmpty
 
   /**
-   * Whether an output that was computed again had other rows than before. To be asked under the status's
+   * Whether an output that was computed again had other rows than before. Call it under the status's
    * lock. Not known in 4.0.
    */
   def hasChecksumMismatch(status: ShuffleStatus): Boolean =
     status.checksumMismatchIndices.nonEmpty
 
   /**
-   * By which rules numbers are added or multiplied; None for other expressions. In 4.0 the mode itself is
-   * the operators' argument, since 4.1 it is a part of a context.
+   * The mode (ANSI and so on) in which numbers are added or multiplied; None for other expressions. In
+   * 4.0 the mode itself is the operators' argument; since 4.1 it is a part of a context.
    */
   def evalMode(e: Expression): Option[EvalMode.Value] = e match {
     case a: Add => Some(a.evalContext.evalMode)
@@ -109,32 +110,32 @@ object SparkVersion {
   /** `SELECT` without `FROM`. 4.0 plans it as a scan of an RDD. */
   def isOneRow(plan: SparkPlan): Boolean = plan.isInstanceOf[OneRowRelationExec]
 
-  /** In a plan and its subqueries. 4.0 has `collectWithSubqueries` alone. */
+  /** Searches a plan and its subqueries. 4.0 has only `collectWithSubqueries`. */
   def collectFirst[T](plan: SparkPlan)(pick: PartialFunction[SparkPlan, T]): Option[T] =
     plan.collectFirstWithSubqueries(pick)
 
   /** Local property of a streaming query's threads. Its class has another package in 4.0. */
   def StreamingQueryId: String = StreamExecution.QUERY_ID_KEY
 
-  /** Settings for tasks. In 4.0 they are made a broadcast of by hand. */
+  /** Broadcasts settings for tasks. In 4.0 there is no such method. */
   def broadcast(sc: SparkContext, conf: Configuration): Broadcast[SerializableConfiguration] =
     SerializableConfiguration.broadcast(sc, conf)
 
-  /** RDDs made here are shown as those of `plan`. Before 4.2 a scope has no id to be given. */
+  /** RDDs made in `body` are shown as those of `plan`. Before 4.2 a scope takes no id. */
   def withScope[T](sc: SparkContext, plan: SparkPlan)(body: => T): T =
     RDDOperationScope.withScope(sc, plan.nodeName, false, true, plan.rddScopeId)(body)
 
   /**
-   * Option of a file system's builder: refuse where there is a file. Hadoop has the name since 3.4.2,
-   * which comes with Spark 4.1.
+   * Option of a file system's builder: fail if the file exists. Hadoop has the name since 3.4.2, which
+   * comes with Spark 4.1.
    */
   def CreateIfAbsent: String =
     Options.CreateFileOptionKeys.FS_OPTION_CREATE_CONDITIONAL_OVERWRITE
 }
 
 /**
- * What a query's thread says of it (session, local properties, artifacts), for another thread that goes on
- * with its work. Before 4.2 Spark does that for its own pools alone, in one step
+ * A query's thread-locals (session, local properties, artifacts), for another thread that works for the
+ * query. Before 4.2 Spark captures them only for its own pools, in one step
  * (`SQLExecution.withThreadLocalCaptured`).
  */
 private[phoebe] final class QueryContext private (captured: SQLExecutionThreadLocalCaptured) {
@@ -148,7 +149,7 @@ private[phoebe] final class QueryContext private (captured: SQLExecutionThreadLo
 
 private[phoebe] object QueryContext {
 
-  /** Of the calling thread. */
+  /** The context of the calling thread. */
   def of(session: SparkSession): QueryContext =
     new QueryContext(SQLExecution.captureThreadLocals(session))
 }

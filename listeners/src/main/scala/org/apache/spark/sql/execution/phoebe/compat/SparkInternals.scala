@@ -29,12 +29,12 @@ import org.apache.spark.util.{
 }
 
 /**
- * Single members that Spark keeps to itself (`private[spark]`, `private[sql]`) and that are the same in
- * 4.0, 4.1 and 4.2, for code that lies outside of Spark's packages and needs no others.
+ * Single members that are private to Spark (`private[spark]`, `private[sql]`) and the same in 4.0, 4.1
+ * and 4.2, for code outside of Spark's packages that needs no others.
  */
 object SparkInternals {
 
-  // Threads as Spark makes its own: daemons, named for what they do.
+  // Threads, made like Spark's own: daemons, named for what they do.
 
   def cachedThreads(name: String, most: Int, keepAliveS: Int = 60): ThreadPoolExecutor =
     ThreadUtils.newDaemonCachedThreadPool(name, most, keepAliveS)
@@ -44,20 +44,20 @@ object SparkInternals {
 
   def threadFactory(name: String): ThreadFactory = ThreadUtils.namedThreadFactory(name)
 
-  /** All results, in order, made side by side. */
+  /** All results, in order, computed in parallel. */
   def inParallel[T, R](items: Seq[T], name: String, most: Int)(body: T => R): Seq[R] =
     ThreadUtils.parmap(items, name, most)(body)
 
   // The application.
 
-  /** Its own settings, not a copy of them. */
+  /** The application's own settings, not a copy. */
   def conf(sc: SparkContext): SparkConf = sc.conf
 
-  /** In a queue of its own: others' slow listeners do not hold it up. */
+  /** Adds a listener in its own queue, so that slow listeners of others do not delay it. */
   def addListener(sc: SparkContext, listener: SparkListenerInterface, queue: String): Unit =
     sc.listenerBus.addToQueue(listener, queue)
 
-  /** @throws java.util.concurrent.TimeoutException if listeners have not heard all by then */
+  /** @throws java.util.concurrent.TimeoutException if listeners have not received all events by then */
   def drainListeners(sc: SparkContext, timeoutMs: Long): Unit =
     sc.listenerBus.waitUntilEmpty(timeoutMs)
 
@@ -95,7 +95,7 @@ object SparkInternals {
 
   // Events.
 
-  /** As event logs name results and reasons. */
+  /** The name of a result's or reason's class in event logs. */
   def formattedClass(value: AnyRef): String = Utils.getFormattedClassName(value)
 
   def isSqlMetric(accumulable: AccumulableInfo): Boolean =
@@ -106,19 +106,19 @@ object SparkInternals {
   type IntegralType = types.IntegralType
   type AnsiIntervalType = types.AnsiIntervalType
 
-  /** Whether a type is such a one, or has one inside. */
+  /** Whether a predicate holds for a type or a type inside it. */
   def exists(t: DataType)(is: DataType => Boolean): Boolean = t.existsRecursively(is)
 
   /** Whether an aggregate has keys and no functions. */
   def hasKeysOnly(a: Aggregate): Boolean = a.groupOnly
 
-  /** What is set in a session, the very map. */
+  /** The settings of a session: the map itself, not a copy. */
   def settings(conf: SQLConf): JMap[String, String] = conf.settings
 
-  /** As Spark shows settings, secrets hidden. */
+  /** Settings as Spark shows them, with secrets hidden. */
   def redacted(conf: SparkConf, settings: Seq[(String, String)]): Map[String, String] =
     Utils.redact(conf, settings).toMap
 
-  /** Whether Spark passes a file of that name over when it lists a table's. */
+  /** Whether Spark skips a file of that name when it lists a table. */
   def isHiddenFile(name: String): Boolean = HadoopFSUtils.shouldFilterOutPathName(name)
 }

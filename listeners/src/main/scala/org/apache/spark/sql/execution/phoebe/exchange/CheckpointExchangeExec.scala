@@ -32,18 +32,18 @@ import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
 import phoebe.{FailSafe, Reason}
 import phoebe.driver.CheckpointRuntime
 
-/** Metrics that our exchanges show beside Spark's own shuffle metrics. */
+/** Metrics of our exchanges, in addition to Spark's own shuffle metrics. */
 private[phoebe] object CheckpointMetrics {
   val CopyTime = "checkpoint copy time"
   val BytesCopied = "checkpoint bytes copied"
   val FreedBytes = "checkpoint freed bytes"
 
-  /** A checkpoint's own metrics, without the node that holds on to the plan. */
+  /** A checkpoint's own metrics, without the node, which refers to the plan. */
   def of(exchange: CheckpointExchangeExec): Map[String, SQLMetric] =
     Seq(CopyTime, BytesCopied, FreedBytes).map(name => name -> exchange.metrics(name)).toMap
 }
 
-/** What a shuffle exchange of ours shares with Spark's: name, metrics, metrics reporters. */
+/** The common part of our exchanges: name, metrics and metrics reporters of Spark's exchange. */
 private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
   def fingerprint: String
   def executionId: Long
@@ -64,15 +64,14 @@ private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
   override def nodeName: String = "Exchange"
 
   /**
-   * The form by which Spark reuses exchanges is that of its own exchange in this place: what the
-   * fingerprint tells apart and Spark does not (a pruning filter that nothing needed) runs once, and an
-   * exchange that nobody replaced is reused for one that was.
+   * Canonicalizes to Spark's own exchange, so Spark reuses exchanges exactly as without the plugin, even
+   * if their fingerprints differ (by an unneeded pruning filter, for example) or only one was replaced.
    */
   override protected def doCanonicalize(): SparkPlan =
     ShuffleExchangeExec(outputPartitioning, child, shuffleOrigin, advisoryPartitionSize)
       .canonicalized
 
-  /** Fingerprint and execution id are ours: the plan reads as Spark's own exchange does. */
+  /** Leaves out fingerprint and execution id, so that the plan reads like Spark's own exchange. */
   override def stringArgs: Iterator[Any] =
     Iterator[Any](outputPartitioning, shuffleOrigin) ++ advisoryPartitionSize ++ Iterator(
       s"[plan_id=$id]"
@@ -91,7 +90,7 @@ private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
       names.map(metrics)
     )
 
-  /** Where tasks find the store's part of this shuffle. */
+  /** The place of this shuffle's checkpoint, for tasks. */
   protected def source: CheckpointSource
 
   override def getShuffleRDD(partitionSpecs: Array[ShufflePartitionSpec]): RDD[InternalRow] =
@@ -102,13 +101,13 @@ private[phoebe] trait PhoebeExchange extends ShuffleExchangeLike {
 }
 
 /**
- * A shuffle whose map output also becomes a durable checkpoint, uploaded beside the query, and whose
- * local files, with those upstream that nothing else reads, are freed once it is committed
+ * A shuffle whose map output also becomes a durable checkpoint. It is uploaded in the background. After
+ * the commit its local files are freed, with those upstream that nothing else reads
  * ([[CheckpointAttempt]]).
  *
- * Everything that adaptive execution sees (statistics, partitioning, metrics) is what
- * [[ShuffleExchangeExec]] shows. A checkpoint that cannot be written or committed leaves an
- * ordinary shuffle.
+ * Adaptive execution sees the same statistics, partitioning and metrics as of a
+ * [[ShuffleExchangeExec]]. If the checkpoint cannot be written or committed, this is an ordinary
+ * shuffle.
  */
 case class CheckpointExchangeExec(
     override val outputPartitioning: Partitioning,
@@ -143,10 +142,10 @@ case class CheckpointExchangeExec(
 
   @transient lazy val inputRDD: RDD[InternalRow] = child.execute()
 
-  /** Without partitions of its input no map stage is submitted, and there is nothing to keep. */
+  /** Without input partitions no map stage is submitted, so there is nothing to checkpoint. */
   private def hasNoStage = inputRDD.getNumPartitions == 0
 
-  /** One attempt of this node at a checkpoint: its place in the store, and its commit. */
+  /** This node's attempt at a checkpoint: its place in the store, and its commit. */
   @transient private lazy val attempt: CheckpointAttempt =
     new CheckpointAttempt(this, runtime, runtime.inputs(executionId, fingerprint, child))
 
@@ -169,8 +168,8 @@ case class CheckpointExchangeExec(
     }
 
   /**
-   * The same dependency with another write processor. The first one's shuffle id goes unused and is
-   * forgotten with it.
+   * The same dependency with another write processor. The shuffle id of the first one is never used, and
+   * is forgotten with it.
    */
   private def checkpointed(
       plain: ShuffleDependency[Int, InternalRow, InternalRow]
@@ -193,7 +192,7 @@ case class CheckpointExchangeExec(
     else {
       val action = sparkContext.submitMapStage(shuffleDependency)
       futureAction.set(Some(action))
-      // The outputs are announced at once; what becomes of the checkpoint is not waited for.
+      // The outputs are available at once; the query does not wait for the checkpoint.
       action.onComplete { result =>
         FailSafe.run("after a map stage") {
           if (result.isSuccess) attempt.stageIsOver() else attempt.discard()
@@ -216,7 +215,7 @@ case class CheckpointExchangeExec(
 
 object CheckpointExchangeExec {
 
-  /** A retry may give other rows, so Spark rolls back all that has read the first ones. */
+  /** A retry may give other rows, so Spark must be able to roll back all readers of the first ones. */
   private val Indeterminate = Reason(
     "indeterminate",
     "the rows of this boundary can differ from one attempt of its stage to the next"

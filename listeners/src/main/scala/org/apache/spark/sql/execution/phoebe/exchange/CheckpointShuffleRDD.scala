@@ -75,7 +75,7 @@ private[phoebe] final class CheckpointShuffleRDD(
       source
     )
 
-  /** No host is near to the store. In local mode there is one host, where Spark's own outputs would be. */
+  /** The store is near to no host. In local mode the only host is preferred, as for Spark's outputs. */
   override def getPreferredLocations(partition: Partition): Seq[String] = {
     val (inStore, hosts) =
       super.getPreferredLocations(partition).partition(StoreLocation.isStoreHost)
@@ -86,7 +86,7 @@ private[phoebe] final class CheckpointShuffleRDD(
 
   override def compute(split: Partition, context: TaskContext): Iterator[InternalRow] = {
     val id = dependency.shuffleId
-    // Before the locations are looked up: what they name stays until this task ends.
+    // Before the locations are read: their files are then kept until this task ends.
     val before = FailSafe("join a checkpoint", Option.empty[Stored]) {
       ExecutorCheckpoints.get.reading(id, context)
     }
@@ -103,8 +103,8 @@ private[phoebe] final class CheckpointShuffleRDD(
     val known = before.orElse {
       if (blocks.exists(isInStore)) ExecutorCheckpoints.get.stored(id) else None
     }
-    // Locations are switched one by one, and this look may have come in between. What was local then
-    // is in the store too, and read with the rest: in another order rows would be another result.
+    // Locations are switched one by one, perhaps while they were read here. Outputs that were still
+    // local are in the store too, and are read with the rest: another row order could change results.
     val (inStore, elsewhere) =
       (if (source.restored) blocks else located(blocks, known, id)).partition(isInStore)
     val metrics =
@@ -112,7 +112,7 @@ private[phoebe] final class CheckpointShuffleRDD(
         context.taskMetrics().createTempShuffleReadMetrics(),
         readMetrics
       )
-    // As ShuffledRowRDD would, but of these blocks: looked up once more they might be in the store.
+    // As in ShuffledRowRDD, but for these blocks: a second look-up might locate them in the store.
     def fromExecutors = new BlockStoreShuffleReader(
       dependency.shuffleHandle.asInstanceOf[BaseShuffleHandle[Int, InternalRow, InternalRow]],
       elsewhere.iterator,
@@ -135,7 +135,7 @@ private[phoebe] final class CheckpointShuffleRDD(
     }
   }
 
-  /** In local mode the tracker's answer for a shuffle that was removed meanwhile is no blocks at all. */
+  /** In local mode the tracker returns no blocks for a removed shuffle; here that is an error. */
   private def blocksOf(startMap: Int, endMap: Int, startReduce: Int, endReduce: Int): Blocks = {
     val id = dependency.shuffleId
     val tracker = SparkEnv.get.mapOutputTracker
@@ -158,17 +158,18 @@ private[phoebe] object CheckpointShuffleRDD {
   type Blocks = Seq[(BlockManagerId, collection.Seq[(BlockId, Long, Int)])]
 
   /**
-   * In local mode Spark's reader gives rows in the order of map tasks, run after run; on a cluster they
-   * come in any order. So many bytes of a task's are read at once for that; more come pack by pack.
+   * In local mode Spark's reader gives rows in the order of map tasks, in every run; on a cluster they
+   * come in any order. To keep that order a task reads up to so many bytes at once. Larger reads come
+   * pack by pack.
    */
   private[phoebe] val OrderedBytes = 8L << 20
 
   def mapIdOf(block: BlockId): Long = block.asInstanceOf[ShuffleBlockId].mapId
 
   /**
-   * Locations that an executor had asked for just before the switch may be kept after it, and their
-   * files are not: what the store is known to hold is read there. (Not where another application wrote
-   * it: ids of map tasks say nothing across applications.)
+   * An executor may keep locations from just before the switch, whose files are then removed. So outputs
+   * that the store has are read there. (Not for a restored shuffle: map task ids have no meaning across
+   * applications.)
    */
   def located(blocks: Blocks, known: Option[Stored], shuffleId: Int): Blocks =
     known.filter(_ => blocks.exists(block => !StoreLocation.matches(block._1)))
@@ -181,7 +182,7 @@ private[phoebe] object CheckpointShuffleRDD {
       }
 }
 
-/** Reads shuffle blocks out of a checkpoint, one after the other, within one task. */
+/** Reads shuffle blocks from a checkpoint, one after the other, within one task. */
 private[phoebe] final class StoreShuffleReader(
     dependency: ShuffleDependency[Int, InternalRow, InternalRow],
     source: CheckpointSource,
@@ -195,7 +196,7 @@ private[phoebe] final class StoreShuffleReader(
 
   /**
    * @param stored
-   *   where the packs are; None if the driver knows nothing of them, then Spark computes the blocks
+   *   the packs; None if the driver does not know the checkpoint, in which case Spark computes the blocks
    */
   def read(
       blocks: Blocks,
@@ -212,7 +213,7 @@ private[phoebe] final class StoreShuffleReader(
     val first = blocks.head._2.head._1.asInstanceOf[ShuffleBlockId]
     var current = (first.mapId, first.reduceId)
 
-    /** A broadcast that cannot be had says nothing about the store, which has the bytes as well. */
+    /** If the broadcast cannot be read, the bytes are read from the store, which has them too. */
     def heldOrNone(held: Broadcast[PackReader.PackBytes]): PackReader.PackBytes =
       try held.value
       catch {
@@ -259,7 +260,7 @@ private[phoebe] final class StoreShuffleReader(
         metrics.incRemoteBlocksFetched(1)
         metrics.incRemoteBytesRead(segment.bytes)
         val block = ShuffleBlockId(dependency.shuffleId, segment.mapId, segment.partition)
-        // What is in a store is never encrypted by an application: its key ends with it.
+        // A store's bytes are never encrypted with an application's key, which ends with it.
         val plain = wrap.wrapForCompression(block, segment.stream)
         val pairs = serializer.deserializeStream(plain).asKeyValueIterator
         new Iterator[InternalRow] {
@@ -280,7 +281,7 @@ private[phoebe] final class StoreShuffleReader(
     )
   }
 
-  /** Map output by map output, as Spark's reader gives what is on this machine. */
+  /** In the order of map outputs, as Spark's reader returns local blocks. */
   private def byMap(segments: Iterator[Segment], mapIndex: Long => Int): Iterator[Segment] =
     segments.map { segment =>
       val bytes = new Array[Byte](segment.bytes.toInt)
@@ -326,8 +327,8 @@ private[phoebe] final class StoreShuffleReader(
     catch { case NonFatal(e) => logDebug(s"closing a checkpoint file failed: $e") }
 
   /**
-   * What cannot be read becomes a fetch failure of this one map output, and Spark recomputes it; where
-   * another application wrote it, all of it, once the driver knows that it is to plan its input.
+   * Reports an unreadable output as a fetch failure of this one map output, and Spark recomputes it. Of a
+   * restored shuffle all outputs are recomputed, after the driver has been told to plan its input.
    */
   private def fail(
       e: Throwable,

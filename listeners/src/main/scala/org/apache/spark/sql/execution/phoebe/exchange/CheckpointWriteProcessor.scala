@@ -10,8 +10,8 @@ import org.apache.spark.sql.execution.phoebe.rpc.CheckpointMessages.MapOutput
 import phoebe.FailSafe
 
 /**
- * Writes a map task's shuffle output as Spark does and leaves it to be uploaded to the checkpoint
- * store: the stage's output becomes the checkpoint, and the task waits for none of it.
+ * Writes a map task's shuffle output as Spark does, and queues it for upload to the checkpoint store:
+ * the stage's output becomes the checkpoint. The task does not wait for the upload.
  *
  * @param writeMetrics Spark's shuffle write metrics of the exchange
  * @param dataSize the metric that the exchange's serializer counts into, read for this task alone

@@ -16,15 +16,15 @@ import org.apache.spark.sql.execution.phoebe.compat.QueryContext
 import phoebe.settings.LocalProperties
 
 /**
- * The map side of a restored boundary as it would be computed without a checkpoint. It is planned
- * only once the checkpoint cannot be read: planning may run jobs (subqueries, broadcasts, the samples
- * of a range partitioning), which belong to the query.
+ * The map side of a restored boundary, as it is computed without a checkpoint. It is planned only when
+ * the checkpoint cannot be read, because planning may run jobs of the query (subqueries, broadcasts, the
+ * samples of a range partitioning).
  */
 private[phoebe] object OriginalInput {
 
   /**
    * @param properties
-   *   of the job that needs it
+   *   the local properties of the job that needs it
    * @return
    *   rows with their reduce partitions, as Spark's shuffle writer takes them
    */
@@ -59,9 +59,9 @@ private[phoebe] object OriginalInput {
     }
   }
 
-  /** What adaptive execution does to a stage before it runs, for all stages at once. */
+  /** Applies the rules that adaptive execution applies to a stage before it runs, to all stages. */
   private def plan(original: SparkPlan, query: QueryContext): SparkPlan = {
-    // Planned for a join that adaptive execution would broadcast: they only spare work.
+    // These filters need a join that adaptive execution would broadcast. They only save work.
     val unpruned = original.transformAllExpressions {
       case DynamicPruningExpression(InSubqueryExec(
             _,
@@ -98,7 +98,7 @@ private[phoebe] object OriginalInput {
     }
   }
 
-  /** A range partitioning may find more ranges than it did before: the last ones become one. */
+  /** A range partitioning may find more ranges than before. Then the last ones become one. */
   private def within(
       rows: RDD[Product2[Int, InternalRow]],
       found: Int,

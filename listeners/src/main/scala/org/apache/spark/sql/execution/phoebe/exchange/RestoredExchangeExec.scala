@@ -30,8 +30,9 @@ import phoebe.store.{CommittedCheckpoint, Manifest}
  * A shuffle that was written by an earlier application: its map outputs are in the checkpoint
  * store, nothing upstream of it is planned or run.
  *
- * Its files were looked at when it was put into the plan ([[CheckpointVerifier]]), each chunk is verified when it
- * is read. What cannot be read then is computed from the original input ([[RestoredOutputs]]).
+ * Its files were checked when it was put into the plan ([[CheckpointVerifier]]), and each chunk is
+ * verified when it is read. If it cannot be read, it is computed from the original input
+ * ([[RestoredOutputs]]).
  */
 case class RestoredExchangeExec(
     override val outputPartitioning: Partitioning,
@@ -54,13 +55,13 @@ case class RestoredExchangeExec(
   @transient override protected lazy val source: CheckpointSource =
     CheckpointSource(checkpoint.place, runtime.hadoopConf, restored = true, checkpoint.held)
 
-  /** Its outputs are registered with the map output tracker before anyone can ask for them. */
+  /** Its outputs are registered with the map output tracker before any task can read them. */
   @transient override lazy val shuffleDependency
       : ShuffleDependency[Int, InternalRow, InternalRow] = {
     val outputs = new RestoredOutputs(this, checkpoint, runtime)
     val place = checkpoint.place.toString
     val maps = new RestoredMapOutputRDD(sparkContext, manifest.numMaps, place, outputs)
-    // As Spark's own exchange would, for outputs that are computed again and lost again.
+    // As in Spark's own exchange, for outputs that are recomputed, and lost again.
     val dependency = SparkVersion.rowShuffle(
       maps,
       manifest.numPartitions,
@@ -82,8 +83,8 @@ case class RestoredExchangeExec(
   }
 
   /**
-   * An id that no shuffle has. Spark's clean-up removes the shuffles of a query when it ends, by this
-   * id; there is nothing of ours on local disks, and the query's rows may be asked for once more.
+   * An id that no shuffle has. Spark's clean-up removes a query's shuffles by this id when it ends. This
+   * one has no local files, and the query's rows may be fetched once more.
    */
   override def shuffleId: Int = -1 - shuffleDependency.shuffleId
 
@@ -111,9 +112,9 @@ case class RestoredExchangeExec(
 object RestoredExchangeExec {
 
   /**
-   * A local shuffle reader takes map output by map output, in any distribution of all rows. In a store
-   * nothing is local, and packs lie by reduce partition: as many tasks take those instead. (Whole
-   * partitions are also what can be computed again beside tasks that have read theirs.)
+   * A local shuffle reader reads map output by map output and accepts any distribution of the rows. In a
+   * store nothing is local, and packs are ordered by reduce partition. So as many tasks read reduce
+   * partitions instead. (Whole partitions also allow to recompute some while others keep their results.)
    */
   def byPartition(
       specs: Array[ShufflePartitionSpec],
@@ -132,10 +133,10 @@ object RestoredExchangeExec {
 }
 
 /**
- * Stands where the restored boundary's input was, so that nothing upstream is planned.
+ * Replaces the restored boundary's input, so that nothing upstream is planned.
  *
- * @param original the input as it was planned: what it is, for fingerprints, reuse and user
- *                 interfaces. On the driver only: operators on executors still ask for the output
+ * @param original the input as it was planned, for fingerprints, reuse and user interfaces. Only on
+ *                 the driver; operators on executors still need the output attributes
  */
 case class RestoredInputExec(override val output: Seq[Attribute])(
     @transient val original: SparkPlan
@@ -151,8 +152,8 @@ case class RestoredInputExec(override val output: Seq[Attribute])(
 }
 
 /**
- * A restored checkpoint cannot be read any more, and its boundary cannot be computed in its stead: a
- * part of a result that would be another one is handed out, or the original input cannot be planned.
+ * A restored checkpoint cannot be read any more, and its boundary cannot be recomputed in this query: a
+ * part of a result that would now differ was already returned, or the original input cannot be planned.
  */
 class DamagedCheckpointException(checkpoint: String)
     extends SparkException(

@@ -29,9 +29,9 @@ import phoebe.exchange.Reproducible
 import phoebe.store.CommittedCheckpoint
 
 /**
- * The map side of a restored shuffle. Nothing of it runs as long as the checkpoint can be read: all
- * its map outputs are registered. When it cannot be read any more, the boundary's original input
- * becomes what this RDD depends on ([[RestoredOutputs]]), spread over as many map outputs.
+ * The map side of a restored shuffle. It does not run as long as the checkpoint can be read, because
+ * all its map outputs are registered. When the checkpoint cannot be read any more, this RDD gets the
+ * boundary's original input as its dependency ([[RestoredOutputs]]), with as many map outputs.
  */
 private[phoebe] final class RestoredMapOutputRDD(
     sc: SparkContext,
@@ -46,14 +46,14 @@ private[phoebe] final class RestoredMapOutputRDD(
 
   def of(shuffleId: Int): Unit = this.shuffleId = shuffleId
 
-  /** From now on it is computed. On the scheduler's thread: no task set of it is being made. */
+  /** Sets the input to compute from. Called on the scheduler's thread, while no task set is created. */
   def computeFrom(rows: RDD[Product2[Int, InternalRow]]): Unit = {
     val below = rows.partitions
     partitions.foreach { case mine: RestoredMapPartition =>
       mine.below = share(mine.index, below.length).map(below(_)).toArray
     }
     input = Some(rows)
-    clearDependencies() // they are asked for anew
+    clearDependencies() // so that Spark asks for them again
   }
 
   /** The partitions of the input that become one map output. */
@@ -63,7 +63,7 @@ private[phoebe] final class RestoredMapOutputRDD(
   override protected def getPartitions: Array[Partition] =
     Array.tabulate[Partition](numMaps)(new RestoredMapPartition(_))
 
-  /** On the driver: they travel with tasks. */
+  /** Computed on the driver; tasks get them serialized. */
   override protected def getDependencies: Seq[Dependency[_]] = input.toSeq.map { rows =>
     val below = rows.getNumPartitions
     new NarrowDependency[Product2[Int, InternalRow]](rows) {
@@ -72,8 +72,8 @@ private[phoebe] final class RestoredMapOutputRDD(
   }
 
   /**
-   * Spark's scheduler asks this, on its own thread, when it makes the shuffle's map stage and when
-   * an output could not be fetched, before it does anything about that.
+   * Spark's scheduler calls this on its own thread: when it creates the shuffle's map stage, and when an
+   * output could not be fetched, before it handles the failure.
    */
   override private[spark] def isBarrier(): Boolean = {
     if (outputs != null) outputs.beforeScheduling()
@@ -88,8 +88,8 @@ private[phoebe] final class RestoredMapOutputRDD(
       val rows = dependency.rdd.asInstanceOf[RDD[Product2[Int, InternalRow]]]
       split.asInstanceOf[RestoredMapPartition].below.iterator.flatMap(rows.iterator(_, context))
     case None =>
-      // The outputs are gone, and the driver has not planned the input yet. Like any reader that
-      // misses them, this task leaves: Spark's scheduler asks as above, and the stage waits.
+      // The outputs are gone, and the driver has not planned the input yet. So this task ends with
+      // a fetch failure, like any reader. Spark's scheduler then calls isBarrier, and the stage waits.
       val computes = ExecutorCheckpoints.get.unreadable(shuffleId, 0, "its map outputs are gone")
       if (!computes) throw new DamagedCheckpointException(directory)
       throw new MetadataFetchFailedException(
@@ -102,23 +102,23 @@ private[phoebe] final class RestoredMapOutputRDD(
 
 private[phoebe] object RestoredMapOutputRDD {
 
-  /** @param index the map output's; `below` are the partitions that it is computed from */
+  /** @param index the map output's index; `below` are the partitions that it is computed from */
   final class RestoredMapPartition(override val index: Int) extends Partition {
     var below: Array[Partition] = Array.empty
   }
 }
 
 /**
- * Where a restored shuffle's outputs come from, on the driver: the store, or, once that cannot be
- * read, the boundary's original input.
+ * The source of a restored shuffle's outputs, on the driver: the store or, when that cannot be read,
+ * the boundary's original input.
  *
  * {{{
  * InStore -> Unreadable -> Planning -> Computed
  *                 \___________/\-----> Lost
  * }}}
  *
- * All changes but the first happen on the scheduler's thread, so no event of Spark's comes between
- * the outputs' removal from the map output tracker and the stage's waiting for its input.
+ * All changes but the first happen on the scheduler's thread. So Spark handles no event between the
+ * removal of the outputs from the map output tracker and the parking of the stage.
  */
 final class RestoredOutputs(
     exchange: RestoredExchangeExec,
@@ -131,7 +131,7 @@ final class RestoredOutputs(
   private val sc = runtime.phoebe.sparkContext
   private val scheduler = sc.dagScheduler
 
-  /** None: it cannot be computed later. */
+  /** The query's context. None: then the boundary cannot be computed later. */
   private val captured: Option[QueryContext] =
     FailSafe("keep a query's settings", Option.empty[QueryContext]) {
       Some(QueryContext.of(exchange.session))
@@ -145,13 +145,13 @@ final class RestoredOutputs(
   private var state: State = InStore
   private var plannings = 0
   private var why = ""
-  private val readers = mutable.Set.empty[Int] // as many as have had their map stage made
+  private val readers = mutable.Set.empty[Int] // one for each time its map stage was created
   private var rolledBack: Option[DamagedCheckpointException] = None
 
   /** Whether a reader took some of the map outputs of a reduce partition. */
   @volatile private var readInParts = false
 
-  /** Its outputs are there before anyone can ask for them. */
+  /** Registers its outputs before any task can read them. */
   def begin(rdd: RestoredMapOutputRDD, shuffleId: Int): Unit = synchronized {
     this.rdd = rdd
     this.shuffleId = shuffleId
@@ -173,7 +173,7 @@ final class RestoredOutputs(
 
   def isInStore: Boolean = synchronized(state == InStore)
 
-  /** Whether rows computed again can stand beside those that were read before. */
+  /** Whether recomputed rows are the same as those that were read before. */
   def isReproducible: Boolean = !readInParts && reproducible
 
   private lazy val reproducible =
@@ -187,7 +187,7 @@ final class RestoredOutputs(
    */
   def unreadable(reason: String): Boolean = synchronized {
     if (state == InStore) {
-      // Rows that come out otherwise must not stand beside those of a boundary that is still restored.
+      // Rows that may differ must not be combined with those of a boundary that is still restored.
       if (captured.isDefined && MapStages.mayRelease && (!isLinked || isReproducible)) {
         state = Unreadable
         why = reason
@@ -209,7 +209,7 @@ final class RestoredOutputs(
     state != Lost
   }
 
-  /** Spark's scheduler makes the map stage, or has heard of an output that could not be fetched. */
+  /** Spark's scheduler creates the map stage, or handles a failed fetch of one of its outputs. */
   def beforeScheduling(): Unit = if (MapStages.isSchedulerThread(scheduler)) {
     FailSafe.run("schedule a restored boundary") {
       synchronized {
@@ -217,7 +217,7 @@ final class RestoredOutputs(
           case Unreadable if mayPlan => planInput()
           case InStore | Unreadable =>
             if (!MapStages.exists(scheduler, shuffleId)) readers += MapStages.jobsSoFar(scheduler)
-            // Whoever has removed the shuffle, the store still has it.
+            // If the shuffle was removed from the tracker, the store still has it.
             if (!StoreLocation.tracker.containsShuffle(shuffleId)) register()
           case Planning => MapStages.park(scheduler, shuffleId)
           case Computed | Lost =>
@@ -227,8 +227,8 @@ final class RestoredOutputs(
   }
 
   /**
-   * Rows that come out otherwise need all that has read it to be rolled back, which Spark finds by its
-   * map stage: where there is none now, the next reader's failure finds it.
+   * If the rows may differ, all readers must be rolled back. Spark finds these by the map stage. If there
+   * is no map stage now, planning waits for the next reader's failure.
    */
   private def mayPlan: Boolean = isReproducible || MapStages.exists(scheduler, shuffleId)
 
@@ -236,7 +236,7 @@ final class RestoredOutputs(
     try dropAndPlan()
     catch {
       case e @ (NonFatal(_) | _: LinkageError) =>
-        // Its outputs may be gone, and nobody would wake its readers.
+        // The outputs may be gone already, and nothing would wake the waiting readers.
         state = Lost
         MapStages.abort(scheduler, shuffleId, failure(s"$why, and it cannot be computed: $e"))
         throw e
@@ -254,12 +254,12 @@ final class RestoredOutputs(
       runtime.shuffles.rolledBack(exchange.executionId)
       MapStages.rollBack(scheduler, shuffleId, cause, wasRead, isRunning)
     }
-    val query = captured.get // it would be lost otherwise
+    val query = captured.get // without it the state is Lost
     val properties = MapStages.park(scheduler, shuffleId).getOrElse(query.properties)
     state = Planning
     plannings += 1
     runtime.plannings.execute(() => plan(query, properties))
-    // Others that are known to be unreadable would cost their reader an attempt each.
+    // Other outputs that are known to be unreadable would cost their reader an attempt each.
     runtime.shuffles.restored(exchange.executionId).foreach(_.planIfUnreadable())
   }
 
@@ -268,12 +268,12 @@ final class RestoredOutputs(
   }
 
   private def plan(query: QueryContext, properties: Properties): Unit = {
-    // Whatever ends this, the stage that waits for it must hear.
+    // The waiting stage must be notified, whatever happens here.
     val planned =
       try Right(OriginalInput.mapSide(exchange, query, properties))
       catch { case e: Throwable => Left(e) }
     def failed(e: Throwable): Unit = {
-      // It may have been the query's end; the next one that asks tries again.
+      // The query may just have ended; the next reader tries again.
       if (state != Computed) state = if (plannings < MaxPlannings) Unreadable else Lost
       logWarning(s"phoebe: the input of ${checkpoint.place} could not be planned", e)
       MapStages.abort(scheduler, shuffleId, failure(s"$why, and computing it failed: $e"))

@@ -5,19 +5,20 @@ import org.apache.spark.{MapOutputTrackerMaster, SparkEnv}
 import org.apache.spark.storage.BlockManagerId
 
 /**
- * The place in Spark's map output tracker that means "in the checkpoint store".
+ * The location in Spark's map output tracker that means "in the checkpoint store".
  *
- * A block manager id that no executor ever has, so losing executors and hosts never unregisters it.
- * Each shuffle has two, half of its map outputs at each. On a fetch failure Spark takes everything at
- * that executor (and, with an external shuffle service, at that host) for lost: with one location of
- * its own each damaged map output would cost a stage attempt, and Spark gives up after four; so two
- * failures recompute all that there is, and one spares half.
+ * It is a block manager id that no executor ever has, so the loss of executors and hosts never
+ * unregisters it. Each shuffle has two locations, with half of its map outputs each. On a fetch failure
+ * Spark takes everything at that executor (and, with an external shuffle service, at that host) for
+ * lost. If every output had its own location, each damaged output would cost a stage attempt, and Spark
+ * gives up after four. With two locations, one failure costs half of the outputs, and two failures
+ * recompute them all.
  */
 private[phoebe] object StoreLocation {
   private val Prefix = "phoebe-store-"
   private val PerShuffle = 2
 
-  /** The driver's, which knows where each map output is. */
+  /** The driver's map output tracker. */
   def tracker: MapOutputTrackerMaster =
     SparkEnv.get.mapOutputTracker.asInstanceOf[MapOutputTrackerMaster]
 

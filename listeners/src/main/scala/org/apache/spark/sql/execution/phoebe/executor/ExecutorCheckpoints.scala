@@ -24,11 +24,12 @@ import phoebe.executor.{UploadPool, UploadQueue}
 import phoebe.store.{CheckpointPlace, PackReader, RangeFetcher}
 
 /**
- * The checkpoints' side of one executor (in local mode: of the driver acting as one): which
- * checkpointed shuffles are written and read here, and where each of them stands.
+ * The checkpoint side of one executor (in local mode, of the driver acting as one): the checkpointed
+ * shuffles that are written and read here, and the state of each.
  *
- * A reader of local files holds a lease while its task runs; once the driver has switched a shuffle
- * to the store, and the last lease has ended, it is told so, and frees the files everywhere.
+ * A reader of local files holds a lease while its task runs. When the driver has switched a shuffle to
+ * the store and the last lease has ended, the executor reports that, and the driver frees the files
+ * everywhere.
  */
 final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   private val shuffles = new ConcurrentHashMap[Int, LocalShuffle]()
@@ -38,8 +39,8 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     env.rpcEnv.setupEndpoint(ExecutorCheckpoints.EndpointName, new Endpoint(env.rpcEnv))
 
   /**
-   * What this executor knows of one shuffle. State and readers are guarded by the object itself; while
-   * the driver is asked nothing is: what it says of the shuffle itself must be heard meanwhile.
+   * The state of one shuffle on this executor. State and readers are guarded by the object itself. The
+   * lock is not held during a call to the driver, whose notifications must still be handled.
    */
   private final class LocalShuffle(val id: Int) {
     var state: Option[ShuffleState] = None
@@ -48,7 +49,7 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     /** The map stage was over before the driver had answered. */
     var flushed = false
 
-    /** One task asks, others wait for the answer. */
+    /** The question that one task has sent to the driver; other tasks wait for its answer. */
     val asking = new AtomicReference[CompletableFuture[ShuffleState]]()
     val queue = new AtomicReference[UploadQueue]()
 
@@ -60,10 +61,10 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   private def shuffle(id: Int): LocalShuffle =
     shuffles.computeIfAbsent(id, new LocalShuffle(_))
 
-  /** Files are freed also where no checkpointed shuffle was met: those of stages upstream of one. */
+  /** Tells the driver this executor's address: it may have to free files without joining a shuffle. */
   private def greet(): Unit = ask[java.lang.Boolean](driver, Hello(env.executorId), self)
 
-  /** Joins if need be: one question to the driver for each shuffle that is met here. */
+  /** The shuffle's state; asks the driver once for each shuffle that is written or read here. */
   private def joined(local: LocalShuffle): ShuffleState =
     local.synchronized(local.state).getOrElse {
       val question = new CompletableFuture[ShuffleState]()
@@ -81,7 +82,7 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
           try asked.get()
           catch {
             case _: ExecutionException => joined(local)
-          } // another's task may have been killed
+          } // the other task may have been killed
         case None => joined(local)
       }
     }
@@ -89,7 +90,7 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   private def askAgain(local: LocalShuffle): ShuffleState =
     ask[ShuffleState](driver, Join(local.id, env.executorId), self)
 
-  /** The driver's answer; what it has said by itself since it gave it is newer. */
+  /** Merges the driver's answer with notifications that arrived after it was sent; these are newer. */
   private def heard(local: LocalShuffle, answer: ShuffleState): ShuffleState = local.synchronized {
     val now = (local.state, answer) match {
       case (Some(known: Stored), heard: Stored) if heard.epoch > known.epoch => heard
@@ -107,7 +108,7 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     now
   }
 
-  /** Leaves a map output to be uploaded; returns at once. */
+  /** Queues a map output for upload; returns at once. */
   def upload(shuffleId: Int, source: CheckpointSource, output: MapOutput): Unit = {
     val local = shuffle(shuffleId)
     val linked =
@@ -127,8 +128,8 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
         upload => driver.send(encode(Uploaded(shuffleId, upload)))
       )
       if (local.queue.compareAndSet(null, made)) {
-        // Until the driver has answered nothing is uploaded; behind other uploads this one could be
-        // given up and not hear of it.
+        // Nothing is uploaded until the driver has answered. Queued behind other uploads, this call
+        // would come too late to learn that the checkpoint was given up.
         uploads.aside("join a checkpoint") {
           FailSafe[ShuffleState]("join a checkpoint", Ordinary)(joined(local)) match {
             case Uploading(_, stageIsOver) => made.start(stageIsOver)
@@ -144,11 +145,11 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     ask[Boolean](driver, Uploaded(shuffleId, upload))
 
   /**
-   * A task is about to read a shuffle. Unless all of it is in the store already, local files that it
-   * may meet stay until the task ends.
+   * A task is about to read a shuffle. Unless the shuffle is in the store already, its local files are
+   * kept until the task ends.
    *
    * @return
-   *   where the store's part is
+   *   the packs in the store, if there are any
    */
   def reading(shuffleId: Int, context: TaskContext): Option[Stored] = {
     val local = shuffle(shuffleId)
@@ -156,8 +157,8 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
       local.state match {
         case Some(state @ (_: Stored | Ordinary)) => Some(state)
         case _ =>
-          // Counted first: the driver may have heard of this executor although its answer did not come.
-          // If it has not either, files can go under the reader; Spark then computes their outputs again.
+          // Counted first: the driver may know this executor even if its answer was lost. If it does
+          // not, files may be removed under the reader; Spark then recomputes their outputs.
           local.readers += 1
           None
       }
@@ -180,18 +181,18 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
   private def storedIn(state: ShuffleState): Option[Stored] =
     Some(state).collect { case stored: Stored => stored }
 
-  /** Where the store's part of a shuffle is, for blocks that the map output tracker locates there. */
+  /** The packs of a shuffle, for blocks that the map output tracker locates in the store. */
   def stored(shuffleId: Int): Option[Stored] = {
     val local = shuffle(shuffleId)
-    // Without it the tracker was ahead of the driver's word to us: ask again.
+    // None: the tracker was updated before the driver's notification arrived, so ask again.
     storedIn(joined(local)).orElse(storedIn(heard(local, askAgain(local))))
   }
 
   /**
-   * The driver is to know, before Spark is told, that an output in the store cannot be read.
+   * Tells the driver, before Spark is told, that an output in the store cannot be read.
    *
    * @return
-   *   whether it can be computed
+   *   whether the output can be computed
    */
   def unreadable(shuffleId: Int, mapIndex: Int, why: String): Boolean =
     ask[java.lang.Boolean](driver, Unreadable(shuffleId, mapIndex, why), self)
@@ -215,7 +216,7 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     if (drained) driver.send(encode(Drained(id, env.executorId)))
   }
 
-  /** Locations that this executor has cached are older than the switch. */
+  /** Drops locations that this executor cached before the switch. */
   private def refreshLocations(stored: Stored): Unit = env.mapOutputTracker match {
     case worker: MapOutputTrackerWorker => worker.updateEpoch(stored.epoch)
     case _ => // in local mode the driver's own
@@ -230,7 +231,7 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
     }.sum
   }
 
-  /** Also where only readers have met the shuffle so far: a stage that is retried may write here. */
+  /** Flushes uploads. Noted also if the shuffle was only read here: a retried stage may write here. */
   private def flush(id: Int): Unit = Option(shuffles.get(id)).foreach { local =>
     local.synchronized {
       local.flushed = true
@@ -244,7 +245,7 @@ final class ExecutorCheckpoints(env: SparkEnv) extends Logging {
 
   private def close(id: Int): Unit = Option(shuffles.get(id)).foreach { local =>
     local.synchronized { local.state = Some(Ordinary) }
-    // Thousands of names, perhaps: readers do not wait for them.
+    // Outside the lock: there may be thousands of links to remove, and readers must not wait.
     local.closeQueue()
   }
 
@@ -288,7 +289,7 @@ object ExecutorCheckpoints {
   private val EndpointName = "phoebe-executor"
   @volatile private var current: (SparkEnv, ExecutorCheckpoints) = _
 
-  /** This executor's; a new one after a new SparkContext in the same process. */
+  /** This executor's instance; a new one for a new SparkContext in the same process. */
   def get: ExecutorCheckpoints = {
     val env = SparkEnv.get
     val known = current
@@ -299,7 +300,7 @@ object ExecutorCheckpoints {
     }
   }
 
-  /** The executor starts. In local mode the driver knows itself soon enough. */
+  /** Called at the executor's start. Not needed in local mode, where the driver is the executor. */
   def greet(): Unit =
     if (SparkEnv.get.executorId != SparkContext.DRIVER_IDENTIFIER) get.greet()
 
@@ -309,11 +310,11 @@ object ExecutorCheckpoints {
 }
 
 /**
- * Where a checkpoint is written and read, for tasks.
+ * A checkpoint's place, for the tasks that write and read it.
  *
  * @param restored whether another application wrote it: then damage leaves a tombstone, so that the
- *                 next run does not meet it
- * @param held the bytes of its packs by file name, where the driver holds them
+ *                 next run does not restore it
+ * @param held the bytes of its packs by file name, if the driver holds them
  */
 final case class CheckpointSource(
     place: CheckpointPlace,

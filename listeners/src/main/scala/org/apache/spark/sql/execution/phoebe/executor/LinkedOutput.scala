@@ -22,13 +22,13 @@ import phoebe.FailSafe
 import phoebe.store.{PackSource, SegmentChecksums}
 
 /**
- * A map output with names of our own for its files (hard links), so that the upload does not depend
- * on how long Spark keeps them: its clean-up after a query removes names, not these bytes. They go
- * when the upload is done or given up. Where a file system has no links it is Spark's own files.
+ * A map output with hard links to its files, so that the upload does not depend on how long Spark keeps
+ * them: Spark's clean-up removes its own names, and the links keep the bytes. They are removed when the
+ * upload is done or given up. On a file system without links these are Spark's own files.
  *
- * @param data None where the output is empty: Spark writes no data file then
- * @param checksums Spark's checksum of each segment; None where there is none for these bytes
- * @param links what to remove in the end
+ * @param data None if the output is empty: Spark writes no data file then
+ * @param checksums Spark's checksum of each segment; None if it has none for these bytes
+ * @param links the links to remove at the end
  */
 final case class LinkedOutput(
     output: MapOutput,
@@ -38,7 +38,7 @@ final case class LinkedOutput(
     links: Seq[File]
 ) {
 
-  /** What goes into a pack: Spark's bytes, decrypted where the application encrypts its files. */
+  /** The bytes for a pack: Spark's, decrypted if the application encrypts its files. */
   def source(env: SparkEnv): PackSource = {
     val onDisk = lengths()
     def open() = new FileInputStream(data.get)
@@ -73,15 +73,15 @@ final case class LinkedOutput(
     finally in.close()
   }
 
-  /** Takes the names away; one that cannot be is left, and never a reason to fail. */
+  /** Removes the links. A failure is logged and ignored. */
   def release(): Unit = links.foreach { link =>
     FailSafe.run("remove a name of a map output")(Files.deleteIfExists(link.toPath): Unit)
   }
 }
 
 /**
- * A shuffle file of an application that encrypts: each partition's segment begins with an
- * initialisation vector of its own. Gives the plain segments, one after the other.
+ * Decrypts a shuffle file, in which each partition's segment begins with its own initialisation vector.
+ * Returns the plain segments, one after the other.
  */
 private[phoebe] final class DecryptedSegments(
     file: InputStream,
@@ -146,12 +146,12 @@ object LinkedOutput {
     if (env.conf.get(SHUFFLE_CHECKSUM_ENABLED) && checksumsAreOfFiles(env)) {
       val algorithm = env.conf.get(SHUFFLE_CHECKSUM_ALGORITHM)
       Some(resolver(env).getChecksumFile(shuffleId, output.mapId, algorithm))
-        .filter(_.length == 8L * output.numPartitions) // Spark makes no promise that it is there
+        .filter(_.length == 8L * output.numPartitions) // Spark may not have written it
     } else None
 
   /**
-   * Where Spark merges spills by compressing them anew, its checksums are those of the spills; and
-   * what it encrypts is stored decrypted.
+   * Whether Spark's checksums are those of the stored bytes. Where Spark merges spills by compressing
+   * them again, they are those of the spills. And encrypted files are stored decrypted.
    */
   private def checksumsAreOfFiles(env: SparkEnv): Boolean =
     env.securityManager.getIOEncryptionKey().isEmpty &&
@@ -161,7 +161,7 @@ object LinkedOutput {
           CompressionCodec.createCodec(env.conf)
         ))
 
-  /** In the same directory, under a name that Spark takes for no block of its own. */
+  /** Links in the same directory, with a name that Spark does not take for a block. */
   private def link(file: File): Option[File] = {
     val link = new File(file.getParentFile, s"phoebe-upload-${file.getName}")
     try {

@@ -7,13 +7,13 @@ import phoebe.Reason
 import phoebe.store.{CheckpointPlace, Pack}
 
 /**
- * What driver and executors say to each other about checkpointed shuffles, over Spark's own RPC.
+ * The messages between driver and executors about checkpointed shuffles, over Spark's own RPC.
  *
- * An executor joins a shuffle when it first uploads or reads it. It then hears of the switch to
- * the store, says when its last reader of local files is done, and is told to free those.
+ * An executor joins a shuffle when it first uploads or reads it. Later it is notified of the switch to
+ * the store, reports the end of its last reader of local files, and is told to free the files.
  *
- * They travel as bytes. Spark's RPC reads messages with the class loader of Spark itself, which on
- * an executor does not know a jar that came with `--jars`; a message that it cannot read breaks the
+ * Messages are sent as plain bytes. Spark's RPC reads messages with Spark's own class loader, which on
+ * an executor does not know a jar that came with `--jars`. A message that it cannot read breaks the
  * connection to the driver, and with it the executor.
  */
 object CheckpointMessages {
@@ -26,23 +26,23 @@ object CheckpointMessages {
   def decode(bytes: Array[Byte]): AnyRef =
     Utils.deserialize[AnyRef](bytes, getClass.getClassLoader)
 
-  /** Asks the other side for an answer that is a message too. */
+  /** Sends a message and waits for the answer, which is a message too. */
   def ask[T](to: RpcEndpointRef, message: Serializable, from: RpcEndpointRef = null): T =
     decode(to.askSync[Array[Byte]]((encode(message), from))).asInstanceOf[T]
 
-  /** Executor to driver, from the executor's own endpoint, as it starts: where to reach it. */
+  /** Executor to driver, from the executor's own endpoint, at its start: gives its address. */
   final case class Hello(executorId: String)
 
   /** Executor to driver, from the executor's own endpoint; the answer is a [[ShuffleState]]. */
   final case class Join(shuffleId: Int, executorId: String)
 
   /**
-   * Executor to driver, after each upload; the answer says whether to go on with others. Where the
-   * executor does not go on anyway it asks for none.
+   * Executor to driver, after each upload. The answer says whether to go on with others. An executor that
+   * gives up sends it without waiting for an answer.
    */
   final case class Uploaded(shuffleId: Int, upload: Upload)
 
-  /** Executor to driver: nobody here reads local files of this shuffle any more. */
+  /** Executor to driver: no task here reads local files of this shuffle any more. */
   final case class Drained(shuffleId: Int, executorId: String)
 
   /**
@@ -51,7 +51,7 @@ object CheckpointMessages {
    */
   final case class Unreadable(shuffleId: Int, mapIndex: Int, why: String)
 
-  /** Driver to executor: the map stage is over, waiting for more outputs is in vain. */
+  /** Driver to executor: the map stage is over, and no more outputs will come. */
   final case class Flush(shuffleId: Int)
 
   /** Driver to executor: committed; new readers go to the store. */
@@ -60,19 +60,19 @@ object CheckpointMessages {
   /** Driver to executor: remove local files; the answer is their bytes. */
   final case class Free(shuffleId: Int, mapIds: Array[Long])
 
-  /** Driver to executor: stop uploading, forget what was going to be. */
+  /** Driver to executor: the checkpoint is given up, stop uploading. */
   final case class Close(shuffleId: Int)
 
-  /** Driver to executor: the shuffle is gone, and all that is known of it. */
+  /** Driver to executor: the shuffle was unregistered, forget its state. */
   final case class Forget(shuffleId: Int)
 
-  /** Where a shuffle stands when an executor joins. */
+  /** The state of a shuffle when an executor joins. */
   sealed trait ShuffleState extends Serializable
 
   /** Map tasks run, or their outputs are being uploaded. */
   final case class Uploading(place: CheckpointPlace, stageIsOver: Boolean) extends ShuffleState
 
-  /** Committed: read from the store what the map output tracker locates there. */
+  /** Committed: outputs that the map output tracker locates in the store are read there. */
   final case class Stored(place: CheckpointPlace, packs: Array[Pack], epoch: Long)
       extends ShuffleState {
     @transient private lazy val mapIds = packs.iterator.flatMap(_.mapIds).toSet
@@ -80,7 +80,7 @@ object CheckpointMessages {
     def holds(mapId: Long): Boolean = mapIds.contains(mapId)
   }
 
-  /** No (or no longer a) checkpoint: an ordinary shuffle. */
+  /** An ordinary shuffle, without a checkpoint (any more). */
   case object Ordinary extends ShuffleState
 
   /**
@@ -89,7 +89,7 @@ object CheckpointMessages {
    * @param maps
    *   the outputs in it
    * @param error
-   *   null if all is well
+   *   null if the upload succeeded
    */
   final case class Upload(pack: Pack, maps: Array[MapOutput], copyNs: Long, error: Reason)
 
@@ -105,7 +105,7 @@ object CheckpointMessages {
     }
   }
 
-  /** A map task's output as its task knows it: bytes and rows as Spark's shuffle writer counted. */
+  /** A map task's output, with bytes and rows as Spark's shuffle writer counted them. */
   final case class MapOutput(
       mapIndex: Int,
       mapId: Long,
