@@ -9,11 +9,11 @@ from phoebe_spark.errors import (
     NoSessionError,
     PhoebeError,
     PluginNotLoadedError,
+    SettingError,
     SparkConnectError,
 )
 from phoebe_spark.jar import jar_path
 from phoebe_spark.session import configure, status
-from phoebe_spark.settings import SettingError
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""The errors that the public helpers raise; each message says what to do.
+"""All errors of phoebe_spark and phoebe_training; each message says what to do.
 
 PhoebeError
 ├── MissingJarError       the plugin's jar is not in the installed package
@@ -10,18 +10,24 @@ PhoebeError
 ├── StoreUnreachableError the ``deltalake`` package cannot write to the home's store
 ├── OtherWriterError      another kind of writer has the home's tables
 ├── CheckpointStoreError  the checkpoint store cannot be looked at
-└── BundleError           the promoted models cannot be used
-    ├── BundleMissing     nothing was promoted under this home yet
-    ├── BundleDamaged     a file is missing, truncated, or its sha256 differs
-    ├── BundleFormat      written in a format, or for plan features, that this version does not know
-    └── BundleRemote      the home is not a directory of this machine
+├── SettingError          a setting does not exist, or does not accept its value
+├── UnreadableLogError    a file is no event log or spool, or is damaged from its start
+├── CutOffError           a compressed stream breaks in the middle of a block
+├── RemoteLogError        a store's event logs cannot be listed or read
+├── BundleError           the promoted models cannot be used
+│   ├── BundleMissing     nothing was promoted under this home yet
+│   ├── BundleDamaged     a file is missing, truncated, or its sha256 differs
+│   ├── BundleFormat      written in a format, or for plan features, that this version does not know
+│   └── BundleRemote      the home is not a directory of this machine
+└── TrainingError         (phoebe_training.errors) nothing was trained
+    └── NotEnoughData     the tables hold too few complete runs
 """
 
 from __future__ import annotations
 
 
 class PhoebeError(RuntimeError):
-    """Any error of phoebe_spark's public helpers."""
+    """Any error of ours."""
 
 
 class MissingJarError(PhoebeError):
@@ -58,6 +64,24 @@ class OtherWriterError(PhoebeError):
 
 class CheckpointStoreError(PhoebeError):
     """The checkpoint store cannot be looked at; the message has the store's own words."""
+
+
+class SettingError(PhoebeError, ValueError):
+    """A value that a setting does not accept; the message names both and says what is accepted."""
+
+
+class UnreadableLogError(PhoebeError):
+    """A file that is no event log or spool, that is damaged from its start, or that claims sizes
+    that none of its writers uses."""
+
+
+class CutOffError(PhoebeError):
+    """A compressed stream that ends or breaks in the middle of a block."""
+
+
+class RemoteLogError(OSError, PhoebeError):
+    """A URI that cannot be listed, or logs that a task could not read; the message is the store's
+    or the task's line that says why."""
 
 
 class BundleError(PhoebeError):

@@ -11,9 +11,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from phoebe_spark.errors import NoSessionError, PluginNotLoadedError, SparkConnectError
+from phoebe_spark.errors import (
+    NoSessionError,
+    PluginNotLoadedError,
+    SettingError,
+    SparkConnectError,
+)
 from phoebe_spark.jar import jar_path
-from phoebe_spark.settings import BY_NAME, SettingError
+from phoebe_spark.settings import BY_NAME
 from phoebe_spark.spark_env import spark_defaults
 
 if TYPE_CHECKING:

@@ -13,14 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from phoebe_spark.errors import SettingError
+
 PREFIX = "spark.phoebe."
 
 ValueKind = Literal["choice", "path", "text", "int", "float", "pattern"]
 Value = str | int | float
-
-
-class SettingError(ValueError):
-    """A value that a setting does not accept; the message names both and says what is accepted."""
 
 
 @dataclass(frozen=True, slots=True)

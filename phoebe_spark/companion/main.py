@@ -26,8 +26,8 @@ from phoebe_spark.companion.desk import AdviceDesk
 from phoebe_spark.companion.intake import PUT_LIMIT_S, Intake
 from phoebe_spark.companion.loop import Companion
 from phoebe_spark.companion.protocol import PROTOCOL, Plugin
-from phoebe_spark.errors import PhoebeError
-from phoebe_spark.settings import SettingError, Value, resolve
+from phoebe_spark.errors import PhoebeError, SettingError
+from phoebe_spark.settings import Value, resolve
 from phoebe_spark.tables.ownership import needs_one
 from phoebe_spark.tables.protocol import Appends
 from phoebe_spark.tables.storage_options import options_for

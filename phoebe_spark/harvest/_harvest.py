@@ -141,8 +141,3 @@ class Harvest:
     def unread_plans(self) -> int:
         """Executions that count as incomplete because of their plans."""
         return self._executions.plans.unread
-
-    @property
-    def running_executions(self) -> int:
-        """Executions whose rows are not written yet: what is held in memory grows with them."""
-        return len(self._executions)

@@ -18,6 +18,8 @@ from typing import IO, Protocol
 import lz4.block
 import zstandard
 
+from phoebe_spark.errors import CutOffError, UnreadableLogError
+
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _LZ4_MAGIC = b"LZ4Block"
 _SNAPPY_MAGIC = b"\x82SNAPPY\x00"
@@ -26,15 +28,6 @@ _READ_BYTES = 1 << 20
 _LARGEST_BLOCK = 1 << 26  # lz4-java's limit is half of it; Spark's default 32 KiB
 _LARGEST_WINDOW = 1 << 27  # of a zstd frame: what decoders accept unless they are told otherwise
 _SNAPPY_GAIN = 22  # a snappy copy of three bytes stands for 64
-
-
-class UnreadableLogError(Exception):
-    """A file that is no event log or spool, that is damaged from its start, or that claims sizes
-    that none of its writers uses."""
-
-
-class CutOffError(Exception):
-    """A compressed stream that ends or breaks in the middle of a block."""
 
 
 TORN = (

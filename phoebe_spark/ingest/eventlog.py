@@ -16,8 +16,9 @@ from typing import IO, Any, Literal
 import orjson
 
 from phoebe_spark import nested_json
+from phoebe_spark.errors import UnreadableLogError
 from phoebe_spark.ingest.charsets import charset_in, is_utf8, readings
-from phoebe_spark.ingest.compression import TORN, UnreadableLogError, chunks
+from phoebe_spark.ingest.compression import TORN, chunks
 
 LogKind = Literal["eventlog", "spool"]
 

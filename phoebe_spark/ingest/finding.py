@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from phoebe_spark.ingest.compression import TORN, UnreadableLogError, chunks
+from phoebe_spark.errors import UnreadableLogError
+from phoebe_spark.ingest.compression import TORN, chunks
 from phoebe_spark.ingest.eventlog import EventReader, LogKind, LogSource
 from phoebe_spark.ingest.rolled_logs import FOLDER, application_of, in_order, is_part, parts_of
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from deltalake.exceptions import DeltaError
 
+from phoebe_spark.errors import UnreadableLogError
 from phoebe_spark.harvest import Harvest, decode
-from phoebe_spark.ingest.compression import UnreadableLogError
 from phoebe_spark.ingest.eventlog import EventReader, LogKind, LogSource
 from phoebe_spark.ingest.summary import IngestError, Totals
 from phoebe_spark.tables.batch import ROWS_AT_ONCE

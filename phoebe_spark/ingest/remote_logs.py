@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from phoebe_spark.errors import RemoteLogError
 from phoebe_spark.ingest.eventlog import LogKind, LogSource
 from phoebe_spark.ingest.finding import find_logs, kind_of
 from phoebe_spark.ingest.rolled_logs import FOLDER, in_order, parts_of
@@ -27,11 +28,6 @@ _LARGEST = 2**63 - 1
 _LOADED: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """The jar's class where the session's class loader has none, by JVM."""
 _Result = TypeVar("_Result")
-
-
-class RemoteLogError(OSError):
-    """A URI that cannot be listed, or logs that a task could not read; the message is the store's
-    or the task's line that says why."""
 
 
 @dataclass(frozen=True, slots=True)

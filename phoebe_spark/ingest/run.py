@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from phoebe_spark.ingest.compression import UnreadableLogError
+from phoebe_spark.errors import RemoteLogError, UnreadableLogError
 from phoebe_spark.ingest.eventlog import LogSource
 from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.ingest.log import (
@@ -32,7 +32,6 @@ from phoebe_spark.ingest.log import (
 )
 from phoebe_spark.ingest.remote_logs import (
     RemoteFile,
-    RemoteLogError,
     RemoteLogs,
     is_remote,
     written_at,

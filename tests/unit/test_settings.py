@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from phoebe_spark.settings import BY_NAME, SETTINGS, SettingError, resolve
+from phoebe_spark.errors import SettingError
+from phoebe_spark.settings import BY_NAME, SETTINGS, resolve
 from phoebe_spark.settings_files import generated
 
 ROOT = Path(__file__).resolve().parents[2]

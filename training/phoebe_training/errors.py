@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from phoebe_spark.errors import PhoebeError
 
-class TrainingError(Exception):
+
+class TrainingError(PhoebeError):
     """Nothing was trained; the promoted models stay as they are."""
 
 

@@ -15,8 +15,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phoebe_spark.errors import UnreadableLogError
 from phoebe_spark.ingest import compression, eventlog
-from phoebe_spark.ingest.compression import UnreadableLogError
 from phoebe_spark.ingest.eventlog import EventReader, LogSource
 from phoebe_spark.ingest.finding import find_logs
 
