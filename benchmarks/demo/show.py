@@ -97,7 +97,8 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
         title="What was measured in this run: two pairs, one beside the other",
         caption="Wall time moves with whatever else the machine does: of the two runs without "
         "checkpoints, which are alike, one took "
-        f"{_spread(summary['wall_s']['without']):.2f} times as long as the other.",
+        f"{_spread(summary['wall_s']['without']):.2f} times as long as the other. "
+        "After the kill there is one run of each kind, so this change is a single comparison.",
     )
     for column in ("", "without", "with", "change"):
         table.add_column(column, justify="left" if column == "" else "right")

@@ -5,7 +5,7 @@ solvers share the `Problem` made from a graph; `integer` is the reference that t
 by, and imports PuLP only when called.
 """
 
-from phoebe_spark.optimize.policy import Decision, Strategy, Suggestion, choose
+from phoebe_spark.optimize.policy import Decision, Suggestion, choose
 from phoebe_spark.optimize.problem import Problem, Weights, build_problem, to_cuts
 from phoebe_spark.optimize.settings import Objective, OptimizerSettings
 
@@ -14,7 +14,6 @@ __all__ = [
     "Objective",
     "OptimizerSettings",
     "Problem",
-    "Strategy",
     "Suggestion",
     "Weights",
     "build_problem",

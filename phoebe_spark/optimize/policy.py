@@ -1,6 +1,6 @@
-"""Strategies suggest cuts, one manager decides: `choose(graph, settings) -> Decision`.
+"""`sweep` suggests cuts, one manager decides: `choose(graph, settings) -> Decision`.
 
-The shape of dask's active memory manager: a strategy only names cuts and what they are worth; the
+The shape of dask's active memory manager: the search only names cuts and what they are worth; the
 vetoes and the safety rules (eligible boundaries only, never over budget, no slow-down beyond
 ``max_write_share``) live in `choose`, and each boundary leaves it with a typed reason.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from phoebe_spark.graph import Cut, Stage, StageGraph
 from phoebe_spark.optimize import budget as budgeted
@@ -21,19 +20,10 @@ from phoebe_spark.reasons import Reason
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A chain of nested sets that a strategy proposes, and the weights that value it."""
+    """A chain of nested sets that the search proposes, and the weights that value it."""
 
-    strategy: str
     chain: tuple[int, ...]
     weights: Weights
-
-
-class Strategy(Protocol):
-    """Suggests chains for a problem, the most valuable first; decides nothing."""
-
-    def __call__(
-        self, problem: Problem, settings: OptimizerSettings, budget_bytes: float
-    ) -> Iterator[Suggestion]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +87,8 @@ def objective_weights(problem: Problem, settings: OptimizerSettings) -> Weights:
 def sweep(
     problem: Problem, settings: OptimizerSettings, budget_bytes: float
 ) -> Iterator[Suggestion]:
-    """The sweep, improved under a budget (see `phoebe_spark.optimize.budget`)."""
+    """The sweep, improved under a budget (see `phoebe_spark.optimize.budget`): the most valuable
+    first."""
     weights = objective_weights(problem, settings)
     chains = list(budgeted.ranked_chains(problem, weights, budget_bytes, settings.max_cuts))
     free = best_nested_prefixes(problem, weights, settings.max_cuts)
@@ -105,22 +96,7 @@ def sweep(
         chains.append(free)
         chains.sort(key=lambda chain: -problem.value(chain, weights))
     for chain in chains:
-        yield Suggestion("sweep", chain, weights)
-
-
-def integer_program(
-    problem: Problem, settings: OptimizerSettings, budget_bytes: float
-) -> Iterator[Suggestion]:
-    """The exact answer by CBC (imports PuLP)."""
-    from phoebe_spark.optimize import integer
-
-    weights = objective_weights(problem, settings)
-    chain = integer.solve(problem, weights, budget_bytes, settings.max_cuts)
-    if chain:
-        yield Suggestion("integer", chain, weights)
-
-
-STRATEGIES: dict[str, Strategy] = {"sweep": sweep, "integer": integer_program}
+        yield Suggestion(chain, weights)
 
 
 def choose(graph: StageGraph, settings: OptimizerSettings) -> Decision:
@@ -146,7 +122,7 @@ def choose(graph: StageGraph, settings: OptimizerSettings) -> Decision:
     problem = build_problem(graph, lambda stage: stage.stage_id not in vetoes and stage.is_shuffle)
     refused: Reason | None = None
     chosen: Suggestion | None = None
-    for suggestion in STRATEGIES[settings.solver](problem, settings, limit):
+    for suggestion in sweep(problem, settings, limit):
         no = _veto_chain(problem, suggestion, settings, limit, duration)
         if no is None:
             chosen = suggestion

@@ -285,8 +285,10 @@ def _implying(implies: dict[int, list[int]], targets: set[int]) -> set[int]:
 def _components(nodes: Sequence[int], implies: dict[int, list[int]]) -> list[list[int]]:
     """Strongly connected components, implied ones first (Tarjan 1972, without recursion).
 
-    By hand, because a driver waits for it: importing networkx takes 0.16 s, a call of scipy's half
-    a millisecond, and that one does not say in which order the components come.
+    By hand, because what is found under a budget depends on the order of items. scipy does not say
+    in which order its components come; put in order by `graphlib` they gave other cuts for 6 of
+    3,000 random graphs. 100 (1,000) stages take 0.1 (1) ms here and 0.6 (4) ms there, and the
+    import of scipy a second, which only models bring otherwise. networkx is no dependency.
     """
     index: dict[int, int] = {}
     low: dict[int, int] = {}

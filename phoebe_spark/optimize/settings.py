@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Objective = Literal["temp", "restart", "both"]
-Solver = Literal["sweep", "integer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,6 @@ class OptimizerSettings:
     min_freed_byte_ms: float = 1e9  # 1 MB (10^6 bytes) for 1 s
     min_restart_ms: float = 500.0
     max_write_share: float = 0.2  # of the query's predicted duration
-    solver: Solver = "sweep"
 
     def __post_init__(self) -> None:
         if self.max_cuts < 1:

@@ -53,4 +53,5 @@ def test_the_last_table_has_both_pairs_and_no_escape_codes_where_no_terminal_is(
     assert "-50 %, -40 %" in text
     assert "+10 %, +5 %" in text
     assert "1.50 times as long" in text
+    assert "a single comparison" in text
     assert "\x1b" not in text
