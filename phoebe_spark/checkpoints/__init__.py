@@ -1,1 +1,1 @@
-"""The checkpoint store as people see it, and what two runs' fingerprints differ by."""
+"""The checkpoint store as people see it."""

@@ -16,11 +16,10 @@ from phoebe_spark.cli.output import (
     Home,
     Json,
     expand,
-    human_bytes,
     print_json,
-    print_rows,
     say_error,
 )
+from phoebe_spark.views.text import human_bytes, print_rows
 
 app = typer.Typer(help="What is in the checkpoint store.", no_args_is_help=True)
 Directory = Annotated[

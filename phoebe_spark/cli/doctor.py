@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from phoebe_spark.cli.output import DEFAULT_HOME, WRONG, Home, Json, expand, print_json, print_rows
+from phoebe_spark.cli.output import DEFAULT_HOME, WRONG, Home, Json, expand, print_json
 from phoebe_spark.doctor import default_python, examine
 from phoebe_spark.settings import SETTINGS
+from phoebe_spark.views.text import print_rows
 
 
 def doctor(

@@ -16,13 +16,12 @@ from phoebe_spark.cli.output import (
     WRONG,
     Home,
     Json,
-    console,
     expand,
     print_json,
-    print_rows,
     say_error,
 )
 from phoebe_spark.tables.storage_options import Writer
+from phoebe_spark.views.text import console, print_rows
 
 _AGO = re.compile(r"(\d+)([dh])")
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from phoebe_spark.cli.output import DEFAULT_HOME, Home, Json, expand, print_json, print_rows
+from phoebe_spark.cli.output import DEFAULT_HOME, Home, Json, expand, print_json
 from phoebe_spark.tables.deltalake import Tables
 from phoebe_spark.tables.rows import RECORDS
+from phoebe_spark.views.text import print_rows
 
 app = typer.Typer(help="Upkeep of the tables.", no_args_is_help=True)
 

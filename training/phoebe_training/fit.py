@@ -1,18 +1,13 @@
-"""Out-of-fold estimates, and the heads that are fitted on everything.
+"""The heads that are fitted on everything, and what their like estimates out of fold.
 
-Two splits, never random rows. A *recurring* head corrects history, so it is judged in time: the
-applications are cut into consecutive groups, and each group is estimated by a model that saw the
-earlier ones only, on history as it stood before each application. A *general* head serves
-templates without a past, so it is judged by template: rows of a template are estimated by a model
-that never saw it. What comes out of fold chooses the head's weight, gives its error range, feeds
-the figures that build on it (task times see output sizes, the schedule sees both), and is what the
-metrics are about.
+`splits` says which rows a model is judged by, `calibrate` what follows from its errors: the head's
+weight and its error range. Estimates out of fold feed the figures that build on them (task times
+see output sizes, the schedule sees both), and are what the metrics are about.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +19,10 @@ from numpy.typing import NDArray
 from phoebe_spark.predict.heads import SCHEDULE, Figure, Head, HeadModel, heads_of, matrix
 from phoebe_spark.predict.history import History, figures_of
 from phoebe_spark.predict.predictor import Estimates, Prediction
+from phoebe_training.calibrate import best_weight, error_range
 from phoebe_training.evaluate import MEASURED, quality
 from phoebe_training.runs import Run
+from phoebe_training.splits import Fold, template_folds, time_folds, time_groups
 
 if TYPE_CHECKING:
     import lightgbm
@@ -34,9 +31,6 @@ FIGURES: tuple[Figure, ...] = ("output", "task_time", *SCHEDULE)
 """In the order in which they build on each other."""
 
 _HISTORY_FEATURES = ("hist_", "size_change", "partitions_change", "total_change", "sim_against")
-_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_TIME_GROUPS = 5
-_TEMPLATE_FOLDS = 5
 
 Floats = NDArray[np.float64]
 
@@ -139,8 +133,12 @@ def fit(
                 other.simulated = one.simulated
         sides |= _sides(figure, runs, past, blank, group_of)
         for head in heads_of(figure):
-            folds = _time_folds if head.recurring else _template_folds
-            trials[head] = _try(sides[head], settings, folds(runs, sides[head]))
+            side = sides[head]
+            if head.recurring:
+                folds = time_folds(runs, side.where, side.group)
+            else:
+                folds = template_folds(runs, side.where)
+            trials[head] = _try(side, settings, folds)
             chosen[head] = trials[head].fitted
         _fill_in(figure, sides, chosen, past, blank)
     _fall_back(runs, sides, trials, chosen, past, blank)
@@ -200,14 +198,6 @@ def _fall_back(
                 _fill_in(figure, sides, chosen, past, blank)
 
 
-def time_groups(runs: Sequence[Run]) -> list[int]:
-    """Consecutive groups of applications, at most five, by run index."""
-    apps = list(dict.fromkeys(run.app for run in runs))
-    groups = min(_TIME_GROUPS, len(apps))
-    of_app = {app: i * groups // len(apps) for i, app in enumerate(apps)}
-    return [of_app[run.app] for run in runs]
-
-
 def stage_delay_ms(runs: Iterable[Run]) -> float:
     """The median time between the end of a stage's last parent and its start."""
     gaps: list[float] = []
@@ -261,9 +251,7 @@ def _sides(
     return dict(zip(heads_of(figure), (recurring, general), strict=True))
 
 
-def _try(
-    side: Side, settings: FitSettings, folds: list[tuple[NDArray[Any], NDArray[Any]]]
-) -> Trials:
+def _try(side: Side, settings: FitSettings, folds: Sequence[Fold]) -> Trials:
     """The model fitted on all of ``side``, and the one that adds nothing to the baseline."""
     n = len(side.rows)
     if n == 0:
@@ -296,14 +284,8 @@ def _try(
             target = residual[train] - middle(train)
             booster = _train(inputs[train], target, names, settings)
             raw[test] = booster.predict(inputs[test], num_threads=1)
-    left = residual - centers
-    weight = min(
-        _WEIGHTS,
-        key=lambda w: (
-            round(float(np.median(np.abs(left - w * raw)[judged])), 3),
-            float(np.mean(np.abs(left - w * raw)[judged])),
-        ),
-    )
+    left = (residual - centers)[judged]
+    weight = best_weight(left, raw[judged])
     center = middle(everything)
     final = None
     if len(everything) >= settings.min_rows:
@@ -311,10 +293,8 @@ def _try(
     plain = np.asarray(side.baseline, float) + centers
 
     def trial(weight: float) -> Trial:
-        low, high = np.quantile((left - weight * raw)[judged], [0.1, 0.9])
-        model = HeadModel(
-            tuple(names), final, weight if final else 0.0, center, (float(low), float(high))
-        )
+        spread = error_range(left, raw[judged], weight)
+        model = HeadModel(tuple(names), final, weight if final else 0.0, center, spread)
         return Trial(model, plain + weight * raw)
 
     return Trials(fitted=trial(weight), plain=trial(0.0))
@@ -329,23 +309,3 @@ def _train(
         inputs, target, feature_name=list(names), params={"verbosity": -1}, free_raw_data=True
     )
     return lightgbm.train(settings.parameters(len(target)), data, settings.rounds)
-
-
-def _time_folds(runs: Sequence[Run], side: Side) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Each group that has rows, against what had ended in those before it when it began."""
-    at = np.asarray(side.group)
-    began = np.asarray([runs[r].app_started_at.timestamp() for r, _ in side.where])
-    ended = np.asarray([runs[r].ended_at.timestamp() for r, _ in side.where])
-    folds = []
-    for group in sorted(set(side.group)):
-        test = np.flatnonzero(at == group)
-        folds.append((np.flatnonzero((at < group) & (ended <= began[test].min())), test))
-    return folds
-
-
-def _template_folds(runs: Sequence[Run], side: Side) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """By the template of the whole execution: its stages resemble each other."""
-    at = np.asarray(
-        [zlib.crc32(runs[r].query.template.encode()) % _TEMPLATE_FOLDS for r, _ in side.where]
-    )
-    return [(np.flatnonzero(at != g), np.flatnonzero(at == g)) for g in sorted(set(at.tolist()))]

@@ -21,15 +21,13 @@ from phoebe_training.fit import (
     _estimates_before,
     _fall_back,
     _fill_in,
-    _template_folds,
-    _time_folds,
     _try,
     fit,
-    time_groups,
 )
 from phoebe_training.history_store import HistoryStore
 from phoebe_training.runs import applications, build_runs
 from phoebe_training.seen import trained_on, trained_on_from_json, unseen
+from phoebe_training.splits import template_folds, time_folds, time_groups
 
 from phoebe_spark.plan.stored import PlannedStage, to_json
 from phoebe_spark.predict.bundle import bundle_root, read_bundle
@@ -396,8 +394,7 @@ def test_history_comes_from_earlier_applications_only(tmp_path: Path) -> None:
     assert {s for p in first for s in p.sources.values()} == {"general"}
     assert {s for p in fitted.out_of_fold[-4:] for s in p.sources.values()} == {"history"}
     assert time_groups(runs) == [0] * 4 + [1] * 4 + [2] * 4
-    side = Side(group=time_groups(runs), where=[(r, 0) for r in range(len(runs))])
-    folds = _time_folds(runs, side)
+    folds = time_folds(runs, [(r, 0) for r in range(len(runs))], time_groups(runs))
     assert [len(earlier) for earlier, _ in folds] == [0, 4, 8]
     for earlier, now in folds[1:]:
         assert earlier.max() < now.min()
@@ -412,8 +409,8 @@ def test_what_a_long_application_did_later_is_nobodys_past(tmp_path: Path) -> No
     found = fit(runs, QUICK).out_of_fold
     of_app = {n: {s for p in found[4 * n : 4 * n + 4] for s in p.sources.values()} for n in (1, 2)}
     assert of_app == {1: {"general"}, 2: {"history"}}
-    side = Side(group=time_groups(runs), where=[(r, 0) for r in range(len(runs))])
-    assert [len(earlier) for earlier, _ in _time_folds(runs, side)] == [0, 0, 8]
+    folds = time_folds(runs, [(r, 0) for r in range(len(runs))], time_groups(runs))
+    assert [len(earlier) for earlier, _ in folds] == [0, 0, 8]
 
 
 def test_new_is_what_was_not_trained_on_whenever_it_ran(tmp_path: Path) -> None:
@@ -436,12 +433,7 @@ def test_new_is_what_was_not_trained_on_whenever_it_ran(tmp_path: Path) -> None:
 def test_template_folds_share_no_template(tmp_path: Path) -> None:
     Tables(tmp_path).append(day(0, 50))
     runs = build_runs(read_frames(tmp_path))
-
-    class Where:
-        where = tuple((r, s.stage_id) for r, run in enumerate(runs) for s in run.query.graph.stages)
-
-    for inside, outside in _template_folds(runs, Where):  # type: ignore[arg-type]
-        names = [
-            {runs[Where.where[i][0]].query.template for i in part} for part in (inside, outside)
-        ]
+    where = [(r, s.stage_id) for r, run in enumerate(runs) for s in run.query.graph.stages]
+    for inside, outside in template_folds(runs, where):
+        names = [{runs[where[i][0]].query.template for i in part} for part in (inside, outside)]
         assert not names[0] & names[1]

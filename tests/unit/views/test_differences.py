@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from phoebe_spark.checkpoints.differences import Comparison, compare
+from phoebe_spark.views.differences import Comparison, compare
 
 INPUT = {"root": "file:/t", "version": "v1", "files": 2, "bytes": 10, "newest_ms": 5}
 DATE = {"type": "date", "hash": "d1", "since_now": "s0"}

@@ -1,8 +1,8 @@
 """Why fingerprints changed between two runs: from what each boundary's fingerprint was made of.
 
-Pure functions over the rows of ``boundaries``; reading tables and printing is the command line's.
-The parts (docs/protocol.md, "Parts") hold no literals, only their types and hashes: a literal that
-lies as far from each run's own clock is one that follows the clock.
+Pure functions over the rows of ``boundaries``: `explanation` reads them, `text` prints the
+result. The parts (docs/protocol.md, "Parts") hold no literals, only their types and hashes: a
+literal that lies as far from each run's own clock is one that follows the clock.
 """
 
 from __future__ import annotations
