@@ -40,7 +40,7 @@ def test_a_test_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_all_parts_are_in_the_list() -> None:
     at_least = {
         "phoebe_spark": {"checkpoints", "cli", "cluster", "companion", "harvest", "ingest"}
-        | {"optimize", "plan", "predict", "tables"},
+        | {"optimize", "plan", "predict", "tables", "views"},
         "training": {"phoebe_training"},
         "benchmarks": {"benchmarks"},
         "listeners": {"compat", "driver", "exchange", "executor", "files", "fingerprint"}
