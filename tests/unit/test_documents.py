@@ -20,7 +20,13 @@ from phoebe_spark.cli import app
 from phoebe_spark.settings import BY_NAME, PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *(ROOT / "conf").iterdir()]
+FOR_DEVELOPERS = [ROOT / "CONTRIBUTING.md", ROOT / "listeners" / "README.md"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / "conf").iterdir(),
+    *FOR_DEVELOPERS,
+]
 INTERNAL = {"internal"}  # a local property of our own jobs, not a setting
 
 
@@ -36,8 +42,19 @@ def test_commands_that_are_named_exist(path: Path) -> None:
     text = path.read_text()
     named = re.findall(r"(?:`|^|\$\()phoebe ([a-z]+)", text, re.MULTILINE)
     assert set(named) <= commands
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:`|^ {4})make ([a-z]+)", text, re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", text, re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("path", FOR_DEVELOPERS, ids=lambda p: p.parent.name)
+def test_files_and_modules_that_developers_are_sent_to_exist(path: Path) -> None:
+    text = path.read_text()
+    named = re.findall(r"`([\w.*-]+/[\w./*-]*)`|T=(\S+/\S+)", text)
+    assert named
+    for pattern in (backticked or typed for backticked, typed in named):
+        assert any(ROOT.glob(pattern.rstrip("/"))), pattern
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert importlib.util.find_spec(module), module
 
 
 def test_links_lead_somewhere() -> None:
