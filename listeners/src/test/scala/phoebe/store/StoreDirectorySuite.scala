@@ -54,7 +54,7 @@ class StoreDirectorySuite extends AnyFunSuite {
     withThreads { pool =>
       // One that has waited for a second looks for itself: on a busy machine that says nothing.
       val quick = Iterator.continually(together(pool)).take(20).flatten.nextOption()
-      assert(quick.contains(1))
+      assert(quick.contains(1L))
     }
   }
 
