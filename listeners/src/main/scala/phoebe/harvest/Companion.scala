@@ -24,7 +24,7 @@ import phoebe.settings.PhoebeSettings
 /**
  * The driver's end of the pipe to the companion (docs/protocol.md).
  *
- * One daemon thread owns the pipe: it starts the process, serialises what the outbox holds and
+ * One daemon thread owns the pipe: it starts the process, serialises what the queue holds and
  * writes it. Nobody else ever waits for the companion, except `ask`, for at most the advice
  * timeout. When the companion cannot start, ends, hangs or answers something else, one line says so
  * and the same lines go to a spool file instead; when that cannot be written either, harvesting is
@@ -36,7 +36,7 @@ final class Companion private[phoebe] (
 ) extends Logging {
   import Companion._
 
-  private[phoebe] val outbox = new EventQueue(settings.queueCapacity)
+  private[phoebe] val queue = new EventQueue(settings.queueCapacity)
   private val requestIds = new AtomicLong()
   private val pending = new ConcurrentHashMap[Long, CompletableFuture[Advice]]()
   private val finished = new CountDownLatch(1)
@@ -82,7 +82,7 @@ final class Companion private[phoebe] (
    * Never waits, never throws.
    */
   def send(fields: (String, Any)*): Unit =
-    FailSafe.run("send")(if (offBecause.isEmpty) outbox.message(Json.line(fields: _*)))
+    FailSafe.run("send")(if (offBecause.isEmpty) queue.message(Json.line(fields: _*)))
 
   /**
    * Shows the companion a plan that advice may be asked about: it predicts while the plan's
@@ -110,7 +110,7 @@ final class Companion private[phoebe] (
         "plan" -> plan,
         "boundaries" -> told
       )
-      if (outbox.request(line)) Right(id) else Left(Busy)
+      if (queue.request(line)) Right(id) else Left(Busy)
     }
 
   /**
@@ -130,7 +130,7 @@ final class Companion private[phoebe] (
           "request_id" -> id,
           "boundaries" -> boundaries.map(_.toJson)
         )
-        if (!outbox.request(line)) Left(Busy)
+        if (!queue.request(line)) Left(Busy)
         else {
           val spentMs = (System.nanoTime() - began) / 1000000L
           Right(answer.get(math.max(1L, settings.adviceTimeoutMs - spentMs), TimeUnit.MILLISECONDS))
@@ -160,7 +160,7 @@ final class Companion private[phoebe] (
   /** Ends the stream and waits, at most `timeoutMs`, until everything is handed over. */
   def close(timeoutMs: Long): Unit = {
     ending = true
-    outbox.end()
+    queue.end()
     if (identity != null && !finished.await(timeoutMs, TimeUnit.MILLISECONDS)) {
       // A writer that hangs in the pipe now goes on to the spool.
       fail(s"it did not take all events within ${timeoutMs / 1000} s of the application's end")
@@ -179,11 +179,11 @@ final class Companion private[phoebe] (
     while (open) {
       if (failure.isDefined && spool == null && offBecause.isEmpty) spoolInstead(failure.get)
       FailSafe("plan versions", Seq.empty[SparkListenerEvent])(versions.due()).foreach(event)
-      outbox.poll(PollMs) match {
+      queue.poll(PollMs) match {
         case null => flush()
         case EventQueue.Message(text) =>
           serialised(text()).foreach(line(_))
-          if (outbox.isEmpty) flush()
+          if (queue.isEmpty) flush()
         case request: EventQueue.Request =>
           serialised(request.line()).foreach(line(_))
           flush()
@@ -203,7 +203,7 @@ final class Companion private[phoebe] (
   private def event(happened: SparkListenerEvent): Unit =
     serialised(eventLines(happened)) match {
       case Some(text) => line(text, isHeader(happened))
-      case None => outbox.lost()
+      case None => queue.lost()
     }
 
   private def serialised(text: => String): Option[String] =
@@ -287,7 +287,7 @@ final class Companion private[phoebe] (
         // What the companion had not yet stored is gone with it: the run counts as incomplete.
         file.write(hello(continued = true))
         header.drop(1).foreach(file.write)
-        file.write(droppedLine(math.max(1L, outbox.dropped)))
+        file.write(droppedLine(math.max(1L, queue.dropped)))
       } else backlog.foreach(file.write)
       file.flush()
       val path = PhoebeSettings.plain(file.path)
@@ -307,9 +307,9 @@ final class Companion private[phoebe] (
 
   private def turnOff(why: String): Unit = if (offBecause.isEmpty) {
     offBecause = Some(why)
-    outbox.discard()
+    queue.discard()
     logWarning(s"phoebe: harvesting is off, $why")
-    if (ending) outbox.end()
+    if (ending) queue.end()
   }
 
   /** Why nothing can be written under home; only local disks are tried. */
@@ -329,7 +329,7 @@ final class Companion private[phoebe] (
   }
 
   private def reportDropped(now: Boolean): Unit = {
-    val total = outbox.dropped
+    val total = queue.dropped
     if (total > droppedReported) {
       val at = System.nanoTime()
       if (now || at - droppedReportedAt > TimeUnit.SECONDS.toNanos(1)) {

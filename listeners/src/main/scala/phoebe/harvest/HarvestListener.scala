@@ -9,14 +9,14 @@ import phoebe.FailSafe
 import phoebe.settings.{LocalProperties, Mode}
 
 /**
- * Puts the events that harvest reads into the outbox, on the bus's thread, and does nothing else
+ * Puts the events that harvest reads into the queue, on the bus's thread, and does nothing else
  * there: no serialising, no waiting. What is long and not read (plan texts) is let go at once, so
  * that events which wait stay small.
  *
  * Task starts, block updates, heartbeats and the like are left out. Our own jobs, and queries of a
  * session with `spark.phoebe.mode=off`, are left out too.
  */
-final private[phoebe] class HarvestListener(outbox: EventQueue) extends SparkListener {
+final private[phoebe] class HarvestListener(queue: EventQueue) extends SparkListener {
   import HarvestListener._
 
   private val mutedExecutions = recent[Long]()
@@ -30,19 +30,19 @@ final private[phoebe] class HarvestListener(outbox: EventQueue) extends SparkLis
 
   override def onJobStart(e: SparkListenerJobStart): Unit = FailSafe.run("listener") {
     if (isMuted(e.properties)) e.stageIds.foreach(mutedStages.add(_))
-    else outbox.event(e)
+    else queue.event(e)
   }
 
   override def onStageSubmitted(e: SparkListenerStageSubmitted): Unit = FailSafe.run("listener") {
-    if (!mutedStages.contains(e.stageInfo.stageId)) outbox.event(e)
+    if (!mutedStages.contains(e.stageInfo.stageId)) queue.event(e)
   }
 
   override def onStageCompleted(e: SparkListenerStageCompleted): Unit = FailSafe.run("listener") {
-    if (!mutedStages.contains(e.stageInfo.stageId)) outbox.event(e)
+    if (!mutedStages.contains(e.stageInfo.stageId)) queue.event(e)
   }
 
   override def onTaskEnd(e: SparkListenerTaskEnd): Unit = FailSafe.run("listener") {
-    if (!mutedStages.contains(e.stageId)) outbox.event(e)
+    if (!mutedStages.contains(e.stageId)) queue.event(e)
   }
 
   override def onOtherEvent(e: SparkListenerEvent): Unit = FailSafe.run("listener") {
@@ -51,22 +51,22 @@ final private[phoebe] class HarvestListener(outbox: EventQueue) extends SparkLis
         if (s.modifiedConfigs.get("spark.phoebe.mode").contains(Mode.Off.name)) {
           mutedExecutions.add(s.executionId)
         } else {
-          outbox.event(
+          queue.event(
             s.copy(physicalPlanDescription = "", details = "", modifiedConfigs = Map.empty)
           )
         }
       case u: SparkListenerSQLAdaptiveExecutionUpdate =>
         if (!mutedExecutions.contains(u.executionId)) {
-          outbox.event(u.copy(physicalPlanDescription = ""))
+          queue.event(u.copy(physicalPlanDescription = ""))
         }
       case end: SparkListenerSQLExecutionEnd =>
         // A copy, because the event holds the query with all of its plans.
-        if (!mutedExecutions.contains(end.executionId)) outbox.event(end.copy())
+        if (!mutedExecutions.contains(end.executionId)) queue.event(end.copy())
       case _ =>
     }
   }
 
-  private def put(e: SparkListenerEvent): Unit = FailSafe.run("listener")(outbox.event(e))
+  private def put(e: SparkListenerEvent): Unit = FailSafe.run("listener")(queue.event(e))
 
   private def isMuted(properties: Properties): Boolean = properties != null && {
     val execution = properties.getProperty(SQLExecution.EXECUTION_ID_KEY)

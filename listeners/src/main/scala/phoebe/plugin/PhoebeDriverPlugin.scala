@@ -48,7 +48,7 @@ final class PhoebeDriverPlugin extends DriverPlugin with Logging {
     val limit = if (reason.isEmpty) Mode.Apply else Mode.Observe
     val made = new PhoebeRuntime(sc, settings, limit, reason)
     if (made.harvesting) {
-      SparkInternals.addListener(sc, new HarvestListener(made.companion.outbox), QueueName)
+      SparkInternals.addListener(sc, new HarvestListener(made.companion.queue), QueueName)
     }
     if (reason.isEmpty) appendExtension(sc)
     PhoebeRuntime.current.set(made)

@@ -135,7 +135,7 @@ object PhoebeRuntime {
       "model_version" -> r.companion.modelVersion,
       "long_shapes" -> r.companion.longShapes.size,
       "planning" -> r.planning.summary,
-      "events_dropped" -> r.companion.outbox.dropped,
+      "events_dropped" -> r.companion.queue.dropped,
       "counts" -> r.counts
     )
   }

@@ -59,25 +59,27 @@ final class PackReader(
   private var chunk = Array.emptyByteArray
 
   /** The requested segments: pack by pack, each by partition and then by map task. */
-  def read(wishes: Seq[PackReadRequest]): Iterator[Segment] =
+  def read(requests: Seq[PackReadRequest]): Iterator[Segment] =
     if (fetcher.isLocal) {
-      wishes.iterator.flatMap { wish =>
-        val bounds = boundsOf(wish)
-        if (wish.sequential) readPlanned(Seq(wish -> bounds))
-        else segments(wish, bounds, new SeekingInput(wish.pack))
+      requests.iterator.flatMap { request =>
+        val bounds = boundsOf(request)
+        if (request.sequential) readPlanned(Seq(request -> bounds))
+        else segments(request, bounds, new SeekingInput(request.pack))
       }
     } else {
-      val (whole, parts) = wishes.partition(_.sequential)
-      readPlanned(whole.map(wish => wish -> boundsOf(wish))) ++
-        parts.iterator.flatMap(wish => segments(wish, boundsOf(wish), new SeekingInput(wish.pack)))
+      val (whole, parts) = requests.partition(_.sequential)
+      readPlanned(whole.map(request => request -> boundsOf(request))) ++
+        parts.iterator.flatMap(request =>
+          segments(request, boundsOf(request), new SeekingInput(request.pack))
+        )
     }
 
-  private def readPlanned(wishes: Seq[(PackReadRequest, Array[Long])]): Iterator[Segment] = {
-    fetcher.plan(wishes.iterator.flatMap { case (wish, bounds) =>
-      rangeOf(wish.pack, bounds.head, bounds.last).split(fetcher.requestBytes)
+  private def readPlanned(requests: Seq[(PackReadRequest, Array[Long])]): Iterator[Segment] = {
+    fetcher.plan(requests.iterator.flatMap { case (request, bounds) =>
+      rangeOf(request.pack, bounds.head, bounds.last).split(fetcher.requestBytes)
     })
     val input = new PlannedInput
-    wishes.iterator.flatMap { case (wish, bounds) => segments(wish, bounds, input) }
+    requests.iterator.flatMap { case (request, bounds) => segments(request, bounds, input) }
   }
 
   /**
@@ -108,9 +110,10 @@ final class PackReader(
     )
     val (footer, bytes) = fetcher.next()
     val offsets = decodeFooter(pack, footer, bytes)
-    val wish = PackReadRequest(pack, pack.mapIds.toSet, 0, offsets.length - 1, 0, sequential = true)
+    val request =
+      PackReadRequest(pack, pack.mapIds.toSet, 0, offsets.length - 1, 0, sequential = true)
     val input = new PlannedInput
-    segments(wish, offsets, input, promised = None).foreach { segment =>
+    segments(request, offsets, input, promised = None).foreach { segment =>
       while (segment.stream.skip(Long.MaxValue) > 0) {}
     }
   }
@@ -129,18 +132,18 @@ final class PackReader(
    * The offsets of the requested runs, and the end of the last one. Wrong offsets are noticed when a
    * run's header is read, or by blocks that are missing at the end.
    */
-  private def boundsOf(wish: PackReadRequest): Array[Long] = {
-    val pack = wish.pack
+  private def boundsOf(request: PackReadRequest): Array[Long] = {
+    val pack = request.pack
     val bounds =
       if (fetcher.isLocal) {
         val range =
-          rangeOf(pack, pack.offsetAt(wish.from), pack.offsetAt(wish.until) + 8)
+          rangeOf(pack, pack.offsetAt(request.from), pack.offsetAt(request.until) + 8)
         val in = ByteBuffer.wrap(fetcher.fetch(range), 0, range.size)
-        Array.fill(wish.until - wish.from + 1)(in.getLong())
+        Array.fill(request.until - request.from + 1)(in.getLong())
       } else {
         PackReader.footers
           .get(pathOf(pack).toString, () => footerOf(pack))
-          .slice(wish.from, wish.until + 1)
+          .slice(request.from, request.until + 1)
       }
     if (
       bounds.head < 0 || bounds.last > pack.footerOffset || bounds.zip(bounds.tail).exists {
@@ -162,27 +165,27 @@ final class PackReader(
     Pack.decodeFooter(java.util.Arrays.copyOf(fetched, range.size), pack, range.path.toString)
 
   private def segments(
-      wish: PackReadRequest,
+      request: PackReadRequest,
       bounds: Array[Long],
       input: StoreInput
   ): Iterator[Segment] =
-    segments(wish, bounds, input, Some(wish.blocks))
+    segments(request, bounds, input, Some(request.blocks))
 
   private def segments(
-      wish: PackReadRequest,
+      request: PackReadRequest,
       bounds: Array[Long],
       input: StoreInput,
       promised: Option[Int]
   ): Iterator[Segment] = {
-    val pack = wish.pack
-    val wanted = pack.mapIds.map(wish.mapIds)
+    val pack = request.pack
+    val wanted = pack.mapIds.map(request.mapIds)
     var found = 0
-    val runs = (wish.from until wish.until).iterator.filter { partition =>
-      bounds(partition - wish.from + 1) > bounds(partition - wish.from)
+    val runs = (request.from until request.until).iterator.filter { partition =>
+      bounds(partition - request.from + 1) > bounds(partition - request.from)
     }
     val all = runs.flatMap { partition =>
-      val start = bounds(partition - wish.from)
-      val end = bounds(partition - wish.from + 1)
+      val start = bounds(partition - request.from)
+      val end = bounds(partition - request.from + 1)
       val lengths = header(pack, partition, start, end, input)
       // The start of each segment, and the end of the last one.
       val starts =
@@ -212,7 +215,7 @@ final class PackReader(
     all ++ Iterator.continually(()).take(1).flatMap { _ =>
       promised.filter(_ != found).foreach { blocks =>
         throw new DamagedFileException(
-          s"${pathOf(pack)}: holds $found blocks of partitions ${wish.from} to ${wish.until}, " +
+          s"${pathOf(pack)}: holds $found blocks of partitions ${request.from} to ${request.until}, " +
             s"not $blocks"
         )
       }

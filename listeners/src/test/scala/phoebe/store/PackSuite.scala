@@ -34,18 +34,18 @@ class PackSuite extends AnyFunSuite {
     def expected(map: Int, partition: Int): Array[Byte] = maps(map)(partition)
     def partitions: Int = maps.head.size
 
-    def wish(maps: Set[Int], from: Int, until: Int, sequential: Boolean): PackReadRequest = {
+    def request(maps: Set[Int], from: Int, until: Int, sequential: Boolean): PackReadRequest = {
       val blocks = maps.toSeq.map(m => (from until until).count(expected(m, _).nonEmpty)).sum
       PackReadRequest(pack, maps.map(_.toLong), from, until, blocks, sequential)
     }
 
     def read(
-        wish: PackReadRequest,
+        request: PackReadRequest,
         held: Map[String, Array[Byte]] = Map.empty
     ): Seq[(Long, Int, Seq[Byte])] = {
       val reader = new PackReader(new Path(directory.toUri), conf, held)
       try reader
-          .read(Seq(wish))
+          .read(Seq(request))
           .map(s => (s.mapId, s.partition, s.stream.readAllBytes().toSeq))
           .toList
       finally reader.close()
@@ -95,7 +95,7 @@ class PackSuite extends AnyFunSuite {
           bytes = it.expected(map, partition)
           if bytes.nonEmpty
         } yield (map.toLong, partition, bytes.toSeq)
-        assert(it.read(it.wish(maps, from, until, sequential)) == expected, s"$shape $maps")
+        assert(it.read(it.request(maps, from, until, sequential)) == expected, s"$shape $maps")
       }
     }
   }
@@ -104,20 +104,20 @@ class PackSuite extends AnyFunSuite {
     val it = written(shapes.last)
     val bytes = Files.readAllBytes(it.file)
     for (sequential <- Seq(true, false)) {
-      val wish = it.wish(Set(0, 2), 1, 5, sequential)
+      val request = it.request(Set(0, 2), 1, 5, sequential)
       Files.write(it.file, bytes)
-      val expected = it.read(wish)
+      val expected = it.read(request)
       Files.delete(it.file)
-      assert(it.read(wish, Map(it.pack.file -> bytes)) == expected)
+      assert(it.read(request, Map(it.pack.file -> bytes)) == expected)
       val changed = bytes.updated(it.pack.footerOffset.toInt - 20, 7.toByte)
-      assertThrows[DamagedFileException](it.read(wish, Map(it.pack.file -> changed)))
+      assertThrows[DamagedFileException](it.read(request, Map(it.pack.file -> changed)))
     }
   }
 
   test("a decoder that leaves bytes unread does not disturb what follows") {
     val it = written(shapes.last)
     val reader = new PackReader(new Path(it.directory.toUri), conf)
-    val segments = reader.read(Seq(it.wish(Set(0, 1, 2), 0, 5, sequential = true)))
+    val segments = reader.read(Seq(it.request(Set(0, 1, 2), 0, 5, sequential = true)))
     val firsts = segments.map(s => (s.mapId.toInt, s.partition, s.stream.read().toByte)).toList
     assert(firsts.size == 9)
     firsts.foreach { case (map, partition, byte) =>
@@ -139,7 +139,7 @@ class PackSuite extends AnyFunSuite {
       assert(it.verify().isDefined, s"byte $i")
       for (sequential <- Seq(true, false)) {
         val read =
-          try Some(it.read(it.wish(Set(0, 1, 2), 0, 5, sequential)))
+          try Some(it.read(it.request(Set(0, 1, 2), 0, 5, sequential)))
           catch { case _: DamagedFileException => None }
         read.foreach { segments =>
           assert(segments.size == 9)
@@ -242,8 +242,8 @@ class PackSuite extends AnyFunSuite {
 
   test("blocks that were promised and are not there are damage") {
     val it = written(shapes.last)
-    val wish = it.wish(Set(0, 1), 0, 5, sequential = true)
-    assertThrows[DamagedFileException](it.read(wish.copy(blocks = wish.blocks + 1)))
+    val request = it.request(Set(0, 1), 0, 5, sequential = true)
+    assertThrows[DamagedFileException](it.read(request.copy(blocks = request.blocks + 1)))
   }
 
   test("a source that is shorter than its lengths fails the writer") {
@@ -286,7 +286,7 @@ class PackSuite extends AnyFunSuite {
   test("memory is bounded: a segment is handed out in chunks") {
     val it = written(Seq(Seq(64L * 1000)))
     val reader = new PackReader(new Path(it.directory.toUri), conf)
-    val stream = reader.read(Seq(it.wish(Set(0), 0, 1, sequential = true))).next().stream
+    val stream = reader.read(Seq(it.request(Set(0), 0, 1, sequential = true))).next().stream
     assert(stream.read(new Array[Byte](10000)) == chunk)
   }
 }

@@ -246,7 +246,7 @@ private[phoebe] final class StoreShuffleReader(
         PhoebeSettings.readTimeoutMs
       )
       context.addTaskCompletionListener[Unit](_ => closeQuietly(reader))
-      reader.read(wishes(table, blocks, startReduce, endReduce, allMaps))
+      reader.read(requests(table, blocks, startReduce, endReduce, allMaps))
     }
     val bytes = blocks.iterator.flatMap(_._2.iterator.map(_._2)).sum
     val segments =
@@ -289,7 +289,7 @@ private[phoebe] final class StoreShuffleReader(
       segment.copy(stream = new ByteArrayInputStream(bytes))
     }.toSeq.sortBy(s => (mapIndex(s.mapId), s.partition)).iterator
 
-  private def wishes(
+  private def requests(
       table: Stored,
       blocks: Blocks,
       startReduce: Int,
