@@ -15,7 +15,7 @@ private[fingerprint] object Aggregates {
   def apply(a: BaseAggregateExec, below: Relation, text: ExpressionText): Relation = {
     if (a.isStreaming) Refused.source("streaming", a.nodeName, "it is a stream")
     a.groupingExpressions.find(e => !UnsafeRowUtils.isBinaryStable(e.dataType)).foreach { e =>
-      // Which of the strings that it takes for equal stands for a group is by chance.
+      // Which of several equal strings represents a group depends on the order of rows.
       Refused.orderSensitive(s"grouping by ${typeText(e.dataType)}")
     }
     val keys = a.groupingExpressions.map(text.name(_, below.env))

@@ -1,7 +1,7 @@
 /*
- * The reviewed lists: which operators, expressions and file formats are understood, and which
- * settings cannot change a result. They are resource files, so that a review reads a list and not
- * code; `docs/fingerprint.md` says how they were made.
+ * The reviewed lists: the known operators, expressions and file formats, and the settings that cannot
+ * change a result. They are resource files, so that a review reads lists and not code.
+ * `docs/fingerprint.md` says how they were made.
  */
 package phoebe.fingerprint
 
@@ -30,7 +30,7 @@ private[phoebe] object AllowList {
   val expressions: Set[String] = expressionNames.toSet
   val formats: Set[String] = formatNames.toSet
 
-  /** What the lists say: what was stored under other ones may be what these were changed for. */
+  /** A hash of the lists. Checkpoints of other lists are not found: they may be why the lists changed. */
   val version: String = versionOf(listed)
 
   def versionOf(lists: Seq[Seq[String]]): String = {

@@ -1,7 +1,7 @@
 /*
  * Identity of a Delta table's snapshot: the data files that the prepared scan reads, with their
  * deletion vectors, and the table's id and schema. By reflection, as Delta is not on our class
- * path; whatever does not answer as Delta 4.x does is refused.
+ * path. A table is refused if its classes are not those of Delta 4.x.
  */
 package phoebe.fingerprint
 
@@ -16,7 +16,7 @@ private[fingerprint] object DeltaSource {
 
   def owns(index: String): Boolean = index.startsWith(delta)
 
-  /** Data files of Delta have names of their own, and are never written twice. */
+  /** Data files of Delta have unique names, and are never written twice. */
   def listing(index: FileIndex, fileFormat: FileFormat): Listing = {
     if (index.getClass.getName != prepared || fileFormat.getClass.getName != format) {
       refuse(index, "only scans prepared from a snapshot are known")
@@ -38,7 +38,7 @@ private[fingerprint] object DeltaSource {
     val digest = new Digest("delta")
       .add(version(index))
       .add(get(metadata, "id").toString)
-      // A copy of a table has its id; where its files are can be read as a column.
+      // A copy of a table has the same id, and its files' locations can be read as a column.
       .addAll(roots)
       .add(get(metadata, "schemaString").toString)
       .addAll(configuration.toSeq.sorted.flatMap { case (k, v) => Seq(k, v) })
@@ -78,7 +78,7 @@ private[fingerprint] object DeltaSource {
     new FileStatus(size, false, 0, 0, modifiedMs, path.asInstanceOf[Path])
   }
 
-  /** Its readers may differ from release to release. */
+  /** Delta's version, because its readers may differ from release to release. */
   private def version(index: FileIndex): String = {
     val holder = Class.forName("io.delta.package$", true, index.getClass.getClassLoader)
     get(holder.getField("MODULE$").get(null), "VERSION").toString

@@ -1,6 +1,6 @@
 /*
- * SHA-256 over framed strings: the one way in which this package turns structure into identity.
- * Every part is preceded by its length, so no two different lists of parts have the same bytes.
+ * SHA-256 over framed strings, used for every hash of this package. Every part is preceded by its
+ * length, so no two different lists of parts have the same bytes.
  */
 package phoebe.fingerprint
 

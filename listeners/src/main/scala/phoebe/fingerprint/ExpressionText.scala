@@ -1,7 +1,7 @@
 /*
  * Canonical text of expressions. Attributes appear under the name of their origin, never under an
- * expression id or a position; everything else is its class and its constructor's arguments. The
- * text is prefix-free (strings carry their length), so different expressions have different texts.
+ * expression id or a position. Everything else appears as its class and its constructor's arguments. The
+ * text is prefix-free (strings have their length), so different expressions have different texts.
  */
 package phoebe.fingerprint
 
@@ -41,7 +41,7 @@ private[fingerprint] final class ExpressionText(
 ) {
   import ExpressionText._
 
-  /** The canonical name of what a named expression yields: its column's, or its expression's. */
+  /** The canonical name of a named expression: of its column, or of its expression. */
   def name(e: Expression, env: Env): String = unalias(e) match {
     case a: AttributeReference => env(a)
     case other => Digest.of("expression", text(other, env))
@@ -57,7 +57,7 @@ private[fingerprint] final class ExpressionText(
     out.toString
   }
 
-  /** Conjuncts as a sorted set; pruning that AQE has switched off is no predicate. */
+  /** Conjuncts as a sorted set, without pruning that AQE has switched off. */
   def conjuncts(predicates: Iterable[Expression], env: Env): Seq[String] =
     predicates.iterator.flatMap(split).filterNot(isTrue).map(text(_, env)).toSeq.distinct.sorted
 
@@ -115,11 +115,11 @@ private[fingerprint] final class ExpressionText(
     case _: And | _: Or => commutative(e, flatten(e, e), scope, out)
     case _: EqualTo | _: EqualNullSafe | _: BitwiseAnd | _: BitwiseOr | _: BitwiseXor =>
       commutative(e, e.children, scope, out)
-    // Of operands that compare as equal the first is given: 0.0 or -0.0.
+    // Of operands that compare as equal (0.0 and -0.0) the first is returned.
     case _: Greatest | _: Least if !hasFraction(e.dataType) =>
       commutative(e, e.children, scope, out)
-    // Where sums wrap around, the order of a chain of them does not count; elsewhere (they round, or
-    // a step of them overflows) only the two sides'.
+    // Where sums wrap around, the order of a whole chain does not matter. Elsewhere (sums round, or a
+    // step overflows) only the order of the two operands does not.
     case _: Add | _: Multiply => commutative(e, chain(e), scope, out)
     case GreaterThan(left, right) => expression(LessThan(right, left), scope, out)
     case GreaterThanOrEqual(left, right) => expression(LessThanOrEqual(right, left), scope, out)
@@ -137,14 +137,14 @@ private[fingerprint] final class ExpressionText(
       out.append(')')
     case s: StaticInvoke if !isSparkSql(s.staticObject.getName) =>
       Refused.udf(s.staticObject.getName)
-    // Picks its initialisation vector by itself, and says that it is deterministic.
+    // Chooses a random initialisation vector, but claims to be deterministic.
     case s: StaticInvoke if s.functionName == "aesEncrypt" =>
       Refused.nondeterministic("aes_encrypt")
     case w: WindowExpression if countsRows(w) =>
       Refused.orderSensitive(s"${w.windowFunction.prettyName} over ROWS")
     case x: XmlToStructs if x.options.keys.exists(namesFile) =>
       Refused.source("unknown_source", "from_xml", "an option names a file that is not looked at")
-    // The type of a variant follows from the rows before it.
+    // The type of a variant depends on the rows before it.
     case c: CsvToStructs if SparkInternals.exists(c.schema)(_.isInstanceOf[VariantType]) =>
       Refused.orderSensitive("from_csv")
     case i: Invoke if !isSparkEvaluator(i) => Refused.udf(i.prettyName)
@@ -152,15 +152,15 @@ private[fingerprint] final class ExpressionText(
   }
 
   /**
-   * Spark's own canonical form orders commutative operands, and exchanges are reused by it: a plan
-   * may then hold one where it held the other, so their texts are the same here too. (Not those of
-   * chains that Spark orders although a step may overflow or round: what is above is then found no more.)
+   * Spark's own canonical form orders commutative operands, and Spark reuses exchanges by it. A plan may
+   * then have one form where it had the other, so their texts are equal here too. (Not those of chains that
+   * Spark orders although a step may overflow or round: checkpoints above them are then not found.)
    *
-   * No value follows from the order of what is sorted here. Sums and products of two numbers are the same
-   * bit for bit, but for the payload of a NaN, which nothing in Spark shows; so are comparisons turned
-   * around, operations on bits, and the choice among values that are equal only where they are the same.
-   * AND, OR, IN, conjuncts and join keys may look at another operand first and fail there; what is
-   * stored is of a run that did not fail, and Spark promises no order of evaluation either.
+   * No value depends on the order that is sorted here. Sums and products of two numbers are the same bit
+   * for bit, except for the payload of a NaN, which Spark never shows. So are reversed comparisons, bit
+   * operations, and the choice among values that are equal only if they are identical. AND, OR, IN,
+   * conjuncts and join keys may evaluate another operand first and fail there. But a stored run did not
+   * fail, and Spark promises no order of evaluation either.
    */
   private def commutative(
       e: Expression,
@@ -171,7 +171,7 @@ private[fingerprint] final class ExpressionText(
     val texts = operands.map(rendered(_, scope)).sorted
     out.append(e.getClass.getName).append("(")
     (if (e.isInstanceOf[Predicate]) texts.distinct else texts).foreach(out.append(',').append(_))
-    // What else the operator holds (its evaluation mode) counts as it stands.
+    // Other arguments of the operator (its evaluation mode) count unchanged.
     extras(e).foreach { x =>
       out.append(';')
       value(e.getClass.getName, x, scope, out)
@@ -201,7 +201,7 @@ private[fingerprint] final class ExpressionText(
     case null => out.append("null")
     case e: Expression => expression(e, scope, out)
     case s: String => string(s, out)
-    // By its bytes: those that are no UTF-8 all read alike.
+    // By its bytes, because all invalid UTF-8 has the same text.
     case s: UTF8String => string(Base64.getEncoder.encodeToString(s.getBytes), out)
     case t: DataType => out.append(typeText(t)).append(nestedText(t))
     case b: Boolean => out.append(b)
@@ -288,7 +288,7 @@ private[fingerprint] object ExpressionText {
 
   private val expressions = "org.apache.spark.sql.catalyst.expressions."
 
-  /** What is understood in code, and not by its arguments alone; exact classes, as in the lists. */
+  /** Expressions handled in code, and not only by their arguments; exact classes, as in the lists. */
   val handled: Set[String] = Seq(
     classOf[Alias],
     classOf[AttributeReference],
@@ -304,9 +304,9 @@ private[fingerprint] object ExpressionText {
   ).map(_.getName).toSet
 
   /**
-   * Results depend on the order in which rows arrive: where a window's or an aggregate's order leaves
-   * ties, two runs differ. Restoring such a result beside a branch that is computed again over the same
-   * rows would mix two runs in one query.
+   * Functions whose results depend on the order in which rows arrive. If the order of a window or an
+   * aggregate has ties, two runs differ. A query that restores such a result, and computes another branch
+   * over the same rows, would mix two runs.
    */
   private val orderSensitive: Set[String] = (Seq(
     "First",
@@ -327,26 +327,26 @@ private[fingerprint] object ExpressionText {
   ).map("aggregate." + _) ++ Seq("RowNumber", "NTile", "Lag", "Lead", "NthValue"))
     .map(expressions + _).toSet
 
-  /** Whether an expression's value follows from its arguments, whatever the order of rows. */
+  /** Whether an expression's value depends only on its arguments, for any order of rows. */
   def isKnown(e: Expression): Boolean = {
     val name = e.getClass.getName
     !orderSensitive(name) && AllowList.expressions(name)
   }
 
-  /** A frame of so many rows cuts between rows that tie; ranks go by what rows are, not how many. */
+  /** Whether a frame counts rows, so that it may cut between ties. (Ranks depend on values only.) */
   def countsRows(w: WindowExpression): Boolean = w.windowSpec.frameSpecification match {
     case SpecifiedWindowFrame(RowFrame, UnboundedPreceding, UnboundedFollowing) => false
     case SpecifiedWindowFrame(RowFrame, _, _) => !w.windowFunction.isInstanceOf[RankLike]
     case _ => false
   }
 
-  /** Under a collation that takes different strings for equal, which of them is given is by chance. */
+  /** Whether it chooses among different strings that a collation takes for equal, by their order. */
   private def picksAmongEqual(e: Expression): Boolean = e match {
     case _: Max | _: Min | _: Greatest | _: Least => !UnsafeRowUtils.isBinaryStable(e.dataType)
     case _ => false
   }
 
-  /** The zone of whose date `e` makes a time from a string that is a mere time of day, if it may. */
+  /** The zone whose date `e` adds to a string that is only a time of day, if it may read such values. */
   def clock(e: Expression): Option[String] = e match {
     case c: Cast if readsTime(c.child.dataType, c.dataType) => Some(zoneOf(c))
     case s: JsonToStructs if hasTime(s.dataType) => Some(zoneOf(s, s.options))
@@ -387,7 +387,7 @@ private[fingerprint] object ExpressionText {
 
   def today(zone: String): String = LocalDate.now(DateTimeUtils.getZoneId(zone)).toString
 
-  /** Options by which a reader opens a file that is no input of the query. */
+  /** Whether an option names a file that is no input of the query. */
   def namesFile(option: String): Boolean =
     option.equalsIgnoreCase("rowValidationXSDPath") || option.equalsIgnoreCase("avroSchemaUrl")
 
@@ -429,7 +429,7 @@ private[fingerprint] object ExpressionText {
     ()
   }
 
-  /** Without nullability, which re-planning may narrow and which no stored byte depends on. */
+  /** A type without nullability, which a re-plan may narrow and which changes no stored byte. */
   def typeText(t: DataType): String = t match {
     case s: StructType =>
       s.fields.iterator
@@ -441,7 +441,7 @@ private[fingerprint] object ExpressionText {
     case other => other.catalogString
   }
 
-  /** A field with what its type does not say: variant paths, default values, column mapping. */
+  /** A field with its metadata: variant paths, default values, column mapping. */
   def fieldText(f: StructField): String = {
     val described = if (f.metadata == Metadata.empty) "" else f.metadata.json
     s"${f.name.length}:${f.name} ${typeText(f.dataType)} ${nestedText(f.dataType)}$described"

@@ -1,7 +1,7 @@
 /*
- * What a fingerprint is made of, by part, so that two runs can be compared: settings, inputs with
- * their versions, and the operators between a shuffle and those below it. For people, never for
- * matching: names stand for columns, and literals are hashes with their type.
+ * The parts of a fingerprint, so that two runs can be compared: settings, inputs with their versions,
+ * and the operators between a shuffle and those below it. For people, never for matching: columns have
+ * their plain names, and literals are hashes with their type.
  */
 package phoebe.fingerprint
 
@@ -18,7 +18,7 @@ import org.apache.spark.sql.types._
 import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import phoebe.fingerprint.ExpressionText.{literalText, typeText, Env}
 
-/** For one plan, made as it is planned: settings and the time are those of then. */
+/** For one plan; made when it is planned, with the settings and the time of that moment. */
 final class FingerprintBreakdown private[fingerprint] (
     sql: SQLConf,
     core: SparkConf,
@@ -30,8 +30,8 @@ final class FingerprintBreakdown private[fingerprint] (
   private val now = new Clock(sql.sessionLocalTimeZone, System.currentTimeMillis())
 
   /**
-   * The parts of a shuffle's fingerprint as what JSON is made of (docs/protocol.md, "Parts"), or none
-   * where that fails: nothing depends on it. May be called later and on any thread.
+   * The parts of a shuffle's fingerprint, ready for JSON (docs/protocol.md, "Parts"). None if that fails:
+   * nothing depends on them. May be called later and on any thread.
    */
   def of(shuffle: ShuffleExchangeLike, fingerprint: Fingerprint): Option[Map[String, Any]] =
     try {
@@ -60,7 +60,7 @@ private object FingerprintBreakdown {
     case _ => Nil
   }
 
-  /** Down to the next shuffles, and through subqueries; what only says how is left out. */
+  /** Down to the next shuffles, and through subqueries, without nodes that do not change the rows. */
   private def operators(plan: SparkPlan, now: Clock): Seq[Map[String, Any]] = plan match {
     case a: AdaptiveSparkPlanExec => operators(a.inputPlan, now)
     case _: ShuffleExchangeLike => Nil
@@ -90,7 +90,7 @@ private object FingerprintBreakdown {
       now: Clock,
       reads: Option[String] = None
   ): Map[String, Any] = {
-    // Where a time of day is read as one of today, the date is as good as a literal.
+    // Where a time of day is read as today's, the date counts like a literal.
     val dates = (reads ++ says.flatMap(_.collect(Function.unlift(ExpressionText.clock)))).toSeq
       .distinct.map(zone => literal(now.today(zone), now))
     val literals = dates ++ says.flatMap(_.collect {
@@ -119,11 +119,11 @@ private object FingerprintBreakdown {
   private def literal(l: Literal, now: Clock): Map[String, Any] = Map(
     "type" -> typeText(l.dataType),
     "hash" -> short(Digest.of("literal", literalText(l.value, l.dataType))),
-    // The same in two runs at different times: it follows the clock.
+    // Equal in two runs at different times: then the literal follows the clock.
     "since_now" -> now.distance(l).map(d => short(Digest.of("since", d.toString)))
   )
 
-  /** How far a date or a time lies from now, in whole days or minutes. */
+  /** The distance of a date or a time from now, in whole days or minutes. */
   private final class Clock(zone: String, nowMs: Long) {
     private val micros = nowMs * 1000L
     private val today = DateTimeUtils.microsToDays(micros, DateTimeUtils.getZoneId(zone))

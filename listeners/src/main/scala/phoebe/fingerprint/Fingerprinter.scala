@@ -1,7 +1,7 @@
 /*
  * The semantic fingerprint of a shuffle: equal on a query's first plan, on each re-plan and in the
- * next application; different whenever the rows or the stored bytes could differ. What it covers,
- * and why, is told in docs/fingerprint.md.
+ * next application; different whenever the rows or the stored bytes could differ. See
+ * docs/fingerprint.md for what it covers, and why.
  */
 package phoebe.fingerprint
 
@@ -25,11 +25,11 @@ import phoebe.fingerprint.ExpressionText.{typeText, Env}
 final case class Fingerprint(hash: String, inputs: Seq[Listing])
 
 /**
- * Takes the fingerprints of one SQL execution's exchanges, on its first plan and on each re-plan. Make
- * one per execution: what did not change from plan to plan is not worked out again.
+ * Computes the fingerprints of one SQL execution's exchanges, on its first plan and on each re-plan.
+ * Make one per execution: nodes that did not change from plan to plan are not computed again.
  *
  * @param plannedMs
- *   when the execution had read nothing yet, in ms since the epoch
+ *   a time before the execution read anything, in ms since the epoch
  */
 final class Fingerprinter(
     session: SparkSession,
@@ -42,8 +42,8 @@ final class Fingerprinter(
   private val known = mutable.HashMap.empty[NodeKey, Fingerprint]
 
   /**
-   * The fingerprints of shuffles, plain or ours, of one fragment's plan, whole or after a re-plan; or
-   * why they have none. Settings are read once for all of them. Never throws (NonFatal).
+   * The fingerprints of shuffles (Spark's or ours) in one fragment's plan, on the first plan or a re-plan;
+   * or why they have none. Settings are read once for all of them. Never throws (NonFatal).
    */
   def apply(
       plan: SparkPlan,
@@ -59,14 +59,14 @@ final class Fingerprinter(
     if (now != settings) known.clear()
     settings = now
     try {
-      // Without it, what is above a dropped branch has another name: nothing is wrong then.
+      // If this fails, nodes above a dropped branch have other names, which is harmless.
       try lineage.begin(plan)
       catch { case NonFatal(_) | _: LinkageError => () }
       exchanges.map(one)
     } finally relations.endPass()
   }
 
-  /** What the last plan's fingerprints are made of, part by part. */
+  /** The parts of the last plan's fingerprints. */
   def parts: FingerprintBreakdown = synchronized {
     new FingerprintBreakdown(
       session.sessionState.conf,
@@ -75,7 +75,7 @@ final class Fingerprinter(
     )
   }
 
-  /** Readers go by the settings of the session that made their relation. */
+  /** The settings of another session that made a relation: its readers use them. None if the same. */
   private def settingsOf(other: org.apache.spark.sql.SparkSession): Option[String] =
     if (other eq session) None
     else {
@@ -87,7 +87,7 @@ final class Fingerprinter(
       if (settings.exists(_.hash == hash)) None else Some(hash)
     }
 
-  /** To look at the inputs of one of these fingerprints, now and later. */
+  /** The inputs of one of these fingerprints, to be checked now and later. */
   def inputs(fingerprint: Fingerprint): Inputs =
     new Inputs(session, fingerprint.inputs, plannedMs)
 
@@ -125,7 +125,7 @@ final class Fingerprinter(
   private def partitioning(p: Partitioning, env: Env): Seq[String] = {
     def texts(expressions: Seq[Expression]) = expressions.map(relations.text.text(_, env))
     p match {
-      // Exact: a subclass may spread its rows in another way.
+      // Exact classes: a subclass may distribute its rows in another way.
       case HashPartitioning(keys, n) if p.getClass == classOf[HashPartitioning] =>
         "hash" +: n.toString +: texts(keys)
       case RangePartitioning(order, n) if p.getClass == classOf[RangePartitioning] =>

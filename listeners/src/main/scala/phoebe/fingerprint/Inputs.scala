@@ -1,12 +1,12 @@
 /*
- * What identifies the files that a checkpoint was made from, and when they are looked at: before its
- * commit, and before each restore. The only place that says so.
+ * The identity of a checkpoint's input files, and its two checks: before the commit, and before each
+ * restore. It is defined only here.
  *
- * A fingerprint names its inputs by what Spark listed: path, length and modification time. That costs
- * nothing, and it is not enough: files may be rewritten between a listing and a query, with the same
- * length and within one tick of the clock. So before a commit the files are looked at, and what the
- * store tells besides (an ETag, a file's id, when it was last changed) goes into the manifest. They are
- * looked at again before a restore, and all of it must be the same then.
+ * A fingerprint names its inputs by Spark's listing: path, length and modification time. That costs
+ * nothing, but it is not enough: files may be rewritten between a listing and a query, with the same
+ * length and within one tick of the clock. So the files are checked before a commit, and further
+ * attributes from the store (an ETag, a file's id, its change time) go into the manifest. They are
+ * checked again before a restore, and everything must be the same then.
  */
 package phoebe.fingerprint
 
@@ -35,27 +35,26 @@ import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import phoebe.Reason
 
 /**
- * Looks at the inputs of one fingerprint. It is kept for as long as the checkpoint that waits for it, so
- * it holds on to the listings and to nothing of the plan: or the plan's shuffles would never be cleaned
- * up.
+ * Checks the inputs of one fingerprint. It lives as long as the checkpoint that waits for it, so it
+ * refers to the listings but not to the plan. Otherwise the plan's shuffles would never be cleaned up.
  *
  * @param plannedMs
- *   when nothing had been read yet, in ms since the epoch
+ *   a time before the query read anything, in ms since the epoch
  */
 final class Inputs private[fingerprint] (
     session: SparkSession,
     listings: Seq[Listing],
     plannedMs: Long
 ) {
-  // Where a listing came from must live for it to be known again (`Listing.current`).
+  // The index of a listing must stay alive, so that `Listing.current` can recognise it.
   private val held = listings.map(listing => listing -> listing.source())
 
   /**
-   * What identifies the inputs, for the manifest. Left if they may not be those that were read: a file
-   * is not as it was listed, or was changed so late that a task may have read it before that.
+   * The identity of the inputs, for the manifest. Left if they may not be those that were read: a file
+   * differs from its listing, or was changed so late that a task may have read an earlier state.
    *
    * @param ran
-   *   what the scans listed when they ran, where they list anew
+   *   the listings of scans that list again when they run
    */
   def beforeCommit(ran: Seq[RanScan]): Either[Reason, String] = {
     val planned = held.iterator.map(_._1.hash).toSet
@@ -70,7 +69,7 @@ final class Inputs private[fingerprint] (
     }
   }
 
-  /** What identifies the inputs now; Left if they are not those that were listed for this query. */
+  /** The identity of the inputs now; Left if they are not those that were listed for this query. */
   def beforeRestore(looks: Looks): Either[Reason, String] = look(looks).map(Inputs.identity)
 
   private def look(looks: Looks) = looks(held.map(_._1))
@@ -78,10 +77,10 @@ final class Inputs private[fingerprint] (
 
 object Inputs {
 
-  /** Only the checkpoint waits for it, and no query. */
+  /** The time-out of the check before a commit; no query waits for it. */
   private val CommitMs = 120000L
 
-  /** For the looks of one planning pass before its restores: a listing is looked at once for all. */
+  /** For all checks before the restores of one planning pass: each listing is checked once. */
   private[phoebe] def looksBeforeRestores(session: SparkSession, timeoutMs: Long): Looks =
     new Looks(hadoop(session), timeoutMs, whole = true)
 
@@ -102,7 +101,7 @@ object Inputs {
     Map("path" -> path)
   )
 
-  /** Same paths, lengths and times as in the manifest's name, and yet not the same files. */
+  /** The paths, lengths and times are those of the fingerprint, but the files are not the same. */
   val replaced: Reason = Reason(
     "input_changed",
     "the inputs were written anew since, or given other rights: the checkpoint may be of older bytes"
@@ -113,30 +112,30 @@ object Inputs {
 }
 
 /**
- * One file as a look found it.
+ * One file as a check found it.
  *
  * @param told
- *   all that the store tells of the file's state
+ *   all attributes of the file's state from its store
  * @param settledMs
- *   who read it after this time read what the look found, in ms since the epoch
+ *   a read after this time (ms since the epoch) saw the state found here
  */
 private[fingerprint] final case class SeenFile(path: String, told: String, settledMs: Long)
 
 /**
- * One listing as a look found it.
+ * One listing as a check found it.
  *
  * @param latest
- *   the file that was changed last, unless files are never changed there
+ *   the file that was changed last; None if its files never change
  */
 private[fingerprint] final case class Sighting(identity: String, latest: Option[SeenFile])
 
 /**
- * Looks at listings' files, at each listing once, whoever asks; several directories at a time, on
- * threads that end with the look.
+ * Checks the files of listings, each listing once for all callers; several directories at a time, on
+ * threads that end with the check.
  *
  * @param whole
- *   whether a file that has come to a directory since it was listed counts as a change, too. A scan of
- *   this plan would not read it, unless it lists again.
+ *   whether a new file in a listed directory counts as a change too. (A scan of this plan would not read
+ *   it, unless it lists again.)
  */
 final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, whole: Boolean) {
   import Looks._
@@ -171,14 +170,14 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
       }
     }
 
-  /** What is to be listed: a directory, or a file that is a root by itself (a path, a glob's match). */
+  /** The paths to list: directories, and files that are roots themselves (a path, a glob's match). */
   private def places(listing: Listing): Seq[(Path, Array[FileStatus])] =
     listing.files.groupBy { file =>
       val path = file.getPath
       if (listing.roots(path.toString)) path else path.getParent
     }.toSeq
 
-  /** None goes on when the time is over, but what a file system never answers holds its thread. */
+  /** Runs tasks in parallel until the deadline. A file system that never answers blocks its thread. */
   private def atOnce(tasks: Seq[Task]): Seq[Seq[Found]] =
     if (tasks.isEmpty) Nil
     else if (stuck.get() > MostStuck)
@@ -199,7 +198,7 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
 
   private def task(body: => Seq[Found]): Task = new Task(() => body)
 
-  /** By the call that Spark lists with: stores give times more precisely in one than in another. */
+  /** Uses the call that Spark lists with: stores give more precise times in some calls than in others. */
   private def inStore(place: Path, files: Array[FileStatus], listing: Listing): Task = task {
     try {
       val all = place.getFileSystem(conf).listStatus(place)
@@ -219,7 +218,7 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
     } catch { case _: FileNotFoundException => Seq(Left(place.toString)) }
   }
 
-  /** Hadoop's statuses of local files hold less than the file system does. */
+  /** Asks the file system itself: Hadoop's statuses of local files have fewer attributes. */
   private def onDisk(place: Path, files: Array[FileStatus], listing: Listing): Seq[Task] = {
     def stats(some: Array[FileStatus]) = task {
       some.toSeq.map { was =>
@@ -263,7 +262,7 @@ final class Looks private[fingerprint] (conf: Configuration, timeoutMs: Long, wh
 private[fingerprint] object Looks {
   private type Found = Either[String, SeenFile]
 
-  /** A part of a look, for one thread. */
+  /** A part of a check, for one thread. */
   private final class Task(body: () => Seq[Found]) extends Callable[Seq[Found]] {
     private var runs = false
     private var isLeft = false
@@ -277,7 +276,7 @@ private[fingerprint] object Looks {
         }
     }
 
-    /** Nobody waits for it any more. */
+    /** The check has ended without it. */
     def leave(): Unit = synchronized {
       if (runs) {
         isLeft = true
@@ -289,14 +288,14 @@ private[fingerprint] object Looks {
   private val Threads = 16
   private val FilesAtOnce = 4096
 
-  /** This JVM's threads that still wait for a file system though their look is over. */
+  /** The number of this JVM's threads that still wait for a file system after their check has ended. */
   private val stuck = new AtomicInteger
   private val MostStuck = 8 * Threads
 
-  /** The kernel's clock of files ticks so often, at the least. */
+  /** The longest tick of the kernel's clock for file times. */
   private val TickMs = 10L
 
-  /** Some file systems count seconds (two of them on FAT); a time without a fraction may be such a one. */
+  /** Some file systems count seconds (FAT two seconds); a time without a fraction may be from these. */
   private val CoarseTickMs = 2000L
 
   /** Object stores count seconds. */
@@ -317,12 +316,12 @@ private[fingerprint] object Looks {
     isLocal(path) && Try(Files.getFileStore(onThisHost(path)).`type`).toOption.exists(onDisks)
 
   /**
-   * Any change of a file's bytes sets its change time, which nobody can set back, and another file under
-   * its name has another inode. Both change when a file is copied, restored from a backup or given other
-   * rights, too: that costs a computation and nothing else.
+   * Any change of a file's bytes sets its change time, which cannot be set back, and another file under
+   * its name has another inode. Both also change when a file is copied, restored from a backup or given
+   * other permissions. That only costs a computation.
    *
    * @return
-   *   its length in bytes, its modification time in ms, and how it was seen
+   *   its length in bytes, its modification time in ms, and the found state
    */
   private def ofDisk(path: Path, isOnDisk: Boolean): (Long, Long, SeenFile) = {
     val file = onThisHost(path)

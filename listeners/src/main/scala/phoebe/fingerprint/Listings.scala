@@ -1,7 +1,7 @@
 /*
- * The name of the files that a scan reads: path, length, modification time and partition values,
- * as Spark has listed them. Digests are kept for as long as the listing that they are of, so a table
- * of 100,000 files is digested once and not on every pass.
+ * The name of the files that a scan reads: path, length, modification time and partition values, as
+ * Spark has listed them. A digest is kept as long as its listing, so a table of 100,000 files is
+ * digested once and not on every pass.
  */
 package phoebe.fingerprint
 
@@ -32,11 +32,11 @@ import phoebe.fingerprint.ExpressionText.{literalText, Env}
  * @param files
  *   the listing's own records (path, length in bytes, modification time in ms since the epoch)
  * @param immutable
- *   whether files there are written once, under names of their own
+ *   whether its files are written once, under unique names
  * @param isWhole
- *   whether the listing is all that Spark would find in its files' directories, but for empty files
+ *   whether the listing has all files that Spark would list in these directories, except empty files
  * @param source
- *   the index that it was taken from, or null when nobody holds it any more
+ *   the index that it was taken from, or null if that was garbage collected
  * @param current
  *   whether that index has not been refreshed since
  */
@@ -50,7 +50,7 @@ final class Listing private[fingerprint] (
     private[fingerprint] val current: () => Boolean
 ) {
 
-  /** For people. */
+  /** The roots, to show to people. */
   val root: String = roots.toSeq.sorted.mkString(",")
   private[fingerprint] lazy val isOnLocalDisk =
     files.headOption.forall(f => Looks.isOnDisk(f.getPath))
@@ -58,7 +58,7 @@ final class Listing private[fingerprint] (
   lazy val newestMs: Option[Long] = files.iterator.map(_.getModificationTime).maxOption
 }
 
-/** What a scan listed when it ran; its hash is that of a [[Listing]]. */
+/** The listing of a scan when it ran. Its hash is comparable with that of a [[Listing]]. */
 final class RanScan private[fingerprint] (
     private[fingerprint] val root: String,
     digest: () => String
@@ -69,10 +69,10 @@ final class RanScan private[fingerprint] (
 private[phoebe] object Listings {
 
   /**
-   * What Spark's own listing gives after static pruning.
+   * Spark's own listing after static pruning.
    *
-   * Where the index shows its snapshot, nothing is listed for a digest that is known. A scan lists when
-   * it runs; that it then lists the same is made sure of before a commit (`Listing.current`, `ran`).
+   * If the index has a snapshot with a known digest, nothing is listed. A scan lists again when it runs;
+   * a check before the commit makes sure that it has listed the same (`Listing.current`, `ran`).
    */
   private[fingerprint] def apply(scan: FileSourceScanExec, text: ExpressionText): Listing = {
     val index = scan.relation.location
@@ -140,7 +140,7 @@ private[phoebe] object Listings {
       partitions: Array[(InternalRow, Array[FileStatus])]
   ): Array[Listed] =
     partitions.flatMap { case (values, statuses) =>
-      // A catalog may give any partition any directory: its values count, not just its path.
+      // A catalog may give any partition any directory, so its values count too, not only its path.
       val partition = schema.fields.indices
         .map(i => literalText(values.get(i, schema(i).dataType), schema(i).dataType)).mkString(",")
       statuses.map(s => Listed(s.getPath.toString, s, partition))
@@ -154,7 +154,7 @@ private[phoebe] object Listings {
     digest.hex()
   }
 
-  /** What may leave out files of a directory that Spark would otherwise list. */
+  /** Whether options or filters may exclude files of a directory. */
   private def choosesFiles(scan: FileSourceScanExec): Boolean = {
     val session = scan.relation.sparkSession
     scan.dataFilters.exists(selectsFiles) ||
@@ -167,8 +167,8 @@ private[phoebe] object Listings {
   private val chooses = Seq("pathGlobFilter", "modifiedBefore", "modifiedAfter", PathFilter)
 
   /**
-   * What the scans below a node listed when they ran, where they list anew each time; asked after they
-   * ran, this lists nothing.
+   * The listings of the scans below a node that list again each time. Called after they ran, this lists
+   * nothing.
    */
   def ran(plan: SparkPlan): Seq[RanScan] = scans(plan).collect {
     case scan if listsAnew(scan.relation.location) =>
@@ -190,7 +190,7 @@ private[phoebe] object Listings {
     case other => (other.children ++ other.subqueries).flatMap(scans)
   }
 
-  /** What an index replaces whenever it lists anew; none where that cannot be seen. */
+  /** The parts of an index that it replaces whenever it lists again; None for other indexes. */
   private def snapshot(index: FileIndex): Option[Snapshot] =
     if (index.getClass != classOf[InMemoryFileIndex]) None
     else Try(new Snapshot(state.map(_.invoke(index)))).toOption
@@ -203,11 +203,11 @@ private[phoebe] object Listings {
     }
   }
 
-  // Protected in Scala, which is public to the JVM.
+  // These are protected in Scala, which is public in the JVM.
   private lazy val state =
     Seq("leafFiles", "leafDirToChildrenFiles").map(classOf[InMemoryFileIndex].getMethod(_))
 
-  /** File statuses as a listing's version: the very same objects in the same order. */
+  /** File statuses as a listing's version: the same objects in the same order. */
   private final class Statuses(val all: Array[FileStatus]) {
     override def hashCode: Int = all.length
     override def equals(other: Any): Boolean = other match {
@@ -219,8 +219,8 @@ private[phoebe] object Listings {
 }
 
 /**
- * Listings by location and static pruning, for as long as the location lives. A location may be
- * refreshed in place, so an entry counts only for the version that it was made of.
+ * Listings by location and static pruning, kept as long as the location lives. A location may be
+ * refreshed in place, so an entry is valid only for its own version.
  */
 private[fingerprint] object ListingCache {
   private final case class Entry(version: AnyRef, listing: Listing)

@@ -1,6 +1,6 @@
 /*
- * What a plan node says over what it reads: the key by which a re-plan finds again what an earlier
- * plan of the same execution was named. Exact: nodes that are equal here have equal fingerprints.
+ * A plan node with its arguments and inputs, as the key by which a re-plan finds the names of an earlier
+ * plan of the same execution. Exact: nodes that are equal here have equal fingerprints.
  */
 package phoebe.fingerprint
 
@@ -16,9 +16,9 @@ import org.apache.spark.sql.types.{DataType, Metadata}
 import phoebe.fingerprint.ExpressionText.isSparkSql
 
 /**
- * Equal to another one of the same operator with the same arguments, the same columns put out, and
- * the very same relations below. What is below, or the listing of files that a scan reads, is compared
- * by identity: it is found again itself.
+ * Equal for the same operator with the same arguments, the same output columns, and the same relations
+ * below. The relations below, and the listing of a scan, are compared by identity, because they are
+ * cached themselves.
  */
 private[fingerprint] final class NodeKey(
     private val plan: SparkPlan,
@@ -43,7 +43,7 @@ private[fingerprint] final class NodeKey(
 
 private[fingerprint] object NodeKey {
 
-  /** Operators whose relation follows from their arguments and from what is below, and nothing else. */
+  /** Operators whose relation depends only on their arguments and on the relations below. */
   def suits(plan: SparkPlan): Boolean =
     (plan match {
       case _: ProjectExec | _: FilterExec | _: BaseAggregateExec | _: BaseJoinExec | _: UnionExec |
@@ -57,7 +57,7 @@ private[fingerprint] object NodeKey {
   def hasSubquery(plan: SparkPlan): Boolean = plan.containsPattern(PLAN_EXPRESSION) &&
     plan.expressions.exists(_.containsPattern(PLAN_EXPRESSION))
 
-  /** Whether two logical nodes say the same, but for their children and for hints. */
+  /** Whether two logical nodes are equal, without their children and hints. */
   def sameNode(a: LogicalPlan, b: LogicalPlan): Boolean = {
     def argument(x: Any, y: Any): Boolean = (x, y) match {
       case (p: LogicalPlan, q: LogicalPlan) =>
@@ -70,7 +70,7 @@ private[fingerprint] object NodeKey {
     a.getClass == b.getClass && a.productIterator.corresponds(b.productIterator)(argument)
   }
 
-  /** Structural equality, and no where it is not certain: then the work is done once more. */
+  /** Structural equality. False where it is not certain; then the node is computed once more. */
   def same(a: Any, b: Any): Boolean =
     (a.asInstanceOf[AnyRef] eq b.asInstanceOf[AnyRef]) || ((a, b) match {
       case (_: SparkPlan, _: SparkPlan) => true // what is below, compared by its relations

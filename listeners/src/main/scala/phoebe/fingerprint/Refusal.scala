@@ -1,6 +1,6 @@
 /*
  * Typed reasons why an exchange has no fingerprint. Codes are stable; `phoebe explain`, logs and
- * tests read them. What is not on an allow-list ends here, never in a guess.
+ * tests read them. Whatever is not on an allow-list is refused; nothing is guessed.
  */
 package phoebe.fingerprint
 

@@ -20,23 +20,23 @@ import org.apache.spark.sql.execution.window.{WindowExec, WindowGroupLimitExec}
 import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import phoebe.fingerprint.ExpressionText.{unalias, Env}
 
-/** A node that stands for a subtree which will not run: the fingerprint looks through it. */
+/** A node in place of a subtree that will not run. The fingerprint uses the original subtree. */
 trait CarriesOriginal {
   def original: SparkPlan
 }
 
 /**
  * @param hash
- *   identity of the multiset of rows, whatever columns of it are kept
+ *   identity of the multiset of rows, for any choice of their columns
  * @param env
- *   canonical names of the columns; a name says how the column follows from the rows
+ *   canonical names of the columns; a name says how the column is computed from the rows
  * @param inputs
  *   the listings of files that were read
  * @param output
- *   the columns put out, in order; set once the node's relation is complete
+ *   the output columns, in order; set when the node's relation is complete
  * @param spread
- *   how the query itself says that rows are to be spread over tasks, below: what depends on that
- *   (`RowOrder.isExact`) is named by it; empty where it says nothing
+ *   the distribution over tasks that the query itself requests below; values that depend on it
+ *   (`RowOrder.isExact`) are named by it; empty if the query requests none
  */
 private[fingerprint] final case class Relation(
     hash: String,
@@ -46,19 +46,19 @@ private[fingerprint] final case class Relation(
     spread: String = ""
 ) {
 
-  /** A name for what is computed of these rows. */
+  /** A name for a value computed from these rows. */
   def named(name: String, isExact: Boolean): String =
     if (isExact || spread.isEmpty) name else Digest.of("spread", name, spread)
 }
 
 /**
- * Walks plans bottom-up; every node once. One for each SQL execution: what was made for a node of an
- * earlier plan serves every node that says the same over the same inputs, so a re-plan pays for what
- * is new in it. Not thread-safe.
+ * Walks plans bottom-up, every node once. One for each SQL execution: a relation of an earlier plan is
+ * reused for every equal node over the same inputs, so a re-plan costs only its new nodes. Not
+ * thread-safe.
  *
  * @param settingsOf
- *   the settings by which a session's relations are read, where they are other ones than those that the
- *   fingerprint counts anyway
+ *   the settings with which a session's relations are read, if they differ from those that the
+ *   fingerprint has anyway
  */
 private[fingerprint] final class Relations(
     lineage: ReplanMatcher,
@@ -66,14 +66,14 @@ private[fingerprint] final class Relations(
 ) {
   import Relations._
 
-  // Of the pass at hand, except query stages, which stay as long as the execution.
+  // Nodes of the current pass. Query stages are kept as long as the execution.
   private val nodes = new java.util.IdentityHashMap[SparkPlan, Either[Refusal, Relation]]
   private val stages = new java.util.IdentityHashMap[SparkPlan, Relation]
   private val made = mutable.HashMap.empty[NodeKey, Either[Refusal, Relation]]
   private val subqueryInputs = mutable.Set.empty[Listing]
   val text = new ExpressionText(subquery, pruning)
 
-  /** The plan at hand was fingerprinted: its nodes need not be known any longer. */
+  /** Forgets the nodes of the current plan after its fingerprints were computed. */
   def endPass(): Unit = nodes.clear()
 
   def apply(plan: SparkPlan): Relation = {
@@ -86,7 +86,7 @@ private[fingerprint] final class Relations(
     known.fold(refusal => throw new Refused(refusal), identity)
   }
 
-  /** What was made for a node that says the same over the same relations, in this plan or before. */
+  /** The relation of an equal node over the same relations, in this plan or an earlier one. */
   private def once(key: NodeKey)(relation: => Relation): Relation =
     made.getOrElseUpdate(key, attempt(relation))
       .fold(refusal => throw new Refused(refusal), identity)
@@ -122,7 +122,7 @@ private[fingerprint] final class Relations(
   private def settings(scan: FileSourceScanExec): Option[String] =
     settingsOf(scan.relation.sparkSession)
 
-  /** Only what a node puts out is named above it; subqueries met on the way are inputs as well. */
+  /** Keeps only the names of a node's output columns. */
   private def restrict(plan: SparkPlan, r: Relation): Relation = {
     val output = plan.output
     val ids = output.map(_.exprId)
@@ -137,7 +137,7 @@ private[fingerprint] final class Relations(
     case c: CarriesOriginal => apply(c.original)
     case e: ShuffleExchangeLike =>
       val below = remembered(e, e.child)
-      // The very same relation where there is nothing to add, as nodes above are found again by it.
+      // The same object if there is nothing to add, because nodes above are cached by it.
       if (e.shuffleOrigin == ENSURE_REQUIREMENTS) below
       else once(new NodeKey(e, Seq(below)))(repartitioned(e, below))
     case e: BroadcastExchangeLike => remembered(e, e.child)
@@ -145,7 +145,7 @@ private[fingerprint] final class Relations(
 
     case r: ReusedExchangeExec => renamed(apply(r.child), r.child.output, r.output)
     case s: QueryStageExec => renamed(apply(s.plan), s.plan.output, s.output)
-    case a: AdaptiveSparkPlanExec => apply(a.inputPlan) // what it became does not count
+    case a: AdaptiveSparkPlanExec => apply(a.inputPlan) // not the plan that AQE made of it
     case s: SubqueryBroadcastExec => apply(s.child)
     case r: ReusedSubqueryExec => apply(r.child)
     case s: SortExec => through(s.child, s.sortOrder)
@@ -191,7 +191,7 @@ private[fingerprint] final class Relations(
       }
     case w: WindowExec => withSubqueries(w.expressions) {
         val below = apply(w.child)
-        // A window adds columns and no rows.
+        // A window adds columns, but no rows.
         val made = w.windowExpression.map { e =>
           val name = Digest.of("window", below.hash, text.text(unalias(e), below.env))
           e.exprId -> below.named(name, RowOrder.isExact(e))
@@ -216,9 +216,9 @@ private[fingerprint] final class Relations(
   }
 
   /**
-   * AQE may drop a pruning predicate when it makes a stage, and the plan then no longer shows it.
-   * So the relation found before is kept on the exchange (tags follow a node through its copies).
-   * The output must be the one that was named, or the tag is another node's.
+   * AQE may drop a pruning predicate when it makes a stage, and the plan then no longer shows it. So the
+   * earlier relation is kept as a tag on the exchange (tags follow a node through its copies). If the
+   * output differs, the tag belongs to another node.
    */
   private def remembered(exchange: Exchange, child: SparkPlan): Relation = {
     val ids = exchange.output.map(_.exprId)
@@ -232,12 +232,12 @@ private[fingerprint] final class Relations(
   }
 
   /**
-   * By what a query asks for, a hint or `repartition`: where rows meet is no longer Spark's choice, and
-   * of the values that depend on it some cannot come out any more. Where no number is given Spark may
-   * take any.
+   * Adds a distribution that the query requests by a hint or `repartition`. Spark then cannot choose how
+   * rows are distributed, so some order-dependent values are no longer possible. If the query gives no
+   * number of partitions, Spark may take any.
    */
   private def repartitioned(e: ShuffleExchangeLike, below: Relation): Relation = {
-    // Not the exchange's own number: to know it a shuffle by range takes a sample of its rows.
+    // Not the exchange's own number: for a range partitioning it would need a sample of the rows.
     val how = e.outputPartitioning
     val number = if (e.shuffleOrigin == REPARTITION_BY_NUM) how.numPartitions.toString else ""
     val by = how match {
@@ -266,9 +266,9 @@ private[fingerprint] final class Relations(
     r.copy(env = Env(names.toMap), output = Nil)
   }
 
-  /** Projection gives names, and leaves the rows as they are. */
+  /** A projection gives names and does not change the rows. */
   private def project(list: Seq[NamedExpression], below: Relation): Relation = {
-    // Delta packs all of a file's metadata into a struct, of which it then reads one field.
+    // Delta puts all of a file's metadata into a struct, and then reads one field of it.
     def name(e: NamedExpression): String =
       try text.name(e, below.env)
       catch {
@@ -335,7 +335,7 @@ private[fingerprint] final class Relations(
     val digest = new Digest("expand").add(below.hash)
     projections.foreach(digest.addAll(_))
     val hash = digest.hex()
-    // By position: two output columns may be filled alike and still be told apart by readers.
+    // By position: readers may distinguish two output columns with the same contents.
     val names = e.output.indices
       .map(i => e.output(i).exprId -> Digest.of("expanded", hash, i.toString))
     below.copy(hash = hash, env = Env(names.toMap), output = Nil)
@@ -354,7 +354,7 @@ private[fingerprint] final class Relations(
     }
   }
 
-  /** A subquery by its plan, never by its result: it is the same before and after it ran. */
+  /** Names a subquery by its plan, never by its result: the name is the same before and after it ran. */
   private def subquery(plan: BaseSubqueryExec): String = {
     val relation = apply(plan)
     subqueryInputs ++= relation.inputs
@@ -362,9 +362,9 @@ private[fingerprint] final class Relations(
   }
 
   /**
-   * `value IN (keys of a join's other side)`, in the three shapes that planning gives it. The rows
-   * of a pruned and of an unpruned scan differ, but whoever asks for this predicate is content with
-   * any superset of what it lets through, and its text keeps them apart from all other readers.
+   * `value IN (keys of a join's other side)`, in the three shapes that planning gives it. The rows of a
+   * pruned and of an unpruned scan differ. But readers with this predicate accept any superset of the rows
+   * that it lets through, and its text separates them from all other readers.
    */
   private def pruning(in: InSubqueryExec): String = {
     def keys(side: SparkPlan, keys: Seq[Expression]): String = {
@@ -398,7 +398,7 @@ private[fingerprint] final class Relations(
     pruned(in.child, side)
   }
 
-  /** Pruned columns are the scan's own: their names say enough within its text. */
+  /** Pruned columns are the scan's own, so within its text their plain names are enough. */
   private def pruned(value: Expression, side: String): String =
     text.text(value, Env(value.references.map(a => a.exprId -> a.name).toMap)) + side
 
@@ -454,7 +454,7 @@ private[fingerprint] object Relations {
     "CoGroupExec"
   )
 
-  /** Whether an operator hands rows to code of the user's or of another language. */
+  /** Whether an operator passes rows to user code or to another language. */
   def runsUserCode(plan: SparkPlan): Boolean = {
     val name = plan.getClass.getName.stripPrefix(sql)
     name.startsWith("python.") || name.startsWith("r.") || typed(name)

@@ -1,8 +1,8 @@
 /*
- * What adaptive execution made of a fragment's first logical plan. Where an input turns out to be
- * empty, or to have one row, AQE drops the join, the branch or the sort that this makes needless: the
- * rows stay the same, and the plan no longer shows where they came from. The nodes of the new plan
- * are matched here with those of the first one, so that what is above keeps its name.
+ * Matches a re-plan's logical plan with the fragment's first one. Where an input turns out to be empty,
+ * or to have one row, AQE drops the join, the branch or the sort that is then needless. The rows stay
+ * the same, but the plan no longer shows where they came from. With the matched node of the first plan,
+ * the nodes above keep their names.
  */
 package phoebe.fingerprint
 
@@ -21,10 +21,10 @@ import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 import phoebe.fingerprint.ExpressionText.unalias
 
 /**
- * One for each SQL execution. Only nodes above something that was dropped are answered for; all
- * others are named by what they are. Two plans match as a whole or not at all: each node says what its
- * partner says, or was dropped in one of the ways in which `AQEOptimizer` of Spark 4.2 drops nodes.
- * Where rules of others take part in that, nothing is answered.
+ * One for each SQL execution. It names only nodes above something that was dropped; all others are
+ * named by their own contents. Two plans match as a whole or not at all: each node equals its partner,
+ * or was dropped in one of the ways in which `AQEOptimizer` of Spark 4.2 drops nodes. If rules of other
+ * extensions take part, it names nothing.
  */
 private[fingerprint] final class ReplanMatcher(session: SparkSession) {
   import ReplanMatcher._
@@ -34,7 +34,7 @@ private[fingerprint] final class ReplanMatcher(session: SparkSession) {
   private var replanned = new IdentityHashMap[LogicalPlan, LogicalPlan]
   private var first = false
 
-  /** The pass that begins is over this plan, whole. */
+  /** Begins a pass over this whole plan. */
   def begin(plan: SparkPlan): Unit = {
     replanned = new IdentityHashMap
     val now = root(plan)
@@ -46,12 +46,12 @@ private[fingerprint] final class ReplanMatcher(session: SparkSession) {
     }
   }
 
-  /** How a plan follows from the first one of its fragment. */
+  /** The match of a plan with the first one of its fragment. */
   private def of(now: LogicalPlan): Option[Match] =
     fragments.iterator.filter(was => (was ne now) && ids(was.output) == ids(now.output))
       .map(matched(_, now)).collectFirst { case Some(found) => found }
 
-  /** The name that a node had on the first plan, where that cannot be seen in this plan any more. */
+  /** A node's relation on the first plan, if this plan no longer shows it. */
   def before(plan: SparkPlan): Option[Relation] =
     if (replanned.isEmpty) None
     else for {
@@ -61,14 +61,14 @@ private[fingerprint] final class ReplanMatcher(session: SparkSession) {
       if plan.output.forall(a => relation.env.names.contains(a.exprId))
     } yield relation
 
-  /** A first plan's node was named: the top one of those that its logical node was planned as. */
+  /** Notes the relation of a first plan's node, by its logical node; the topmost physical node wins. */
   def name(plan: SparkPlan, relation: Relation): Unit =
     if (first) plan.getTagValue(SparkPlan.LOGICAL_PLAN_TAG).foreach(named.put(_, relation))
 }
 
 object ReplanMatcher {
 
-  /** Whether a plan is a re-plan: it shows what ran before. (A whole fragment may have come to nothing.) */
+  /** Whether a plan is a re-plan: it has query stages or empty relations (even a whole fragment). */
   def isReplan(plan: SparkPlan): Boolean = plan.exists {
     case _: QueryStageExec | _: EmptyRelationExec => true
     case _ => false
@@ -79,7 +79,7 @@ object ReplanMatcher {
 
   private final case class Match(pairs: Vector[Pair], dropped: Boolean)
 
-  /** Exchanges and sorts that requirements add on top have no logical node of their own. */
+  /** A plan's logical node. Exchanges and sorts added on top by requirements have none of their own. */
   @scala.annotation.tailrec
   def root(plan: SparkPlan): Option[LogicalPlan] =
     plan.getTagValue(SparkPlan.LOGICAL_PLAN_TAG) match {
@@ -100,7 +100,7 @@ object ReplanMatcher {
       found.map(m => m.copy(pairs = m.pairs :+ Pair(now, was, m.dropped)))
     }
 
-  /** The node is there, whatever became of its children. */
+  /** The node itself is unchanged; its children may differ. */
   private def alike(was: LogicalPlan, now: LogicalPlan): Option[Match] =
     if (
       was.getClass != now.getClass || was.children.size != now.children.size ||
@@ -115,7 +115,7 @@ object ReplanMatcher {
       )
     }
 
-  /** `PropagateEmptyRelationBase`, `EliminateLimits` and `OptimizeOneRowPlan`: what is left of a node without need. */
+  /** What `PropagateEmptyRelationBase`, `EliminateLimits` and `OptimizeOneRowPlan` leave of a needless node. */
   private def dropped(was: LogicalPlan, now: LogicalPlan): Option[Match] = {
     val left = (was, now) match {
       case (j: Join, Project(list, child)) if ids(list.map(_.toAttribute)) == ids(j.output) =>
@@ -142,7 +142,7 @@ object ReplanMatcher {
     }).map(_.copy(dropped = true))
   }
 
-  /** Whether a projection keeps a side's columns and fills the others with nothing. */
+  /** Whether a projection keeps one side's columns and fills the others with NULL. */
   private def nullsBut(list: Seq[NamedExpression], kept: LogicalPlan): Boolean = {
     val columns = kept.outputSet
     list.forall {
@@ -155,7 +155,7 @@ object ReplanMatcher {
     case e: AggregateExpression if e.isDistinct => e.copy(isDistinct = false)
   }
 
-  /** Branches without rows are gone; with the first of them, a projection keeps the columns' ids. */
+  /** Branches without rows were dropped. If the first one was, a projection keeps the columns' ids. */
   private def union(was: Union, now: LogicalPlan): Option[Match] = now match {
     case Union(left, byName, allowMissing)
         if byName == was.byName && allowMissing == was.allowMissingCol =>
@@ -175,7 +175,7 @@ object ReplanMatcher {
     case _ => false
   }
 
-  /** Those left, each with the next one that it can have been. */
+  /** Matches each branch that is left with the next original branch that fits. */
   private def branches(was: List[LogicalPlan], left: List[LogicalPlan]): Option[Match] =
     (was, left) match {
       case (_, Nil) => Some(Match(Vector.empty, dropped = true))

@@ -1,7 +1,7 @@
 /*
- * Which values of a query follow from the order or the grouping of rows, from which columns of which
- * inputs they are made, and whether a stored run made them or this one does. The rule that is kept
- * with it: no two consumers within a query see different results of one and the same computation.
+ * Finds the values of a query that depend on the order or the grouping of rows, the input columns that
+ * they are computed from, and whether a stored run or this one computes them. This serves one rule: no
+ * two consumers within a query see different results of the same computation.
  */
 package phoebe.fingerprint
 
@@ -33,23 +33,23 @@ private[phoebe] object RowOrder {
    * A boundary that is read from the store.
    *
    * @param run
-   *   the SQL execution, of whichever application, that had written it
+   *   the SQL execution, of any application, that wrote it
    */
   final case class Stored(fingerprint: String, run: String)
 
   /**
-   * What a value is made of: a column of an input (or, without a name, the order of its rows), after so
-   * many computations in which the order counts. Partial sums are one step on, sums two.
+   * The origin of a value: a column of an input (or, without a name, the order of its rows), and the
+   * number of order-dependent computations since. Partial sums have one step, sums two.
    */
   final case class Value(input: String, column: String, steps: Int)
 
   /**
-   * One computation in which the order of rows counts.
+   * One computation that depends on the order of rows.
    *
    * @param within
-   *   the stored boundary below which it lies: that run did it; none where this query does it
+   *   the stored boundary above it, whose run did the computation; None if this query does it
    * @param rows
-   *   how the rows of each input reach it: through a stored boundary, or (none) through this query alone
+   *   how the rows of each input reach it: through a stored boundary, or (None) only through this query
    */
   final case class Computation(
       of: Set[Value],
@@ -58,7 +58,7 @@ private[phoebe] object RowOrder {
   ) {
     def boundaries: Set[Stored] = within.toSet ++ rows.values.flatten.flatten
 
-    /** As it is once a stored boundary is computed by this query after all. */
+    /** The same computation if this query computes a stored boundary itself. */
     def without(fingerprint: String): Computation = {
       def left(s: Option[Stored]) = s.filter(_.fingerprint != fingerprint)
       copy(within = left(within), rows = rows.map { case (i, all) => i -> all.map(left) })
@@ -77,7 +77,7 @@ private[phoebe] object RowOrder {
     walk.found.distinct.toSeq
   }
 
-  /** What a query computes outside of one of its parts: those values, of the inputs' own columns. */
+  /** The order-dependent values that a query computes outside of one of its parts, by input column. */
   def elsewhere(whole: LogicalPlan, part: Option[LogicalPlan]): Set[Value] = {
     def counts(plan: LogicalPlan) = {
       val walk = new Walk(_ => None)
@@ -91,8 +91,8 @@ private[phoebe] object RowOrder {
   }
 
   /**
-   * The fingerprints of stored boundaries that must not be restored, each with what would be seen in two
-   * ways. Without the upper ones those further down may still serve: look again.
+   * The fingerprints of stored boundaries that must not be restored, each with the value that consumers
+   * would see in two ways. Without the upper boundaries, lower ones may still be restored: call it again.
    */
   def contested(all: Seq[Computation], elsewhere: Set[Value]): Map[String, Value] = {
     val inputs = overlapping(all.flatMap(_.rows.keys) ++ elsewhere.map(_.input))
@@ -114,15 +114,15 @@ private[phoebe] object RowOrder {
   }
 
   /**
-   * The fingerprints of stored boundaries of which none can be computed by this query after all while
-   * the others are restored: a value would be seen in two ways.
+   * The fingerprints of stored boundaries that are restored together or not at all: if this query computed
+   * one of them itself, consumers would see a value in two ways.
    */
   def linked(all: Seq[Computation]): Set[String] =
     all.flatMap(_.boundaries.map(_.fingerprint)).toSet.filter(f =>
       contested(all.map(_.without(f)), Set.empty).nonEmpty
     )
 
-  /** By paths, one a line; of many (a table's partitions after pruning) by what they lie in. */
+  /** An input's paths, one per line; for many (a table's partitions after pruning) their common folder. */
   private def inputOf(paths: Seq[String]): String =
     if (paths.size <= FewPaths) paths.sorted.mkString("\n")
     else {
@@ -140,7 +140,7 @@ private[phoebe] object RowOrder {
 
   private val FewPaths = 8
 
-  /** Inputs that may have files in common have one name. */
+  /** Gives inputs that may have files in common the same name. */
   private def overlapping(inputs: Seq[String]): Map[String, String] = {
     def holds(a: String, b: String) = a == b || b.startsWith(a + "/")
     def meet(a: String, b: String) = a.split('\n').exists(p =>
@@ -153,7 +153,7 @@ private[phoebe] object RowOrder {
     groups.flatMap(group => group.map(_ -> group.min)).toMap
   }
 
-  /** Whether the value is the same however its rows are ordered and spread over tasks. */
+  /** Whether the value is the same for any order of its rows and any distribution over tasks. */
   def isExact(f: AggregateFunction): Boolean = f match {
     case _: Count | _: HyperLogLogPlusPlus | _: ApproxCountDistinctForIntervals |
         _: CountMinSketchAgg | _: BloomFilterAggregate | _: BitAndAgg | _: BitOrAgg |
@@ -172,9 +172,9 @@ private[phoebe] object RowOrder {
   }
 
   /**
-   * Whole numbers wrap around, or a sum that does not fit is an error (which nobody is given in place of a
-   * value). With `try_sum`, and decimals without ANSI rules, it is NULL: then a step of one order may
-   * overflow that another order does not have. Ten digits more than a summand has hold any sum.
+   * Whole numbers wrap around, or a sum that overflows is an error, so the query has no value at all. With
+   * `try_sum`, and for decimals without ANSI rules, it is NULL: then one order may overflow at a step where
+   * another does not. Ten digits more than a summand's are enough for any sum.
    */
   private def addsExactly(t: DataType, mode: EvalMode.Value): Boolean = t match {
     case d: DecimalType => mode == EvalMode.ANSI || d.precision + 10 <= DecimalType.MAX_PRECISION
@@ -182,11 +182,11 @@ private[phoebe] object RowOrder {
     case _ => false
   }
 
-  /** Of values that compare as equal (0.0 and -0.0, strings under a collation) the order picks one. */
+  /** Among values that compare as equal (0.0 and -0.0, strings under a collation) the order decides. */
   private def comparesExactly(t: DataType): Boolean =
     UnsafeRowUtils.isBinaryStable(t) && !ExpressionText.hasFraction(t)
 
-  /** As of an aggregate function; what is no window is made of each row by itself. */
+  /** As for an aggregate function. An expression that is no window depends on each row alone. */
   def isExact(e: NamedExpression): Boolean =
     e.collectFirst { case w: WindowExpression => w }.forall(isExact)
 
@@ -196,7 +196,7 @@ private[phoebe] object RowOrder {
       case f => ExpressionText.isKnown(f)
     })
 
-  /** What is known of a plan's columns, of the order of its rows, and of where its inputs come from. */
+  /** The origins of a plan's columns and of its row order, and how the rows of each input reach it. */
   private final case class Flow(
       columns: Map[ExprId, Set[Value]],
       order: Set[Value],
@@ -222,7 +222,7 @@ private[phoebe] object RowOrder {
 
   private def step(values: Set[Value]): Set[Value] = values.map(v => v.copy(steps = v.steps + 1))
 
-  /** Generous where a node is not known: what it puts out is made of all that it reads. */
+  /** For an unknown node it assumes that each output column depends on all that the node reads. */
   private final class Walk(stored: SparkPlan => Option[Stored]) {
     val found = mutable.ArrayBuffer.empty[Computation]
     private val subqueries = new IdentityHashMap[QueryPlan[_], Flow]
@@ -265,7 +265,7 @@ private[phoebe] object RowOrder {
       case _ => through(plan)
     }
 
-    /** Below a stored boundary all was done by the run that stored it, whatever lies further down. */
+    /** Everything below a stored boundary was computed by the run that stored it. */
     private def below(exchange: ShuffleExchangeLike): Flow = {
       val before = within
       within = before.orElse(stored(exchange))
@@ -290,7 +290,7 @@ private[phoebe] object RowOrder {
       Map(input -> Set(within))
     )
 
-    /** Its rows were made by this application, when the cache was filled. */
+    /** The rows of a cache: this application computed them when the cache was filled. */
     private def cached(r: InMemoryRelation): Flow =
       visit(r.cachedPlan).renamed(r.cachedPlan.output, r.output)
 
@@ -302,8 +302,8 @@ private[phoebe] object RowOrder {
     }
 
     /**
-     * The plan by which a scan is pruned is that of its join's other side, with its fingerprints. (As a
-     * logical plan it counts: it may be planned as a query of its own, and run beside the join.)
+     * The subqueries of an expression, without dynamic pruning: its plan is that of the join's other side,
+     * with the same fingerprints. (A logical one counts: it may be planned and run as a separate query.)
      */
     private def subqueriesOf(e: Expression): Seq[PlanExpression[_]] = e match {
       case _: DynamicPruningExpression => Nil
@@ -323,7 +323,7 @@ private[phoebe] object RowOrder {
       case _ => nothing
     }
 
-    /** A subquery's plan is one of its own, wherever it is asked for. */
+    /** Visits a subquery's plan, and keeps only its output columns. */
     private def outermost(plan: QueryPlan[_]): Flow = {
       val flow = visit(plan)
       flow.copy(columns =
@@ -343,7 +343,7 @@ private[phoebe] object RowOrder {
       out.toSet
     }
 
-    /** The columns that a plan puts out: those that it has read, or by `made`, or of all that it says. */
+    /** A plan's output columns: from `made`, else from the columns it reads, else from `otherwise`. */
     private def put(
         plan: QueryPlan[_],
         read: Flow,
@@ -356,7 +356,7 @@ private[phoebe] object RowOrder {
       }.toMap)
     }
 
-    /** What is said of each row by itself; numbers by chance follow the order of rows. */
+    /** A node that treats each row alone. Random numbers depend on the order of rows. */
     private def through(plan: QueryPlan[_], made: Map[ExprId, Set[Value]] = Map.empty): Flow = {
       val read = children(plan)
       if (plan.expressions.forall(_.deterministic)) named(plan, read, Set.empty, made)
@@ -406,7 +406,7 @@ private[phoebe] object RowOrder {
           case Some(WindowExpression(_: AggregateExpression, _)) =>
             compute(of, read)
             step(of)
-          case _ => // which row is the first, or the next one
+          case _ => // depends on which row is the first, or the next one
             compute(of ++ read.order, read)
             order = step(read.order)
             step(of ++ read.order)
@@ -427,7 +427,7 @@ private[phoebe] object RowOrder {
       put(a, read, Set.empty, made.toMap)
     }
 
-    /** By phase: partial results follow from the order of rows, final ones from that of partial ones. */
+    /** By phase: partial results depend on the order of rows, final ones on that of partial ones. */
     private def aggregated(a: BaseAggregateExec): Flow = {
       val read = children(a)
       var offset = a.initialInputBufferOffset

@@ -1,5 +1,5 @@
 /*
- * The part of a fingerprint that no plan shows: settings that change results or stored bytes, and
+ * The part of a fingerprint that is not in a plan: settings that change results or stored bytes, and
  * the versions of Spark and Java.
  */
 package phoebe.fingerprint
@@ -19,27 +19,27 @@ import org.apache.spark.{SPARK_BUILD_DATE, SPARK_REVISION, SPARK_VERSION, SparkC
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.execution.phoebe.compat.SparkInternals
 
-/** @param parts what counts, by name: not redacted, so never to be shown or logged as they are */
+/** @param parts the values that count, by name; not redacted, so never show or log them unchanged */
 private[fingerprint] final case class Settings(hash: String, parts: Seq[(String, String)]) {
   override def toString: String = s"Settings($hash)"
 }
 
 private[fingerprint] object Settings {
 
-  /** Raised whenever a name no longer stands for all that it stood for, or comes to stand for more. */
+  /** Version of the fingerprint scheme. Raise it when the meaning of a fingerprint changes. */
   private val Scheme = 4
 
   /**
    * @param sql
-   *   the session's settings: what is set there, and is neither neutral nor the default, counts
+   *   the session's settings; those that are neither neutral nor the default count
    * @param core
-   *   the application's settings: compression of shuffle files, what its executors are started with
+   *   the application's settings: compression of shuffle files, and options of its executors
    * @param readers
-   *   its Hadoop settings that readers look at, see [[ofReaders]]
+   *   the Hadoop settings that file readers use, see [[ofReaders]]
    */
   def of(sql: SQLConf, core: SparkConf, readers: Map[String, String]): Settings = {
     val set = SparkInternals.settings(sql)
-    // Asked on every planning pass, changed hardly ever; the application's own never change.
+    // Called on every planning pass. Session settings change rarely, the application's never.
     val known = last.get
     if (known != null && (known.core eq core) && known.sql == set && known.readers == readers)
       known.settings
@@ -48,7 +48,7 @@ private[fingerprint] object Settings {
       val all = parts(sql, core, readers)
       val hash = new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
       val made = Settings(hash, all)
-      // Not remembered when somebody has set something meanwhile.
+      // Not cached if a setting was changed meanwhile.
       if (snapshot == set) last.set(new Known(snapshot, core, readers, made))
       made
     }
@@ -63,11 +63,11 @@ private[fingerprint] object Settings {
   private val last = new AtomicReference[Known]
 
   /**
-   * Hadoop's settings that file readers look at, wherever they were set. What Hadoop's own defaults say
-   * is left out: when they are loaded depends on which classes an application has used.
+   * The Hadoop settings that file readers use, wherever they were set. Hadoop's own defaults are left
+   * out: when they are loaded depends on the classes that an application has used.
    */
   def ofReaders(hadoop: Configuration): Map[String, String] = {
-    // It adds files of settings to every configuration when it is loaded: now or in mid-query.
+    // Loading this class adds files of settings to every configuration: better now than in a query.
     Class.forName("org.apache.hadoop.mapred.JobConf")
     hadoop.iterator.asScala.map(_.getKey)
       .filter(key => readerPrefixes.exists(key.startsWith) && !AllowList.isNeutral(key))
@@ -78,7 +78,7 @@ private[fingerprint] object Settings {
       .map(key => key -> hadoop.get(key, "")).toMap
   }
 
-  /** What counts, by name. */
+  /** The values that count, by name. */
   def parts(
       sql: SQLConf,
       core: SparkConf,
@@ -103,17 +103,17 @@ private[fingerprint] object Settings {
       "icu" -> VersionInfo.ICU_VERSION.toString,
       // Number formatting differs between Java releases (JDK-4511638).
       "java" -> System.getProperty("java.specification.version"),
-      // Of times in ORC files and in calendars of old, and of upper and lower case.
+      // For times in ORC files and old calendars, and for upper and lower case.
       "jvm_time_zone" -> TimeZone.getDefault.getID,
       "jvm_locale" -> Locale.getDefault.toString,
       "jvm_locale_data" -> System.getProperty(LocaleData, ""),
       "fingerprint" -> s"$Scheme/${AllowList.version}"
     )
-    // What a session sets, readers are given in the place of Hadoop's own.
+    // For readers, a session's settings replace Hadoop's.
     (readers.iterator ++ set ++ ofExecutors(core)).toMap.toSeq.sorted ++ resolved
   }
 
-  /** What gives executors another time zone or locale than the driver's. */
+  /** Options that give executors another time zone or locale than the driver's. */
   private def ofExecutors(core: SparkConf): Seq[(String, String)] = {
     val options = Seq("spark.executor.defaultJavaOptions", "spark.executor.extraJavaOptions")
       .flatMap(core.getOption).flatMap(_.split("\\s+")).filter(_.startsWith("-D"))
@@ -125,7 +125,7 @@ private[fingerprint] object Settings {
 
   private def build: String = if (SPARK_REVISION.isEmpty) SPARK_BUILD_DATE else SPARK_REVISION
 
-  /** Which tables of names of months and days are asked, in order. */
+  /** The order of the tables with names of months and days. */
   private val LocaleData = "java.locale.providers"
   private val userProperties =
     Set("timezone", "language", "country", "region", "variant", "script").map("user." + _) +
@@ -136,7 +136,7 @@ private[fingerprint] object Settings {
     key.startsWith("spark.sql.") || key.startsWith("spark.databricks.") ||
       readerPrefixes.exists(key.startsWith)
 
-  /** Each setting of ORC has a second name, of Hive's. */
+  /** Each ORC setting also has Hive's name. */
   private val readerPrefixes = Seq(
     "parquet",
     "orc",
@@ -148,7 +148,7 @@ private[fingerprint] object Settings {
     "io.compression"
   ).map(_ + ".")
 
-  /** Whether a key's explicit value is what it would be anyway (fallbacks to other keys included). */
+  /** Whether a key would have the same value without being set (fallbacks to other keys included). */
   private def isDefault(key: String, value: String, scratch: SQLConf): Boolean = {
     scratch.unsetConf(key)
     try Try(scratch.getConfString(key)).toOption.contains(value)

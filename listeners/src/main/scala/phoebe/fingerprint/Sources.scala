@@ -1,6 +1,6 @@
 /*
- * Identity of what a leaf reads: files by path, length and modification time; literal rows by their
- * bytes; ranges by their bounds. Sources that cannot be looked at again are refused by name.
+ * Identity of a leaf's input: files by path, length and modification time; literal rows by their bytes;
+ * ranges by their bounds. Sources that cannot be checked again are refused by name.
  */
 package phoebe.fingerprint
 
@@ -16,7 +16,7 @@ import phoebe.fingerprint.ExpressionText.{fieldText, schemaText, typeText, Env}
 
 private[fingerprint] object Sources {
 
-  /** What a scan reads after static pruning, as Spark has listed it; refused where that is unknown. */
+  /** A scan's files after static pruning, as Spark has listed them; refused where these are unknown. */
   def listing(scan: FileSourceScanExec, text: ExpressionText): Listing = {
     val relation = scan.relation
     val index = relation.location.getClass.getName
@@ -48,8 +48,8 @@ private[fingerprint] object Sources {
   }
 
   /**
-   * Whether what cannot be read is passed over. Readers ask the session that made the relation, or the
-   * one that runs the query.
+   * Whether unreadable files are skipped. Readers take that setting from the session that made the
+   * relation, or from the one that runs the query.
    */
   private def leavesOut(relation: HadoopFsRelation): Boolean = {
     val conf = relation.sparkSession.sessionState.conf
@@ -57,7 +57,7 @@ private[fingerprint] object Sources {
     conf.ignoreCorruptFiles || conf.ignoreMissingFiles ||
     SQLConf.get.ignoreCorruptFiles || SQLConf.get.ignoreMissingFiles ||
     Seq("ignoreCorruptFiles", "ignoreMissingFiles").exists(option(_).exists(isTrue)) ||
-    // ORC's own, under both of its names: an option, a session's setting, or one of Hadoop's.
+    // ORC's own setting, under both names: an option, a session's setting, or one of Hadoop's.
     skipsInOrc.exists { key =>
       val hadoop = relation.sparkSession.sparkContext.hadoopConfiguration.get(key, "")
       Seq(option(key).getOrElse(""), conf.getConfString(key, ""), hadoop).exists(isTrue)
@@ -68,7 +68,7 @@ private[fingerprint] object Sources {
 
   private val skipsInOrc = Seq("orc.skip.corrupt.data", "hive.exec.orc.skip.corrupt.data")
 
-  /** CSV takes a variant's type from the first values that a task meets. */
+  /** CSV infers a variant's type from the first values that a task reads. */
   private def guessesTypes(scan: FileSourceScanExec): Boolean =
     scan.relation.fileFormat.getClass.getName == csv &&
       (ExpressionText.option(scan.relation.options, "singleVariantColumn").isDefined ||
@@ -77,16 +77,16 @@ private[fingerprint] object Sources {
         ))
 
   /**
-   * What else a reader goes by. A parser of text finds a record malformed by the columns that it is
-   * asked for: which rows there are, and what a corrupt record's column says, is another matter for each
-   * set of them. The other formats hold the same rows whatever is asked for.
+   * What else changes the rows that a reader returns. To a parser of text, a record is malformed or not
+   * depending on the requested columns. So the rows, and the corrupt record's column, differ between sets
+   * of columns. The other formats give the same rows for any columns.
    */
   private def reads(scan: FileSourceScanExec): Seq[String] = {
     val relation = scan.relation
     val required =
       if (parsers(relation.fileFormat.getClass.getName)) Seq(schemaText(scan.requiredSchema))
       else Nil
-    // Files of buckets that a filter rules out are not read.
+    // Files of buckets that a filter excludes are not read.
     val buckets = relation.bucketSpec.toSeq.flatMap { spec =>
       val enabled = relation.sparkSession.sessionState.conf.bucketingEnabled
       val chosen = scan.optionalBucketSet.map(_.iterator)
@@ -95,7 +95,7 @@ private[fingerprint] object Sources {
     Seq(required.size.toString) ++ required ++ buckets
   }
 
-  /** The zone of whose date a reader of text makes times from mere times of day, if it may. */
+  /** The zone whose date a reader of text adds to a time of day, if it may read such values. */
   def clock(scan: FileSourceScanExec): Option[String] = {
     val relation = scan.relation
     if (!parsers(relation.fileFormat.getClass.getName)) None
@@ -106,10 +106,10 @@ private[fingerprint] object Sources {
   }
 
   /**
-   * A scan of files, its static pruning done by Spark's own listing.
+   * A scan of files, with static pruning as in Spark's own listing.
    *
    * @param settings
-   *   those of the session that made the relation where they are other ones than the planning session's
+   *   the settings of the session that made the relation, if they differ from the planning session's
    */
   def files(
       scan: FileSourceScanExec,
@@ -141,7 +141,7 @@ private[fingerprint] object Sources {
       case FileSourceConstantMetadataAttribute(_) if blockColumns(a.name) =>
         ExpressionText.unstableName(a.name)
       case _ =>
-        // The field's own description carries what a type does not: variant paths, default values.
+        // The field's metadata has what its type lacks: variant paths, default values.
         val field = required.fields.find(_.name == a.name).map(fieldText).getOrElse("")
         Digest.of("column", scan, a.name, typeText(a.dataType), field)
     }
@@ -151,12 +151,12 @@ private[fingerprint] object Sources {
     if (scan.stream.isDefined) Refused.source("streaming", "LocalTableScan", "it is a stream")
     val digest = new Digest("rows").addAll(scan.output.map(a => typeText(a.dataType)))
     val project = UnsafeProjection.create(scan.output.map(_.dataType).toArray)
-    // A multiset has no order, but rows are few and their order is the plan's own: kept.
+    // A multiset has no order. But there are few rows, and their order is the plan's own, so it counts.
     scan.rows.foreach(row => digest.add(project(row).getBytes))
     positional("rows", digest.hex(), scan.output)
   }
 
-  /** A leaf whose columns have no origin but their place in it. */
+  /** A leaf whose columns are named by their position. */
   def positional(kind: String, hash: String, output: Seq[Attribute]): Relation = {
     val names = output.zipWithIndex.map { case (a, i) =>
       a.exprId -> Digest.of(kind, hash, i.toString, typeText(a.dataType))
