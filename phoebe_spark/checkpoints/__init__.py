@@ -1,1 +1,1 @@
-"""The checkpoint store as people see it."""
+"""The checkpoint store for people: listing, verification and garbage collection."""

@@ -1,8 +1,8 @@
-"""The checkpoint store as people see it: what it holds, whether it is whole, what may go.
+"""The checkpoint store for people: what it holds, whether it is undamaged, what can be removed.
 
-The looking, checking and removing is done by the plugin's own code in a JVM (``CheckpointTool``),
-started by spark-submit: on any Hadoop file system, with the settings and credentials of jobs, and
-with the rules that drivers follow (docs/checkpoints.md).
+The plugin's own code lists, verifies and removes in a JVM (``CheckpointTool``) that spark-submit
+starts. So it works on any Hadoop file system, with the settings and credentials of jobs, and with
+the same rules as drivers (docs/checkpoints.md).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _TIMES = ("created_at", "written_at", "last_used_at")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One attempt in the store. ``state``: ``committed``, ``damaged``, ``uncommitted``, or
-    ``unreadable``: its manifest could not be read now, which says nothing about it.
+    """One attempt in the store. ``state`` is ``committed``, ``damaged``, ``uncommitted`` or
+    ``unreadable`` (its manifest could not be read now, but may be good).
 
-    ``uncommitted`` is being written, or was left behind by a driver that died; then what its
-    manifest would say is None. ``bytes`` is of the shuffle, ``stored_bytes`` of the files; ``hits``
-    counts applications that restored it, ``work_ms`` how long its query had run when the boundary
-    was whole. ``problem`` says what is damaged or unreadable. After a collection, ``remove`` and
-    ``reason`` say what was decided (it was removed, or in a plan would be).
+    An ``uncommitted`` attempt is being written, or was left behind by a driver that died; the
+    fields of the manifest are then None. ``bytes`` are the shuffle's, ``stored_bytes`` the files'.
+    ``hits`` counts applications that restored it. ``work_ms`` is how long its query had run when
+    the boundary was complete. ``problem`` says what is damaged or unreadable. After a collection,
+    ``remove`` and ``reason`` are its decision (with ``dry_run`` nothing is removed).
     """
 
     path: str
@@ -66,7 +66,7 @@ class Checkpoint:
 
     @property
     def saved_s(self) -> float | None:
-        """Seconds that applications did not have to wait again, over all that restored it."""
+        """Seconds saved, over all applications that restored it."""
         return None if self.work_ms is None else self.hits * self.work_ms / 1000
 
     def age_s(self, now: datetime) -> float:
@@ -75,11 +75,10 @@ class Checkpoint:
 
 
 def look(store: str, *, verify: bool = False) -> list[Checkpoint]:
-    """What is in ``store`` (a path or URI), newest first; nothing is changed.
+    """The checkpoints in ``store`` (a path or URI), newest first; changes nothing.
 
-    ``verify`` reads every byte, as a restore does. A store that is not there yet is empty. Raises
-    `CheckpointStoreError` with what went wrong, or where the directory is no store of ours, and
-    `MissingJarError`.
+    ``verify`` reads every byte, as a restore does. A store that does not exist yet is empty. Raises
+    `CheckpointStoreError` for a failure, or if the directory is no store, and `MissingJarError`.
     """
     return _run("verify" if verify else "list", store)
 
@@ -91,10 +90,10 @@ def collect(
     max_store_bytes: int | None = None,
     dry_run: bool = False,
 ) -> list[Checkpoint]:
-    """Removes from ``store`` what nobody needs; with ``dry_run`` only says what would go.
+    """Removes garbage from ``store``; with ``dry_run`` only returns what would be removed.
 
-    The answer is what was there, with ``remove`` and ``reason``. Limits are hours since the last
-    use and bytes of the whole store; None is the setting's value. Raises as `look` does.
+    Returns all checkpoints, with ``remove`` and ``reason``. The limits are hours since the last use
+    and bytes of the whole store; None takes the setting's value. Raises as `look` does.
     """
     return _run("plan" if dry_run else "gc", store, (max_age_hours, max_store_bytes))
 
@@ -128,7 +127,7 @@ def _run(action: str, store: str, limits: Sequence[int | None] = ()) -> list[Che
 
 
 def from_json(row: Mapping[str, Any]) -> Checkpoint:
-    """A row of the tool's answer; times come as epoch milliseconds."""
+    """A checkpoint from a row of the tool's answer, which has times in epoch milliseconds."""
     known: dict[str, Any] = {f.name: row[f.name] for f in fields(Checkpoint) if f.name in row}
     for name in _TIMES:
         if row.get(f"{name}_ms") is not None:

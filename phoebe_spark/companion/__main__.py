@@ -1,4 +1,4 @@
-"""``python -m phoebe_spark.companion``: what the plugin starts on the driver."""
+"""``python -m phoebe_spark.companion``: the process that the plugin starts on the driver."""
 
 import logging
 import os

@@ -1,8 +1,8 @@
 """`Advisor`: a ``plan`` and an ``advise`` message in, an ``advice`` message out (docs/protocol.md).
 
-plan → stage graph → features → predictions, as soon as the plan is known; and with what its
-boundaries turn out to be → cuts → a decision with its reason per boundary. Nothing raises out of
-`Advisor.foresee` and `Advisor.advise`: whatever goes wrong is "no checkpoint", with a reason.
+When the plan arrives: plan → stage graph → features → predictions. When its boundaries are known:
+cuts → a decision with its reason for each boundary. `Advisor.foresee` and `Advisor.advise` never
+raise: a failure gives "no checkpoint", with a reason.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_REMEMBERED = 16
-"""Plans whose predictions are kept: a driver that runs a query again soon asks the same again."""
+"""Plans whose predictions are kept, for drivers that soon run the same query again."""
 
 _OPTIMIZER_SETTINGS = ("objective", "budget_fraction", "max_cuts", "min_duration_ms")
 
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """What is predicted for a plan; ``min_duration_ms`` is the session's, None where it is the
-    application's. ``decided``: the decisions made for it so far, by all that they depend on."""
+    """The prediction for a plan. ``min_duration_ms`` is the session's, or None to take the
+    application's. ``decided`` has the decisions so far, by everything that they depend on."""
 
     plan_graph: PlanGraph
     prediction: Prediction
@@ -50,7 +50,7 @@ class Foreseen:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was decided for one query: the decision, and the prediction that it rests on."""
+    """The decision for one query, and the prediction that it is based on."""
 
     plan_graph: PlanGraph
     prediction: Prediction
@@ -70,7 +70,7 @@ class Advisor:
         return self._predictor.version if self._predictor is not None else None
 
     def foresee(self, message: Mapping[str, Any]) -> Foreseen | Reason:
-        """What a ``plan`` message's plan is predicted to do, or why nothing is; never raises."""
+        """The prediction for a ``plan`` message, or why there is none; never raises."""
         if self._predictor is None:
             return _NO_MODEL
         try:
@@ -89,7 +89,7 @@ class Advisor:
     def advise(
         self, request: Mapping[str, Any], foreseen: Foreseen | Reason | None
     ) -> dict[str, Any]:
-        """The ``advice`` message for ``request``, whose plan was foreseen; never raises."""
+        """The ``advice`` message for ``request``, with its plan's prediction; never raises."""
         began = time.perf_counter()
         boundaries: Sequence[Mapping[str, Any]] = ()
         try:
@@ -115,7 +115,7 @@ class Advisor:
         self, plan: Mapping[str, Any], boundaries: Sequence[Mapping[str, Any]], slots: int
     ) -> Foreseen:
         """The prediction for a ``SparkPlanInfo`` object. Raises ``ValueError`` without a model, and
-        whatever a malformed plan raises."""
+        any error of a malformed plan."""
         if self._predictor is None:
             raise ValueError("no trained models are loaded")
         reading = read(parse_plan(plan), boundaries)
@@ -139,7 +139,7 @@ class Advisor:
 def load_advisor(
     home: str | Path, settings: Mapping[str, Any] | None = None
 ) -> tuple[Advisor, str | None]:
-    """An advisor with the promoted models of ``home``, and what is wrong with them, if anything.
+    """An advisor with the promoted models of ``home``, and the problem with them, if there is one.
 
     ``settings`` are the plugin's (`phoebe_spark.settings`). Imports LightGBM. An unusable bundle
     gives an advisor that answers ``no_model``, and its problem in one line.
@@ -165,10 +165,10 @@ _ID = re.compile(rb"(?:#|\[plan_id=|\[id=)\d+")
 
 
 def _apart_from_ids(question: object) -> bytes:
-    """A digest that two questions share which differ only in the ids that Spark counts up.
+    """A digest of a question without Spark's running ids, so that a repeated query has the same.
 
-    Attributes, plans and subqueries are numbered by their first appearance instead. What an id adds
-    to the length of a text, which is a feature, is not told apart.
+    Attributes, plans and subqueries are numbered by their first appearance instead. The length of a
+    text is a feature; the part of it that comes from the ids' lengths is ignored here.
     """
     numbers: dict[bytes, bytes] = {}
 
@@ -182,9 +182,10 @@ def _apart_from_ids(question: object) -> bytes:
 def _with_boundaries(
     graph: StageGraph, derived: PlanGraph, boundaries: Sequence[Mapping[str, Any]]
 ) -> StageGraph:
-    """``graph`` with what is known of its boundaries by now: those that a checkpoint is at hand for
-    are durable already; those that only they need, and which will not run, and those that may not
-    be checkpointed, are not eligible."""
+    """``graph`` with the current state of its boundaries.
+
+    Boundaries with a restorable checkpoint count as durable. Not eligible: boundaries that may not
+    be checkpointed, and those needed only below a restored one (they will not run)."""
     facts = {
         derived.stage_of_node[b["node"]]: b
         for b in boundaries
@@ -278,7 +279,7 @@ def _get(request: object, key: str) -> Any:
 
 
 def _warm_up(predictor: Predictor) -> None:
-    """The first prediction pays for imports and allocations: pay before a query waits."""
+    """Makes one prediction, because the first one is slow (imports, allocations)."""
     from phoebe_spark.graph import Boundary, Stage
 
     graph = StageGraph((Stage(0, (), "warm-up", Boundary("e0", "warm-up")), Stage(1, (0,))))

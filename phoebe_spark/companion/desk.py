@@ -1,11 +1,11 @@
-"""Answers `advise` requests, on a thread of its own, past whatever waits to be harvested.
+"""Answers `advise` requests on a separate thread, so that they do not wait for harvesting.
 
-A request's plan comes ahead, in a `plan` message: what it is predicted to do is worked out while
-the plugin looks its boundaries up. Harvesting rests meanwhile.
+A request's plan is sent in advance, in a `plan` message. Its prediction is made while the plugin
+looks up the plan's boundaries. Harvesting pauses meanwhile.
 
-LightGBM takes over a second to import and is needed in modes ``advise`` and ``apply`` only: the
-thread loads it first and then answers, so that a question asked meanwhile waits no longer than the
-plugin does. Never raises: what goes wrong is "no checkpoint", with a reason.
+LightGBM takes over a second to import and is needed only in modes ``advise`` and ``apply``. The
+thread loads it first and then answers; a question asked meanwhile waits no longer than the plugin
+does. Never raises: a failure gives "no checkpoint", with a reason.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 
 ASKING_MODES = ("advise", "apply")
 MOST_FORESEEN = 100
-"""Plans that were shown and may yet be asked about."""
+"""The most plans that are kept for a later `advise` request."""
 GIVE_WAY_S = 0.5
-"""How long harvesting rests for a question at most: a query waits for the answer, harvest can."""
+"""The longest pause of harvesting for a question. A query waits for the answer; harvesting can
+wait."""
 
 
 class AdviceDesk:
@@ -57,7 +58,7 @@ class AdviceDesk:
         self._asked_at = 0.0
 
     def long_shapes(self) -> Sequence[str]:
-        """Plan shapes whose past runs were long, from the promoted bundle; without models."""
+        """Plan shapes whose past runs were long, from the promoted bundle; needs no models."""
         if not self._asking:
             return ()
         try:
@@ -71,11 +72,11 @@ class AdviceDesk:
         return self._shapes
 
     def start(self) -> None:
-        # A session may switch to apply later, so questions are answered in every mode.
+        # A session may switch to apply later, so all modes answer questions.
         threading.Thread(target=self._serve, name="advice", daemon=True).start()
 
     def ask(self, line: bytes) -> None:
-        """A question, as it came; one that finds the queue full is not answered."""
+        """Queues an undecoded question. If the queue is full, it is not answered."""
         self._asked_at = time.monotonic()
         self._idle.clear()
         try:
@@ -84,8 +85,8 @@ class AdviceDesk:
             log.warning("too many questions at once")
 
     def give_way(self) -> None:
-        """Rests while a question is being answered, which would share the interpreter with whoever
-        calls this; half a second for the last question at most."""
+        """Waits while a question is being answered, because the caller would compete for the
+        interpreter; half a second for the last question at most."""
         if not self._idle.is_set():
             self._idle.wait(max(0.0, self._asked_at + GIVE_WAY_S - time.monotonic()))
 
@@ -96,7 +97,7 @@ class AdviceDesk:
                 self._idle.set()
             asked_at, line = self._questions.get()
             if time.monotonic() - asked_at > self._patience_s:
-                continue  # nobody waits for this answer any more
+                continue  # the plugin waits for this answer no more
             if advisor is None and not self._asking:
                 self._asking = True
                 advisor = self._load()
@@ -106,7 +107,7 @@ class AdviceDesk:
                     self._shown(advisor, message)
                 else:
                     self._plugin.send(self._answer(advisor, message))
-            except Exception as error:  # that question stays unanswered; the next one may be sound
+            except Exception as error:  # this question stays unanswered; the next one may be good
                 log.exception("no answer to %r", line[:80])
                 self._plugin.log_once(
                     "answer", "warning", f"a question for advice was not answered: {error!r}"
@@ -123,7 +124,7 @@ class AdviceDesk:
             return None
         if problem is not None:
             self._plugin.log("warning", f"no models, no query gets a checkpoint: {problem}")
-        # Models and history stay for good: a collection while a query waits need not walk them.
+        # Models and history are kept to the end: a garbage collection need not traverse them.
         gc.freeze()
         self._plugin.ready(
             phoebe_spark.__version__, os.getpid(), self._shapes, advisor.model_version
@@ -133,7 +134,7 @@ class AdviceDesk:
     def _shown(self, advisor: Advisor | None, message: Mapping[str, Any]) -> None:
         if advisor is not None:
             self._foreseen[message["request_id"]] = advisor.foresee(message)
-            while len(self._foreseen) > MOST_FORESEEN:  # not every plan is asked about
+            while len(self._foreseen) > MOST_FORESEEN:  # not every plan has an `advise` request
                 self._foreseen.popitem(last=False)
 
     def _answer(self, advisor: Advisor | None, message: Mapping[str, Any]) -> dict[str, Any]:

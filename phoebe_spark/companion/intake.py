@@ -1,8 +1,8 @@
-"""What waits between the thread that reads the plugin's lines and the loop that works on them.
+"""The queue between the thread that reads the plugin's lines and the loop that handles them.
 
-Bounded in bytes, because a query's plan may be a million times as long as a task's end, and in the
-time that lines wait for room. Lines are handed over by the piece that was read, not one by one: a
-lock for each would cost more than the work.
+It is bounded in bytes, because a query's plan may be a million times as long as a task's end. The
+time that lines wait for room is bounded too. Lines are passed on in the pieces that were read, not
+one by one: a lock for each line would cost more than the work.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 MOST_BYTES = 2 << 20
 PUT_LIMIT_S = 5.0
-"""How long lines wait for room. Longer than a slow commit; then whoever writes the tables hangs,
-and lines are lost, because the end of input and questions must be read all the same."""
+"""How long lines wait for room. Longer than a slow commit: after that the writer of the tables
+hangs. Lines are then lost, because questions and the end of input must still be read."""
 
 
 class Intake:
@@ -28,11 +28,11 @@ class Intake:
         self._pieces: deque[tuple[int, Sequence[bytes]] | None] = deque()
         self._bytes = 0
         self._lost = 0
-        self.jammed = False  # what came last found no room in time
+        self.jammed = False  # the last piece found no room in time
 
     def put(self, lines: Sequence[bytes]) -> None:
-        """Waits for room only as long as the loop is known to work. One piece always has room in
-        an empty queue."""
+        """Adds a piece. Waits for room only as long as the loop is known to work. An empty queue
+        always has room for one piece."""
         size = sum(map(len, lines))
         with self._changed:
             patience_s = 0.0 if self.jammed else self._patience_s
@@ -47,7 +47,7 @@ class Intake:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """No more lines."""
+        """Marks the end of the lines."""
         with self._changed:
             self._pieces.append(None)
             self._changed.notify_all()

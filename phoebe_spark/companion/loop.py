@@ -1,8 +1,8 @@
-"""What the companion does with the plugin's lines, without the process around it.
+"""The companion's handling of the plugin's lines, without the process around it.
 
-`Companion.take` gets decoded lines in order, `Companion.tick` the time; rows go to the tables in
-one commit per table and flush. Its clock and its tables are given to it, so that tests need neither
-to wait nor to start anything.
+`Companion.take` gets decoded lines in order, and `Companion.tick` is called from time to time. Rows
+go to the tables in one commit per table and flush. The clock and the tables are parameters, so that
+tests need neither to wait nor to start anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from phoebe_spark.tables.records import ApplicationRecord, Record
 log = logging.getLogger(__name__)
 
 MAX_WAITING_ROWS = 50_000
-"""Rows that may wait for tables that cannot be written; more are lost, and the run incomplete."""
+"""The most rows kept while tables cannot be written. More are lost, and the run is incomplete."""
 
 
 class HarvestLike(Protocol):
@@ -38,8 +38,8 @@ class HarvestLike(Protocol):
 class Companion:
     """Harvests one application.
 
-    ``flush_ms`` and ``lease_ms`` are the settings ``harvest.flush_interval_ms`` and ``lease_ms``:
-    the application's row says until when it is valid, and is renewed three times in that time.
+    ``flush_ms`` and ``lease_ms`` are the settings ``harvest.flush_interval_ms`` and ``lease_ms``.
+    The application's row has an expiry time, and is renewed three times in ``lease_ms``.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Companion:
         self._flushed_at = now()
 
     def take(self, message: Mapping[str, Any]) -> None:
-        """One line of the plugin's; a failure inside harvest costs completeness, nothing else."""
+        """Handles one line of the plugin. A failure in harvest only makes the run incomplete."""
         try:
             records = self._harvest.consume(message)
         except Exception as error:
@@ -82,11 +82,11 @@ class Companion:
         self.lost(1)
 
     def lost(self, lines: int) -> None:
-        """Lines that could not be read, or not be kept: the run is incomplete."""
+        """Notes lines that could not be read or kept: the run is incomplete."""
         self._keep(self._harvest.lost(lines))
 
     def tick(self) -> None:
-        """Flushes and renews the lease when it is time to."""
+        """Flushes and renews the lease when these are due."""
         now = self._now()
         if now - self._flushed_at >= self._flush:
             self._renew(now)
@@ -98,7 +98,7 @@ class Companion:
         return len(self._waiting)
 
     def flush(self) -> bool:
-        """Append what waits; False (and the rows kept for the next time) when that failed."""
+        """Appends the waiting rows. False if that failed; the rows are then kept for later."""
         self._flushed_at = self._now()
         if not self._waiting:
             return True
@@ -116,7 +116,8 @@ class Companion:
         return True
 
     def close(self) -> bool:
-        """The end of input: finished if the end was told, else aborted. True: all rows stored."""
+        """Handles the end of input. The application has finished if its end was received, else it
+        was aborted. True if all rows were stored."""
         self._keep(self._harvest.close())
         stored = self.flush()
         if not stored:

@@ -1,10 +1,10 @@
 """The companion's process: standard streams, signals, the end of input.
 
-Standard output carries protocol lines alone: its descriptor is moved out of the way first, and
-whatever a library prints goes to standard error, which the plugin shows in the driver's log.
+Standard output has only protocol lines: its descriptor is moved first, and everything that a
+library prints goes to standard error, which the plugin shows in the driver's log.
 
-Exit codes: 0 everything stored, 1 something was lost, 2 the first line was not a ``hello`` that is
-understood here, or a home that the ``deltalake`` package cannot reach; the plugin spools then.
+Exit codes: 0, everything was stored; 1, something was lost; 2, the first line was no valid
+``hello``, or the ``deltalake`` package cannot reach the home. After 2 the plugin spools.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from phoebe_spark.tables.storage_options import options_for
 log = logging.getLogger("phoebe")
 
 END_LIMIT_S = 9.5
-"""After the end of input the process is gone within ten seconds, whatever hangs."""
+"""The process ends within ten seconds of the end of input, even if something hangs."""
 READ_BYTES = 1 << 16
 QUESTIONS = (b'{"type":"plan"', b'{"type":"advise"')
 
 
 def main() -> int:
     """Reads standard input until it ends; returns the exit code."""
-    # Ctrl-C in a shell, a closed terminal and a stopped container reach the whole process group:
-    # the driver ends the input when it is done, and what it says until then is to be stored.
+    # Ctrl-C in a shell, a closed terminal and a stopped container signal the whole process group.
+    # The driver ends the input when it is done, and its lines until then must be stored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
@@ -98,12 +98,12 @@ def _run(companion: Companion, intake: Intake, desk: AdviceDesk) -> int:
 
 
 def _read(source: BufferedReader, intake: Intake, desk: AdviceDesk) -> None:
-    """Questions go to the desk at once, past whatever waits to be harvested.
+    """Reads lines. Questions go to the desk at once and do not wait for harvesting.
 
-    The exit limit runs from the end of input on, whatever the loop is doing then: one that hangs in
-    a write to a dead file system would stay for good.
+    The exit limit starts at the end of input, whatever the loop does then: a loop that hangs in a
+    write to a dead file system would never end.
     """
-    rest: list[bytes] = []  # pieces of a line that is not over
+    rest: list[bytes] = []  # pieces of an incomplete line
     while piece := source.read1(READ_BYTES):
         first, *lines = piece.split(b"\n")
         rest.append(first)
@@ -158,8 +158,8 @@ def _settings(hello: Mapping[str, Any]) -> dict[str, Value | None]:
 
 
 def _reach(home: str) -> dict[str, str]:
-    """The home's storage options. Raises where its tables cannot be written from here, which on S3
-    only a look at the store tells."""
+    """The home's storage options. Raises if its tables cannot be written from here; on S3 that
+    takes a request to the store."""
     options = options_for(home)
     if needs_one(home):
         from deltalake.exceptions import DeltaError
@@ -196,7 +196,7 @@ def _companion(
 
 
 def _own_stdout() -> BinaryIO:
-    """The pipe to the plugin, out of reach of ``print`` and of native libraries."""
+    """The pipe to the plugin, on a descriptor that ``print`` and native libraries do not use."""
     own = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr

@@ -1,4 +1,4 @@
-"""Lines to the plugin (docs/protocol.md): one writer for all threads, nothing else on that pipe."""
+"""Lines to the plugin (docs/protocol.md): one writer for all threads, the only one on that pipe."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Level = Literal["info", "warning", "error"]
 class Plugin:
     """The plugin, as the companion sees it: a pipe that takes messages.
 
-    A broken pipe (the driver is gone) is remembered, not raised: what is still to be stored is
-    stored all the same, and the end of input says the rest.
+    A broken pipe (the driver is gone) is remembered, not raised: the remaining rows are still
+    stored, and the end of input follows.
     """
 
     def __init__(self, out: BinaryIO) -> None:
@@ -52,11 +52,11 @@ class Plugin:
         )
 
     def log(self, level: Level, message: str) -> None:
-        """A line in the driver's log."""
+        """Writes a line to the driver's log."""
         self.send({"type": "log", "level": level, "message": message})
 
     def log_once(self, kind: str, level: Level, message: str) -> None:
-        """Like `log`, at most once for each ``kind``: a driver's log is no place to repeat."""
+        """Like `log`, but at most once for each ``kind``."""
         if kind not in self._said:
             self._said.add(kind)
             self.log(level, message)

@@ -1,4 +1,4 @@
-"""The application itself: who it is, what was lost of it; and the stamp of each row."""
+"""The application itself: its identity, its lost events, and the stamp of each row."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from phoebe_spark.harvest._values import (
 from phoebe_spark.tables.records import ApplicationRecord, Record
 
 Handler = Callable[[JsonObject], Iterable[Record]]
-"""Takes an event or a message, gives the rows that it completes."""
+"""Takes an event or a message, returns the rows that it completes."""
 
 _CLOCK_SLACK_MS = 1000
 
 
 class Application:
-    """Who the application is, as it becomes known; makes its rows, and the stamp of all others."""
+    """The application's identity, as it becomes known. Makes its rows, and the stamp of others."""
 
     def __init__(self, source: str, clock: Callable[[], datetime]) -> None:
         self.source = source
@@ -35,11 +35,11 @@ class Application:
         self.cores = 0  # of its executors, as far as they are known
         self._last_written: datetime | None = None
         self._record: ApplicationRecord | None = None
-        self._said: dict[str, str | int | None] = {}  # fields that were said before its start
+        self._said: dict[str, str | int | None] = {}  # fields that arrived before its start
         self._ended_ms: int | None = None
         self._last_ms: int | None = None
-        self._dropped = 0  # as the plugin counts
-        self._lost = 0  # as whoever reads for us counts
+        self._dropped = 0  # counted by the plugin
+        self._lost = 0  # counted by the reader of the events
         self.events: dict[str, Handler] = {
             "SparkListenerLogStart": self._log_start,
             "SparkListenerApplicationStart": self._application_start,
@@ -53,7 +53,7 @@ class Application:
 
     @property
     def known(self) -> bool:
-        """Whether it was heard of: there are no rows before that."""
+        """Whether the application is known. Before that there are no rows."""
         return self._record is not None
 
     @property
@@ -77,19 +77,19 @@ class Application:
 
     @property
     def events_dropped(self) -> int:
-        """Events that never came here, or came unreadable."""
+        """Events that never arrived, or could not be read."""
         return self._dropped + self._lost
 
     def lost(self, events: int) -> list[Record]:
-        """As the plugin's `dropped` message, for what is lost behind the plugin's back: lines that
-        cannot be read, rows that cannot be stored. Call it where the loss is, ``events`` being
-        those lost since the last call."""
+        """Like the plugin's `dropped` message, for losses that the plugin does not see: lines that
+        cannot be read, rows that cannot be stored. Call it at the position of the loss; ``events``
+        are those lost since the last call."""
         known = self.events_dropped
         self._lost += events
         return self._tell_loss(known)
 
     def _tell_loss(self, known: int) -> list[Record]:
-        """An application row at the first loss: training must hear of it with the next rows."""
+        """An application row at the first loss, so that training sees it with the next rows."""
         if self._record is None or known or not self.events_dropped:
             return []
         return [self._row()]
@@ -132,7 +132,7 @@ class Application:
         return self._record
 
     def _introduce(self, app_id: str | None, started_ms: int | None) -> Iterable[Record]:
-        """The application's start row, once; what is learned later comes with its next row."""
+        """The application's start row, once. Later facts come with its next row."""
         if app_id is None:
             return
         known = self._said
@@ -156,7 +156,7 @@ class Application:
         self._said.update({name: value for name, value in fields.items() if value is not None})
 
     def in_order(self, start_ms: int | None, end_ms: int | None) -> bool:
-        """Whether a clock went on between the two; a second is a clock that was set right."""
+        """Whether time moved forward between the two; up to a second back is a corrected clock."""
         if start_ms is None or end_ms is None or end_ms >= start_ms - _CLOCK_SLACK_MS:
             return True
         self.clock_jumps += 1
@@ -179,7 +179,7 @@ class Application:
             slots=integer(event.get("slots")),
         )
         if event.get("continued") is True:
-            self._dropped = max(self._dropped, 1)  # the beginning went elsewhere
+            self._dropped = max(self._dropped, 1)  # the beginning was written elsewhere
         yield from self._introduce(text(event.get("app_id")), time_ms(event, "time"))
 
     def _log_start(self, event: JsonObject) -> Iterable[Record]:
@@ -212,7 +212,7 @@ class Application:
         return self.cores or (self._record.slots if self._record else None)
 
     def end(self, *, gone: bool) -> ApplicationRecord:
-        """Its last row; ``gone``: the driver died."""
+        """The application's last row. ``gone``: the driver died."""
         return self._row(
             ended_at=timestamp(self._ended_ms or self._last_ms),
             status="aborted" if gone else "finished",

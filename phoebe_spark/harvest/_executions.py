@@ -32,10 +32,10 @@ _PATIENCE = 5_000  # events after which an ended execution no longer waits for i
 
 
 class KeptPlans:
-    """Takes in plan versions, and holds what all executions keep of them under a bound."""
+    """Stores plan versions, with a bound on the memory of all executions."""
 
     def __init__(self) -> None:
-        self.unread = 0  # executions that count as incomplete for it
+        self.unread = 0  # executions that count as incomplete because of their plans
         self._bytes = 0
 
     def keep(self, execution: ExecutionState, event: JsonObject, *, first: bool) -> None:
@@ -55,25 +55,25 @@ class KeptPlans:
         self._bytes -= execution.plan_bytes
 
     def not_read(self, execution: ExecutionState) -> None:
-        """A plan of a shape that no Spark writes costs that execution, and no other."""
+        """A plan of a shape that no Spark writes makes only its own execution incomplete."""
         if not execution.damaged:
             self.unread += 1
         execution.damaged = True
 
 
 class Executions:
-    """SQL executions that run, or whose stages do: from their start to their rows."""
+    """SQL executions that run, or whose stages still run: from their start to their rows."""
 
     def __init__(self, application: Application, ran: Ran) -> None:
-        self.events_seen = 0  # by the whole harvest: how long an execution waits is counted in them
+        self.events_seen = 0  # by the whole harvest; an execution's waiting is counted in events
         self.plans = KeptPlans()
         self._application = application
         self._ran = ran
         self._running: dict[int, ExecutionState] = {}
         self._early: OrderedDict[int, ExecutionState] = OrderedDict()
         self._finished: OrderedDict[int, None] = OrderedDict()
-        # Ended executions whose stages are not done, in the order of their ends, and those of which
-        # that may have changed: a look at all of them for each event would cost more than the rest.
+        # Ended executions whose stages are not done, in the order of their ends, and those that may
+        # have changed since: checking all of them for each event would cost more than all the rest.
         self.waiting: dict[int, None] = {}
         self._changed: set[int] = set()
         self.events: dict[str, Handler] = {
@@ -91,7 +91,7 @@ class Executions:
         return self._running.get(execution_id)
 
     def of(self, execution_id: int | None) -> ExecutionState | None:
-        """The execution's state, made when first heard of: jobs may come before their start.
+        """The execution's state, created at its first event: jobs may come before its start.
         None without an id, and for an execution whose rows are written."""
         if execution_id is None or execution_id in self._finished:
             return None
@@ -101,8 +101,8 @@ class Executions:
         return self._running[execution_id]
 
     def mentioned(self, execution_id: int) -> ExecutionState:
-        """As `of`, for messages that the hook sends while it plans, which may be a plan that never
-        runs: a few are kept aside until their execution starts."""
+        """As `of`, for messages that the hook sends during planning. The plan may never run, so
+        only a few of these are kept until their execution starts."""
         found = self._running.get(execution_id) or self._early.get(execution_id)
         if found is None:
             found = self._early[execution_id] = ExecutionState(execution_id)
@@ -111,7 +111,7 @@ class Executions:
         return found
 
     def changed(self, execution: ExecutionState) -> None:
-        """A job or a stage of it is over: it may be settled."""
+        """Notes that a job or a stage of the execution is over, so that it may be settled."""
         self._changed.add(execution.execution_id)
 
     def _start(self, event: JsonObject) -> Iterable[Record]:
@@ -125,7 +125,7 @@ class Executions:
         self._application.saw_time(execution.started_ms)
         self.plans.keep(execution, event, first=True)
         if self._application.source == "live" and self._application.known:
-            # So that a run whose driver vanishes with its machine is known to have begun.
+            # So that the start of a run is stored even if its driver vanishes with its machine.
             ending = rows.Ending(execution.started_ms, None, aborted=False, lossy=True)
             try:
                 execution.initial = execution.first_plan()
@@ -150,7 +150,7 @@ class Executions:
         execution.ended = True
         execution.ended_ms = time_ms(event, "time")
         if not self._application.in_order(execution.started_ms, execution.ended_ms):
-            execution.damaged = True  # its times mean nothing
+            execution.damaged = True  # its times are wrong
         if execution.started_ms and execution.ended_ms:
             execution.ended_ms = max(execution.started_ms, execution.ended_ms)
         execution.error = text(event.get("errorMessage"))
@@ -161,7 +161,7 @@ class Executions:
         return ()
 
     def finish_waiting(self) -> Iterable[Record]:
-        """Rows of ended executions whose stages are done, or are not heard of any more."""
+        """Rows of ended executions whose stages are done, or have had no events for long."""
         for execution_id in sorted(self._changed & self.waiting.keys()):
             if self._running[execution_id].settled:
                 yield from self._finish(execution_id, aborted=False)
@@ -173,7 +173,7 @@ class Executions:
             yield from self._finish(oldest, aborted=False)
 
     def finish_all(self, *, aborted: bool) -> Iterable[Record]:
-        """Rows of whatever is left, when nothing more will be heard."""
+        """Rows of all remaining executions, after the last event."""
         for execution_id in list(self._running):
             yield from self._finish(execution_id, aborted=aborted)
 
@@ -194,7 +194,7 @@ class Executions:
                 facts = rows.boundary_facts(execution, initial, ties)
                 reading = read(execution.initial, facts)
         except UNREADABLE:
-            # Its stages are rows all the same, tied to nothing; its neighbours are not concerned.
+            # Its stages still become rows, without ties to a plan. No other execution is affected.
             self.plans.not_read(execution)
             initial, ties, reading = (), NO_TIES, None
         lossy = execution.damaged or self._application.events_dropped > 0

@@ -1,4 +1,4 @@
-"""Executors: when each came and went, and how many cores they have."""
+"""Executors: when each was added and removed, and how many cores it has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from phoebe_spark.tables.records import ExecutorRecord, Record
 
 
 class Executors:
-    """Those that run; rows of the ones that came before the application was heard of wait."""
+    """The running executors. Rows of those added before the application is known wait."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -23,7 +23,7 @@ class Executors:
         }
 
     def introduce(self) -> Iterable[Record]:
-        """The rows of those that run, once the application is known."""
+        """The rows of the running executors, once the application is known."""
         for executor_id, executor in self._running.items():
             self._running[executor_id] = replace(executor, **self._application.stamp())
             yield self._running[executor_id]

@@ -1,7 +1,7 @@
 """Quantiles of a figure over a stage's tasks, in bounded memory.
 
-Exact up to `EXACT` tasks; beyond, values are counted in classes less than 1 % wide. Whether and how
-depends on the values alone, never on their order: a live run and its event log agree.
+Exact up to `EXACT` tasks; beyond, values are counted in classes less than 1 % wide. The result
+depends only on the values, never on their order, so a live run and its event log agree.
 """
 
 from __future__ import annotations

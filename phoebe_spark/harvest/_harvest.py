@@ -1,8 +1,8 @@
 """`Harvest`: one application's events in, rows out.
 
-Its parts are objects with one job each: the application, its executors, SQL executions, jobs with
-their stages, and the plugin's messages. Each says which events it takes, and is handed the parts
-that it needs; here they are put together, and events handed out.
+Its parts are objects with one task each: the application, its executors, SQL executions, jobs with
+their stages, and the plugin's messages. Each lists the events that it takes and gets the parts that
+it needs. This module puts them together and passes events on.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Harvest:
 
     `consume` takes decoded JSON objects: Spark listener events as event logs have them, and the
     plugin's messages of docs/protocol.md. Unknown ones are ignored, unreadable ones are counted
-    (``malformed``) and lost; nothing raises. After a loss no execution counts as complete that
-    was not over before: what was lost may have been a stage of it, or a version of its plan.
-    Rows of an execution come when it has ended and its stages are done, and its state is then
-    dropped.
+    (``malformed``) and lost; nothing raises. After a loss only executions that were over before
+    count as complete: the lost events may have been a stage of the others, or a version of their
+    plan. The rows of an execution are returned when it has ended and its stages are done, and its
+    state is then dropped.
     """
 
     def __init__(self, *, source: str = "live", clock: Callable[[], datetime] = _now) -> None:
@@ -72,7 +72,7 @@ class Harvest:
         try:
             found = list(handler(event))
         except UNREADABLE:
-            # An event of a shape that no Spark writes: count it, and trust nothing around it.
+            # An event of a shape that no Spark writes: count it as a loss.
             application.malformed += 1
             return application.lost(1)
         if not known and application.known:
@@ -82,9 +82,9 @@ class Harvest:
         return found if application.known else []
 
     def lost(self, events: int) -> list[Record]:
-        """As the plugin's `dropped` message, for what is lost behind the plugin's back: lines that
-        cannot be read, rows that cannot be stored. Call it where the loss is, ``events`` being
-        those lost since the last call."""
+        """Like the plugin's `dropped` message, for losses that the plugin does not see: lines that
+        cannot be read, rows that cannot be stored. Call it at the position of the loss; ``events``
+        are those lost since the last call."""
         return self._application.lost(events)
 
     def lease(self, until: datetime) -> list[Record]:
@@ -92,9 +92,9 @@ class Harvest:
         return self._application.lease(until)
 
     def close(self, *, aborted: bool | None = None) -> list[Record]:
-        """Everything that is left: open stages and executions, executors, the application's end.
+        """The remaining rows: open stages and executions, executors, the application's end.
 
-        ``aborted``: the driver died; None decides by whether the application's end was seen.
+        ``aborted``: the driver died. None: it did if the application's end was not seen.
         """
         application = self._application
         gone = (not application.ended) if aborted is None else aborted
@@ -134,10 +134,10 @@ class Harvest:
 
     @property
     def clock_jumps(self) -> int:
-        """Ends that are earlier than their starts."""
+        """The number of ends that are earlier than their starts."""
         return self._application.clock_jumps
 
     @property
     def unread_plans(self) -> int:
-        """Executions that count as incomplete because of their plans."""
+        """The number of executions that count as incomplete because of their plans."""
         return self._executions.plans.unread

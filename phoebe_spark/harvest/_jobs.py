@@ -33,7 +33,7 @@ _INTERNAL = "spark.phoebe.internal"
 
 
 class Jobs:
-    """Which stages run for whom, and what their tasks tell."""
+    """The stages of each job and execution, with the figures of their tasks."""
 
     def __init__(self, application: Application, executions: Executions, ran: Ran) -> None:
         self._application = application
@@ -108,15 +108,15 @@ class Jobs:
         if execution is not None:
             execution.jobs.discard(job.job_id)
             self._executions.changed(execution)
-            # A failed job alone does not fail an execution: AQE cancels what it no longer needs.
+            # A failed job does not fail its execution: AQE cancels jobs that it no longer needs.
             succeeded = obj(event, "Job Result").get("Result") == "JobSucceeded"
             if succeeded and not self._all_known(job, execution):
                 execution.damaged = True
         return ()
 
     def _all_known(self, job: JobState, execution: ExecutionState) -> bool:
-        """Whether each stage of a job that succeeded was seen to run, there or for an earlier job:
-        event logs do not say where Spark's bus dropped events."""
+        """Whether each stage of a job that succeeded was seen to run, in it or in an earlier job.
+        Event logs do not say where Spark's bus dropped events."""
         ran = {stage_id for stage_id, _ in execution.stages}
         for stage_id in job.working - ran:
             rdd_id = execution.skipped.get(stage_id)
@@ -168,7 +168,7 @@ class Jobs:
     def _stage_completed(self, event: JsonObject) -> Iterable[Record]:
         info = obj(event, "Stage Info")
         if self._unheard_of(info):
-            # What it belonged to is not known: any execution may lack a stage.
+            # Its execution is not known, so any execution may lack a stage.
             yield from self._application.lost(1)
         stage = self._stage(info, {})
         if stage is None or stage.completed:
@@ -190,8 +190,8 @@ class Jobs:
             yield self._plain_stage(stage, aborted=False)
 
     def _unheard_of(self, info: JsonObject) -> bool:
-        """Whether a stage ends of which neither the job's start nor its own was told: Spark's bus
-        drops events, and a log does not say so (the plugin does)."""
+        """Whether a stage ends without a start event of its own or of its job: Spark's bus drops
+        events, and a log does not say so (the plugin does)."""
         stage_id, attempt = integer(info.get("Stage ID")), count(info.get("Stage Attempt ID"))
         if self._application.source != "eventlog" or stage_id is None:
             return False

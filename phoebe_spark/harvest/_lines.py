@@ -1,10 +1,10 @@
-"""Lines of an event log, cut to what harvest reads before they are decoded.
+"""Cuts lines of an event log to the parts that harvest uses, before they are decoded.
 
-Most of a log's bytes are never read: events that harvest does not take, plan texts, the
-accumulators and executor metrics of each task. A line is looked at in Spark's order of fields, as
-Spark 3.5 to 4.2 write it; one that looks otherwise is decoded whole, so a cut changes what reading
-costs and never what is read. Cuts are found by text such as ``,"Accumulables":[``, which no JSON
-string can hold: a quote inside a string is escaped. Plans stay JSON, whatever their depth.
+Most of a log's bytes are not used: events that harvest does not take, plan texts, the accumulators
+and executor metrics of each task. Cuts assume the order of fields that Spark 3.5 to 4.2 write. Any
+other line is decoded in full, so a cut changes only the cost of reading and never the result. Cuts
+are found by text such as ``,"Accumulables":[``, which no JSON string can contain, because a quote
+inside a string is escaped. Plans stay JSON, whatever their depth.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _SQL = b"org.apache.spark.sql.execution.ui.SparkListener"
 _LONGEST_NAME = 120
 
 PLAN_JSON = "plan_json"
-"""Instead of ``sparkPlanInfo`` in an event that was cut: the plan's JSON, not decoded yet."""
+"""Replaces ``sparkPlanInfo`` in an event that was cut: the plan's JSON, not decoded yet."""
 ACCUMULABLES_JSON = "accumulables_json"
-"""Instead of ``Accumulables`` in a task's end that was cut: their JSON, for `accumulator_ids`."""
+"""Replaces ``Accumulables`` in a task's end that was cut: their JSON, for `accumulator_ids`."""
 
 
 def decode(line: bytes) -> Any:
-    """The line's JSON value without what nobody reads; None for an event that nobody reads.
+    """The line's JSON value without unused parts; None for an event that harvest does not take.
 
     Raises ``orjson.JSONDecodeError`` for a line that is not JSON.
     """
     if not line.startswith(_HEAD):
         return nested_json.loads(line)
     cut = _READ.get(line[len(_HEAD) : line.find(b'"', len(_HEAD), _LONGEST_NAME)], _unread)
-    # Two lines that a lost piece made one must not pass for the first of them.
+    # If a lost piece joined two lines, the result must not pass for the first of them.
     if cut is None or line.find(_HEAD, len(_HEAD)) != -1:
         return nested_json.loads(line)
     return cut(line)
@@ -106,4 +106,4 @@ _READ: dict[bytes, Callable[[bytes], Any] | None] = {
         )
     ),
 }
-"""The events that harvest takes: how their lines are cut, None: not at all."""
+"""The events that harvest takes, and how their lines are cut (None: not at all)."""

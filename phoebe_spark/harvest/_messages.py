@@ -1,4 +1,4 @@
-"""What the plugin says of an execution's boundaries and checkpoints (docs/protocol.md)."""
+"""The plugin's messages about an execution's boundaries and checkpoints (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from phoebe_spark.tables.records import Record
 
 
 class PluginMessages:
-    """Files them with their executions; checkpoints are rows at once."""
+    """Adds messages to their executions. Checkpoint messages become rows at once."""
 
     def __init__(self, application: Application, executions: Executions) -> None:
         self._application = application

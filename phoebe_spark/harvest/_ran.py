@@ -1,4 +1,4 @@
-"""What ran, and what of it is still wanted: jobs and stages put it here, executions take it out."""
+"""The jobs and stages that ran and are still needed: jobs add them, executions remove them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from phoebe_spark.harvest._state import ExecutionState, JobState, StageState, re
 
 class Ran:
     """``stages``: attempts that run, or ran for an execution whose rows are not written yet;
-    ``left``: attempts whose rows are; ``jobs``: those that run; ``rdds``: an RDD, and the map stage
-    that computed it last."""
+    ``left``: attempts whose rows are written; ``jobs``: running jobs; ``rdds``: for each RDD the
+    map stage that computed it last."""
 
     def __init__(self) -> None:
         self.stages: dict[tuple[int, int], StageState] = {}
@@ -19,7 +19,7 @@ class Ran:
         self.rdds: OrderedDict[int, int] = OrderedDict()
 
     def leave(self, execution: ExecutionState) -> None:
-        """Its rows are written: nothing of it is wanted any more."""
+        """Removes an attempt whose rows are written."""
         for key in execution.stages:
             self.stages.pop(key, None)
             remember(self.left, key, None)

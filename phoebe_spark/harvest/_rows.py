@@ -26,7 +26,7 @@ from phoebe_spark.tables.records import (
 
 
 class RowStamp(TypedDict):
-    """The fields that every row carries."""
+    """The fields that every row has."""
 
     date: date
     app_id: str
@@ -166,8 +166,9 @@ def boundary_rows(
     execution: ExecutionState, stamp: Stamp, initial: tuple[Exchange, ...],
     reading: Reading | None, ties: Ties,
 ) -> list[BoundaryRecord]:  # fmt: skip
-    """One row per exchange of the initial plan, with what the plugin decided about it, and one for
-    each that the plugin speaks of and that the plan has not: a restored one, and what is above it.
+    """One row per exchange of the initial plan, with the plugin's decision about it. And one row
+    for each boundary of the plugin's messages that is not in that plan: a restored one, and those
+    above it.
     """
     said, unmatched = _by_boundary(execution, initial, ties)
     rows = []
@@ -226,7 +227,7 @@ def _said(message: JsonObject, partitions: int | None) -> dict[str, Any]:
 
 
 def _unplanned(messages: list[JsonObject]) -> dict[str, JsonObject]:
-    """Messages that no exchange of the plan is meant by, under ids that recur from run to run."""
+    """Messages about no exchange of the plan, by ids that are the same in each run."""
     found: dict[str, JsonObject] = {}
     for rank, message in enumerate(messages):
         fingerprint = text(message.get("fingerprint"))
@@ -237,8 +238,8 @@ def _unplanned(messages: list[JsonObject]) -> dict[str, JsonObject]:
 def _by_boundary(
     execution: ExecutionState, initial: tuple[Exchange, ...], ties: Ties
 ) -> tuple[dict[str, JsonObject], list[JsonObject]]:
-    """The plugin's `boundary` messages by boundary id: by accumulator, else in order; and those
-    that belong to no boundary of the plan."""
+    """The plugin's `boundary` messages by boundary id, matched by accumulator, else by order; and
+    those that belong to no boundary of the plan."""
     found: dict[str, JsonObject] = {}
     left: list[JsonObject] = []
     absent: list[JsonObject] = []
@@ -246,13 +247,13 @@ def _by_boundary(
         acc_id = integer(message.get("acc_id"))
         boundary_id = ties.boundary_of_acc.get(acc_id) if acc_id is not None else None
         if acc_id is not None and acc_id < 0:
-            absent.append(message)  # the plugin says so itself: not in the plan that runs
+            absent.append(message)  # the message itself says: not in the plan that runs
         elif boundary_id is None:
             left.append(message)
         else:
             found[boundary_id] = message
     free = [e.boundary_id for e in initial if e.boundary_id not in found]
-    if left and len(left) == len(free):  # all or none: a guess off by one is worth nothing
+    if left and len(left) == len(free):  # all or none: matches off by one would all be wrong
         found.update(zip(free, left, strict=True))
         left = []
     return found, absent + left
@@ -318,7 +319,7 @@ def _span(start: int | None, end: int | None) -> int | None:
 
 
 def _first_line(message: str | None) -> str | None:
-    """Only the kind of failure: what follows may quote rows."""
+    """The first line only, which has the kind of failure: the rest may quote rows."""
     if message is None:
         return None
     return message.splitlines()[0].split(":", 1)[0][:200] if message.strip() else None
@@ -358,7 +359,7 @@ _SEPARATORS = re.compile(r"[\s_\-.:/]{2,}")
 
 
 def job_name(app_name: str | None) -> str | None:
-    """What recurs of an application's name: digits and dates removed.
+    """An application's name without digits and dates, so that it is the same in each run.
 
     >>> job_name("daily-sales 2026-01-31")
     'daily-sales'

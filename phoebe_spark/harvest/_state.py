@@ -1,4 +1,4 @@
-"""What harvest remembers while things run: stages, jobs and executions. Dropped when they end."""
+"""The state of running stages, jobs and executions. It is dropped when they end."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ WRITE_METRICS = frozenset(
 
 
 _TELLING_TASKS = 8
-"""In an event log this many tasks of a stage are asked which accumulators they updated; a stage's
-completion lists them all. (The plugin lists each once, with whatever task updates it first.)"""
-_MOST_TASKS = 10_000_000  # of one stage; beyond it no log is believed
-_PACKED = b"\x78"  # how zlib's data begins, and JSON never does
+"""In an event log, accumulators are read from this many tasks of a stage; a stage's completion
+lists them all. (The plugin lists each accumulator once, with the first task that updates it.)"""
+_MOST_TASKS = 10_000_000  # of one stage; a log with more is damaged
+_PACKED = b"\x78"  # the first byte of zlib's data, and never of JSON
 
 
 @dataclass(slots=True)
@@ -77,10 +77,10 @@ class StageState:
     read_bytes_max: int = 0
     write_bytes_max: int = 0
     spill_disk_max: int = 0
-    # Shuffle bytes that a host holds of it, and when the last of them were written.
+    # Shuffle bytes of this stage by host, and when the last of them were written.
     on_hosts: dict[str, tuple[int, int]] = field(default_factory=dict)
     accumulators: set[int] = field(default_factory=set)
-    seen_tasks: int = 0  # that succeeded at least once
+    seen_tasks: int = 0  # tasks that succeeded at least once
     seen_indexes: bytearray = field(default_factory=bytearray)
 
     @property
@@ -174,7 +174,7 @@ class StageState:
             self.seen_tasks += 1
 
     def stage_info(self, info: JsonObject) -> None:
-        """What a stage's start and end events both say of it."""
+        """The facts that a stage's start and end events have in common."""
         self.name = text(info.get("Stage Name")) or self.name
         self.task_count = count(info.get("Number of Tasks")) or self.task_count
         self.submitted_ms = time_ms(info, "Submission Time") or self.submitted_ms
@@ -188,8 +188,8 @@ class StageState:
 
 
 def first_rdd(info: JsonObject) -> int | None:
-    """The RDD that a stage computes: the first of its list, and what a skipped stage shares with
-    the one that ran (both belong to one shuffle dependency)."""
+    """The RDD that a stage computes: the first of its list. A skipped stage has the same RDD as the
+    one that ran (both belong to one shuffle dependency)."""
     for rdd in items(info, "RDD Info"):
         return integer(rdd.get("RDD ID")) if isinstance(rdd, dict) else None
     return None
@@ -216,17 +216,17 @@ class JobState:
     job_id: int
     execution_id: int | None
     stage_ids: frozenset[int]
-    working: frozenset[int]  # those that have tasks: empty inputs make stages without any
+    working: frozenset[int]  # stages that have tasks; with empty inputs stages have none
 
 
 @dataclass(slots=True)
 class ExecutionState:
     """One SQL execution.
 
-    Plans are kept as JSON while it runs, a tenth of their size as objects. Adaptive execution tells
-    of dozens of plan versions, most of which say nothing new: when the execution is over (or they
-    take too much memory), the first and the last are looked at, and of those between, from the last
-    one back, as many as it takes to explain what ran.
+    Plans are kept as JSON while it runs, a tenth of their size as objects. Adaptive execution
+    reports dozens of plan versions, most of them without anything new. When the execution is over
+    (or they take too much memory), the first and the last are parsed. Of those between, as many as
+    are needed to explain what ran are parsed, from the last one back.
     """
 
     execution_id: int
@@ -236,16 +236,16 @@ class ExecutionState:
     ended_ms: int | None = None
     ended: bool = False
     error: str | None = None
-    first: bytes | None = None  # its plan as it starts, JSON, perhaps packed
+    first: bytes | None = None  # its plan at the start, as JSON, perhaps packed
     later: list[bytes] = field(default_factory=list)  # versions of the plan after it, in order
     seen: dict[int, SeenExchange] = field(default_factory=dict)
     stages: dict[tuple[int, int], StageState] = field(default_factory=dict)
     jobs: set[int] = field(default_factory=set)  # running
     skipped: dict[int, int] = field(default_factory=dict)  # stage that did not run -> its RDD
     messages: list[JsonObject] = field(default_factory=list)  # `boundary` messages
-    # By checkpoints: when, its place, bytes so far.
+    # Files freed by checkpoints: when, the checkpoint's place, bytes so far.
     freed: list[tuple[int, str | None, int]] = field(default_factory=list)
-    boundary_ids: dict[int, str] | None = None  # of the first plan's shuffles, once it was asked
+    boundary_ids: dict[int, str] | None = None  # of the first plan's shuffles, once computed
     restored: bool = False
     damaged: bool = False  # its plan could not be read, or a stage of it was not seen
     end_seen_at: int = 0  # count of events when its end came
@@ -259,8 +259,8 @@ class ExecutionState:
         return len(self.first or b"") + sum(map(len, self.later))
 
     def keep_plan(self, plan: bytes, *, first: bool, pack: bool) -> None:
-        """Take in a version of the plan, at about a tenth of its size if ``pack``."""
-        # Event logs have no messages of the plugin: the node that reads a checkpoint tells.
+        """Store a version of the plan, compressed to about a tenth of its size if ``pack``."""
+        # Event logs have no plugin messages: a restore is recognised by the node that reads it.
         self.restored = self.restored or _RESTORED_JSON in plan
         if pack:
             plan = zlib.compress(plan, 1)
@@ -270,7 +270,7 @@ class ExecutionState:
             self.later.append(plan)
 
     def look_at_plans(self) -> None:
-        """Make `initial`, `latest`, `boundaries` and `seen` of the versions kept. Raises one of
+        """Make `initial`, `latest`, `boundaries` and `seen` from the stored versions. Raises one of
         ``UNREADABLE`` for broken ones."""
         self.initial = self.latest = self.first_plan()
         if self.initial is not None:
@@ -288,7 +288,7 @@ class ExecutionState:
                 break
 
     def condense_plans(self) -> None:
-        """Look at all versions now, and keep the two that `look_at_plans` needs again."""
+        """Parse all versions now, and keep the two that `look_at_plans` needs again."""
         kept, self.later = self.later, self.later[-1:]
         self.look_at_plans()
         for version in kept:
@@ -301,7 +301,7 @@ class ExecutionState:
         return _parsed(self.first) if self.first is not None else None
 
     def boundary_of(self, fingerprint: str) -> str | None:
-        """The first boundary of the first plan that the plugin named with this fingerprint."""
+        """The first plan's first boundary that has this fingerprint in the plugin's messages."""
         named = {
             integer(message.get("acc_id"))
             for message in self.messages
@@ -338,8 +338,8 @@ class ExecutionState:
             self.seen[acc_id] = SeenExchange(acc_id, template, reuse_key, node.index, readers)
 
     def _all_explained(self) -> bool:
-        """Whether every shuffle that was written, and every one that the plugin speaks of, is an
-        exchange that was seen."""
+        """Whether every shuffle that was written, and every one in the plugin's messages, is among
+        the exchanges seen so far."""
         told = (integer(message.get("acc_id")) for message in self.messages)
         return all(acc_id is None or acc_id < 0 or acc_id in self.seen for acc_id in told) and all(
             not stage.writes_shuffle or not stage.accumulators.isdisjoint(self.seen)
@@ -348,7 +348,7 @@ class ExecutionState:
 
     @property
     def settled(self) -> bool:
-        """Ended, and nothing that runs for it is left."""
+        """Whether it has ended, and no job or stage of it still runs."""
         return self.ended and not self.jobs and all(s.completed for s in self.stages.values())
 
 
@@ -366,7 +366,7 @@ _REMEMBERED = 20_000  # of each kind: integers, oldest forgotten
 
 
 def remember(known: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
-    """Put ``value`` in, and forget the oldest beyond a bound."""
+    """Add ``value``, and forget the oldest beyond a bound."""
     known[key] = value
     known.move_to_end(key)
     while len(known) > _REMEMBERED:

@@ -1,5 +1,5 @@
-"""What an execution's rows say of its structure: the plan's stages, what was skipped, what its
-shuffle files take on each host's disks."""
+"""The structure of an execution for its rows: the plan's stages, skipped stages, and the bytes of
+its shuffle files on each host's disks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class HostStorage:
 def structure(
     execution: ExecutionState, reading: Reading | None, ran_rdd: Mapping[int, int]
 ) -> Structure:
-    """``ran_rdd`` says which map stage last computed an RDD."""
+    """``ran_rdd`` gives the map stage that last computed an RDD."""
     ran = {stage_id for stage_id, _ in execution.stages}
     skipped = sorted(execution.skipped.keys() - ran)
     computed = {str(s): resolve(s, {}, execution.skipped, ran_rdd) for s in skipped[:_MOST_SKIPPED]}
@@ -54,7 +54,7 @@ def structure(
 
 
 def temp_storage(execution: ExecutionState) -> list[HostStorage]:
-    """Per host, from the first bytes to the end of the execution; nothing while it runs."""
+    """Per host, from the first bytes to the end of the execution; empty while it runs."""
     if execution.started_ms is None or execution.ended_ms is None:
         return []
     written: dict[str, list[tuple[int, int]]] = defaultdict(list)

@@ -1,14 +1,14 @@
 """Ties a finished execution's plan to the stages that ran it.
 
 A plan node's metrics are accumulators, and a stage's tasks update those of the nodes it ran. Each
-re-plan makes new nodes, so an exchange is tied in the version that ran and then matched with the
-boundary of the initial plan: first by `reuse_key`, where literals and join order tell equal
-templates apart, then by template in plan order.
+re-plan makes new nodes. So an exchange is tied to its stage in the version that ran, and then
+matched with a boundary of the initial plan: first by `reuse_key`, which distinguishes equal
+templates by literals and join order, then by template in plan order.
 
-Who reads whom is taken from three places, because Spark runs one job per AQE stage and lists, as a
-later job's parents, new stage ids that it then skips: the parent ids, a skipped one resolved to the
-stage that computed the same RDD; the read metrics of exchanges; and, for broadcasts and subqueries,
-which hand over through the driver, the plan.
+Spark runs one job per AQE stage and lists, as a later job's parents, new stage ids that it then
+skips. So which stage reads which comes from three sources: the parent ids, where a skipped one
+resolves to the stage that computed the same RDD; the read metrics of exchanges; and the plan, for
+broadcasts and subqueries, which pass their results through the driver.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from phoebe_spark.plan.templates import Exchange
 
 @dataclass(frozen=True, slots=True)
 class StageTie:
-    """What the plan says of a stage that ran."""
+    """The plan's facts about a stage that ran."""
 
     template: str | None = None
     boundary_id: str | None = None
@@ -40,9 +40,9 @@ class StageTie:
 
 @dataclass(frozen=True, slots=True)
 class Ties:
-    """``stages`` and ``parents`` by stage id; ``boundaries``: boundary id to the stage that ran it;
-    ``boundary_of_acc``: any exchange version's accumulator to its boundary; ``reused``: boundaries
-    that the stage of an equal one ran."""
+    """``stages`` and ``parents`` by stage id. ``boundaries``: the stage that ran each boundary.
+    ``boundary_of_acc``: the boundary of each exchange version's accumulator. ``reused``: boundaries
+    that read the stage of an equal one."""
 
     stages: Mapping[int, StageTie]
     parents: Mapping[int, tuple[int, ...]]
@@ -57,15 +57,15 @@ NO_TIES = Ties({}, {}, {}, {})
 def tie(
     execution: ExecutionState, initial: tuple[Exchange, ...], ran_rdd: Mapping[int, int]
 ) -> Ties:
-    """Tie the stages of ``execution``; ``initial`` are the exchanges of its first plan, ``ran_rdd``
-    says which map stage last computed an RDD."""
+    """Tie the stages of ``execution``. ``initial`` are the exchanges of its first plan, ``ran_rdd``
+    gives the map stage that last computed an RDD."""
     stages = _latest_attempts(execution)
     accumulators: dict[int, set[int]] = defaultdict(set)
     for (stage_id, _), stage in execution.stages.items():
         accumulators[stage_id] |= stage.accumulators
     writers = _writers(execution, stages, accumulators)
     boundary_of_acc = _match(initial, execution.seen, set(writers.values()))
-    # Whether an operator's inner shuffle was needed is not in the plan, but in what ran.
+    # The plan does not show whether an operator's inner shuffle was needed; the stages that ran do.
     inner = any(s.writes_shuffle and stage_id not in writers for stage_id, s in stages.items())
     latest = execution.latest
     plan = derive(latest, assume_single=not inner) if latest is not None else None
@@ -114,7 +114,7 @@ def _writers(
     for stage_id in stages:
         hits = accumulators[stage_id] & execution.seen.keys()
         if hits:
-            found[stage_id] = max(hits)  # should there be several: the latest node
+            found[stage_id] = max(hits)  # of several, the latest node
     return found
 
 
@@ -128,7 +128,7 @@ def _match(
     later = sorted(
         (s for acc, s in seen.items() if acc not in matched), key=lambda s: (s.position, s.acc_id)
     )
-    # Those that ran choose first; a boundary is run by one of them.
+    # Exchanges that ran are matched first; each boundary is run by one of them.
     for key in ("reuse_key", "template"):
         for exchange in later:
             if exchange.acc_id in matched or exchange.acc_id not in ran:
@@ -173,7 +173,7 @@ def _plan_stages(
             found[stage_id] = by_id[written]
             continue
         # Some stages have operators in common: the two sides of an inner shuffle, and a sampling
-        # job with the stage that it samples. What a stage's tasks are tells them apart.
+        # job with the stage that it samples. The kind of their tasks distinguishes them.
         votes = Counter(
             owner
             for acc in accumulators[stage_id]
@@ -192,12 +192,12 @@ def _tie_bare_broadcasts(
     accumulators: Mapping[int, set[int]],
     found: dict[int, Stage],
 ) -> None:
-    """A broadcast right above an exchange has no metrics of its own: told by what it reads."""
+    """Ties broadcasts right above an exchange, which have no metrics, by the exchange they read."""
     writes: dict[int, int] = {}
     for exchange in plan.exchanges:
         written = plan.stage_of_boundary.get(exchange.boundary_id)
         if written is None:
-            continue  # AQE found its rows to be none
+            continue  # AQE found that it has no rows
         for name, acc_id in exchange.node.metrics.items():
             if name not in WRITE_METRICS:
                 writes[acc_id] = written
@@ -250,7 +250,7 @@ def _parents(
         parents |= {readers_of[acc] for acc in accumulators[stage_id] & readers_of.keys()}
         if stage_id in plan_stage:
             parents |= handed_over.get(plan_stage[stage_id].stage_id, set())
-        # A stage that started later cannot have been read: the graph stays acyclic.
+        # A stage that started later cannot have been read. So the graph stays acyclic.
         found[stage_id] = tuple(
             sorted(
                 parent
@@ -270,7 +270,7 @@ def resolve(
     skipped: Mapping[int, int],
     ran_rdd: Mapping[int, int],
 ) -> int | None:
-    """The stage that really ran for ``stage_id``: itself, or whoever computed its RDD before."""
+    """The stage that really ran for ``stage_id``: itself, or the one that computed its RDD."""
     if stage_id in ran:
         return stage_id
     rdd_id = skipped.get(stage_id)
@@ -278,7 +278,7 @@ def resolve(
 
 
 def _handed_over(plan: PlanGraph | None, plan_stage: Mapping[int, Stage]) -> dict[int, set[int]]:
-    """Plan stage to the stages that ran the broadcasts and subqueries that it waits for."""
+    """For each plan stage, the stages of the broadcasts and subqueries that it waits for."""
     if plan is None:
         return {}
     ran_by: dict[int, set[int]] = defaultdict(set)

@@ -1,4 +1,4 @@
-"""Typed looks into decoded JSON: what is missing or of another type reads as absent.
+"""Typed access to decoded JSON: a missing value, or one of another type, reads as absent.
 
 Event logs come from other Spark versions, other vendors and broken disks.
 """
@@ -14,7 +14,7 @@ JsonObject = Mapping[str, Any]
 UNREADABLE = (
     TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError
 )  # fmt: skip
-"""What code raises on JSON of a shape that no Spark writes."""
+"""The errors that code raises on JSON of a shape that no Spark writes."""
 
 _NOTHING: JsonObject = {}
 _LATEST_MS = 253_402_300_799_000  # year 9999: Python's last
