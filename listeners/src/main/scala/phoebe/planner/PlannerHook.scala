@@ -3,6 +3,7 @@ package phoebe.planner
 import org.apache.spark.sql.{classic, SparkSession}
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.execution.{SparkPlan, SQLExecution}
+import phoebe.FailSafe
 import phoebe.plugin.PhoebeRuntime
 
 /**
@@ -14,8 +15,8 @@ case class PlannerHook(session: SparkSession) extends Rule[SparkPlan] {
     PhoebeRuntime.active.fold(plan) { runtime =>
       val began = System.nanoTime()
       val planner = new FragmentPlanner(runtime, session.asInstanceOf[classic.SparkSession])
-      try runtime.guard("plan", plan)(planner.plan(plan))
-      finally runtime.guard("planning times", ()) {
+      try FailSafe("plan", plan)(planner.plan(plan))
+      finally FailSafe.run("planning times") {
           Option(runtime.sparkContext.getLocalProperty(SQLExecution.EXECUTION_ID_KEY))
             .foreach(id => runtime.planning.pass(id.toLong, System.nanoTime() - began))
         }

@@ -58,9 +58,6 @@ final class PhoebeRuntime private[phoebe] (
   def counts: Map[String, Long] = counters.asScala.view.mapValues(_.sum()).toMap ++
     FailSafe.counts.map { case (where, n) => s"failed.$where" -> n }
 
-  /** See [[FailSafe]]. */
-  def guard[T](where: String, default: => T)(body: => T): T = FailSafe(where, default)(body)
-
   /**
    * The settings that hold for a query of a session with this configuration, its mode limited to
    * what the Spark build allows. None: off, or a bad value, which was said once.
@@ -92,7 +89,7 @@ final class PhoebeRuntime private[phoebe] (
       )
     )
     if (opensStore) {
-      guard("open the checkpoint store", ())(CheckpointRuntime.start(this))
+      FailSafe.run("open the checkpoint store")(CheckpointRuntime.start(this))
     }
   }
 
