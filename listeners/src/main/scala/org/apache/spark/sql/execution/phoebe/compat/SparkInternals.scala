@@ -1,3 +1,5 @@
+// In Spark's package for Utils, ThreadUtils, ShutdownHookManager, AccumulatorContext (private[spark])
+// and the other single members that its functions pass on.
 package org.apache.spark.sql.execution.phoebe.compat
 
 import java.util.{Map => JMap}
