@@ -15,7 +15,7 @@ import scala.util.control.NonFatal
 import org.apache.spark.internal.Logging
 
 /**
- * The one place where our failures stop: everything that Spark calls goes through here.
+ * Catches our failures: everything that Spark calls runs through here.
  *
  * A failure is counted under its place and logged once for each place and exception class; the
  * caller gets the default. Interrupts and fatal errors pass (a cancelled query must stay
@@ -35,17 +35,17 @@ object FailSafe extends Logging {
 
   def run(where: String)(body: => Unit): Unit = apply(where, ())(body)
 
-  /** On a thread of a pool; not at all where the pool has ended with its application. */
+  /** Runs `body` on a pool; does nothing if the pool has ended with its application. */
   def on(pool: ExecutorService, where: String)(body: => Unit): Unit =
     unlessOver(pool)(pool.execute(() => run(where)(body)))
 
-  /** In a while, on such a pool. */
+  /** Runs `body` on such a pool after a delay. */
   def later(clock: ScheduledExecutorService, ms: Long, where: String)(body: => Unit): Unit =
     unlessOver(clock) {
       clock.schedule((() => run(where)(body)): Runnable, ms, TimeUnit.MILLISECONDS): Unit
     }
 
-  /** Begins what runs on a pool; the application's end has no use for it. */
+  /** Starts work on a pool; ignores a pool that has ended with the application. */
   def unlessOver(pool: ExecutorService)(begin: => Unit): Unit =
     try begin
     catch { case _: RejectedExecutionException if pool.isShutdown => }

@@ -5,8 +5,8 @@ import org.apache.spark.sql.catalyst.plans.logical.LogicalPlan
 import org.apache.spark.sql.execution.SparkPlan
 
 /**
- * Where the Spark at hand comes from. What this code rests on is the inside of Apache's Spark 4.2, and
- * a vendor's build may have another inside under the same version.
+ * The origin of the running Spark. This code depends on the internals of Apache's Spark 4.2, and a
+ * vendor's build may have other internals under the same version.
  *
  * @param revision
  *   the commit that it was built from, as its build has noted
@@ -23,7 +23,7 @@ final case class SparkBuild(
 ) {
   import SparkBuild._
 
-  /** Why it is not a build that is known here, if it is none. */
+  /** Why this build is not supported; None if it is. */
   def unknown(env: Map[String, String]): Option[String] = {
     val foreign = jars.collectFirst {
       case (vendor, _) if !vendor.contains(Apache) => s"a jar of this Spark is by $vendor"

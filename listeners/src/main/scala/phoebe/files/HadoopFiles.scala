@@ -33,7 +33,7 @@ import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 /** A file's bytes are not those that were written: wrong length, checksum or header. */
 class DamagedFileException(message: String) extends IOException(message)
 
-/** How single files are made and read, on any Hadoop file system. */
+/** Creating and reading single files on any Hadoop file system. */
 object HadoopFiles {
 
   /** Of a manifest, which is read into memory. */
@@ -48,31 +48,31 @@ object HadoopFiles {
     case other => other
   }
 
-  /** Whether a request to the store costs next to nothing, so that many small ones are fine. */
+  /** Whether requests cost almost nothing, so that many small ones are acceptable. */
   def isLocal(fs: FileSystem): Boolean = isLocal(fs.getUri)
 
-  /** By its name alone: to make a file system may take long. */
+  /** By the URI alone, because creating a file system may take long. */
   def isLocal(uri: URI): Boolean = uri.getScheme == "file"
 
   def randomHex(digits: Int): String = UUID.randomUUID().toString.replace("-", "").take(digits)
 
-  /** What is in a directory; nothing where it is not there: others remove things meanwhile. */
+  /** The files of a directory; empty if it does not exist, as another process may have removed it. */
   def list(fs: FileSystem, directory: Path): Seq[FileStatus] =
     try fs.listStatus(directory).toSeq
     catch { case _: FileNotFoundException => Nil }
 
   /**
-   * Whether a file is seen by others only once it is closed, so that it need not be renamed. Elsewhere
-   * (also ABFS, and whatever is not known) half of a file can be seen, and one file's rename is one
-   * step, or a copy that is seen when it is whole.
+   * Whether a file becomes visible only when it is closed, so that it need not be renamed. On other file
+   * systems (also on ABFS and unknown ones) an incomplete file is visible. There the rename of a file is
+   * one step, or a copy that is visible only when it is complete.
    */
   def appearsAtClose(fs: FileSystem): Boolean = ObjectStores(fs.getUri.getScheme)
 
   private val ObjectStores = Set("s3a", "s3", "s3n", "gs", "oss", "cosn", "obs")
 
   /**
-   * Removes a directory that nothing is in. Hadoop's local file system would take with it what is put
-   * there just then, even if asked not to.
+   * Removes a directory if it is empty. Hadoop's local file system would also remove files created at that
+   * moment, even in a non-recursive call.
    */
   def removeIfEmpty(fs: FileSystem, directory: Path): Unit =
     if (isLocal(fs)) {
@@ -95,8 +95,8 @@ object HadoopFiles {
   private val PrivateDirectory = new FsPermission("700")
 
   /**
-   * Makes a directory if it is not there. A private one (0700) is so from the first moment on; the
-   * directories above it are made as others are.
+   * Creates a directory if it does not exist. A private one (0700) has its mode from the beginning; the
+   * directories above it get the default mode.
    */
   def makeDirectory(fs: FileSystem, directory: Path, isPrivate: Boolean): Unit =
     if (!isPrivate) mkdirs(fs.mkdirs(directory), directory)
@@ -112,16 +112,16 @@ object HadoopFiles {
   private def mkdirs(made: Boolean, directory: Path): Unit =
     if (!made) throw new IOException(s"cannot create $directory")
 
-  /** Names of files that become others by a rename or a link: what is left of one means nothing. */
+  /** Whether a file is temporary, to be renamed or linked; a leftover one has no meaning. */
   def isTemporary(name: String): Boolean = Temporary.pattern.matcher(name).matches
   private val Temporary = ".+\\.[0-9a-f]{16}\\.tmp".r
 
   /**
-   * Creates a file with all its bytes, if none is there: of several that do so at once, only one does.
-   * Nobody sees half of it, but where a local file system knows no hard links.
+   * Creates a file with all its bytes, unless it exists. Of several concurrent calls only one creates it.
+   * An incomplete file is never visible, except on a local file system without hard links.
    *
    * @return
-   *   whether it was this call; then it holds these bytes, which are to be nobody else's
+   *   whether this call created it, by its bytes; so these must be unique to the caller
    */
   def createWhole(fs: FileSystem, path: Path, bytes: Array[Byte], isPrivate: Boolean): Boolean =
     if (isLocal(fs)) createLocal(local(path), bytes, isPrivate)
@@ -133,7 +133,7 @@ object HadoopFiles {
       try renamed = !fs.exists(path) && fs.rename(temporary, path)
       catch { case _: FileAlreadyExistsException => }
       finally if (!renamed) fs.delete(temporary, false): Unit
-      // A rename that was done may be reported as failed, when it is asked for again.
+      // A rename that succeeded may be reported as failed if the client has retried it.
       renamed || holds(fs, path, bytes)
     }
 
@@ -166,7 +166,7 @@ object HadoopFiles {
     } finally out.close()
   }
 
-  /** By a put that the store refuses where there is an object, as far as its connector can ask so. */
+  /** By a put that the store refuses if the object exists, where the connector supports that. */
   private def createAtOnce(fs: FileSystem, path: Path, bytes: Array[Byte]): Boolean = {
     val option = SparkVersion.CreateIfAbsent
     val asks = fs.hasPathCapability(path, option)
@@ -178,7 +178,7 @@ object HadoopFiles {
       out.close()
       true
     } catch {
-      // Refused, or done and asked for again; each connector has an exception of its own.
+      // Refused, or done and retried; each connector has its own exception.
       case e: IOException =>
         if (!fs.exists(path)) throw e
         holds(fs, path, bytes)
@@ -206,7 +206,7 @@ object HadoopFiles {
       null
     )
 
-  /** As `create`, for its owner's eyes only from the first moment on. */
+  /** As `create`, with a mode that only its owner can read (0600), from the beginning. */
   def createPrivate(fs: FileSystem, path: Path): FSDataOutputStream =
     if (isLocal(fs)) {
       Option(local(path).getParent).foreach(Files.createDirectories(_))
@@ -217,7 +217,7 @@ object HadoopFiles {
       fs.append(path) // its mode stays
     } else fs.createFile(path).overwrite(false).recursive().permission(PrivateFile).build()
 
-  /** @param isPrivate whether it is for its owner's eyes only */
+  /** @param isPrivate whether only its owner may read it */
   def writeWhole(
       fs: FileSystem,
       path: Path,
@@ -228,13 +228,13 @@ object HadoopFiles {
     try out.write(bytes)
     catch {
       case e: Throwable =>
-        // On an object store closing would publish half of it.
+        // On an object store closing would publish an incomplete file.
         if (out.hasCapability(CommonPathCapabilities.ABORTABLE_STREAM)) out.abort()
         throw e
     } finally out.close()
   }
 
-  /** As `writeWhole`, over what may be there. A reader may see half of it for a moment. */
+  /** As `writeWhole`, but replaces an existing file. A reader may see an incomplete file meanwhile. */
   def overwrite(fs: FileSystem, path: Path, bytes: Array[Byte]): Unit = {
     val out = create(fs, path, overwrite = true)
     try out.write(bytes)
@@ -242,7 +242,7 @@ object HadoopFiles {
   }
 
   /**
-   * Bytes of a file whose length is known: one request, where a store would else be asked for the
+   * Reads bytes of a file whose length is known, in one request. Otherwise a store would be asked for the
    * length first.
    *
    * @throws java.io.EOFException
@@ -291,14 +291,13 @@ object HadoopFiles {
     readWhole(fs, path, fs.getFileStatus(path).getLen)
 
   /**
-   * What an error met in reading a file says about it, after a second look in another way. A
-   * connection that is closed early ends in an EOFException too (S3A), and where a file cannot be
-   * opened some file systems say that there is none (a local one, also over NFS or FUSE, for any
-   * reason).
+   * Whether an error in reading a file means damage, after a second check by other calls. A connection
+   * that is closed early also gives an EOFException (S3A). And if a file cannot be opened, for any reason,
+   * some file systems say that it does not exist (a local one, also over NFS or FUSE).
    *
    * @return
    *   a [[DamagedFileException]] if the file is shorter than `fileBytes`, a `FileNotFoundException` if
-   *   it is gone; None: nothing, the store has stumbled
+   *   it is gone; None if it was a temporary failure of the store
    */
   def damage(
       fs: FileSystem,
@@ -320,8 +319,8 @@ object HadoopFiles {
   }
 
   /**
-   * An error that says nothing about the file, in a type that does not claim to. Hadoop's local file
-   * system throws an `FSError`, which is no exception, where it cannot read.
+   * A temporary failure as an exception whose type does not mean damage. Hadoop's local file system throws
+   * an `FSError`, which is no exception, if it cannot read.
    */
   def undecided(error: Throwable): Throwable = causeOf(error) match {
     case e @ (_: EOFException | _: FileNotFoundException | _: FSError) =>
@@ -329,15 +328,15 @@ object HadoopFiles {
     case e => e
   }
 
-  /** The error itself, where another thread or a future has met it. */
+  /** The error itself, without the wrappers of another thread or a future. */
   def causeOf(error: Throwable): Throwable = error match {
     case e: ExecutionException if e.getCause != null => e.getCause
     case e => e
   }
 
   /**
-   * What means that the bytes are gone or wrong, as against a store that cannot be reached now: of
-   * errors that have been looked at by `damage`.
+   * Whether an error means that the bytes are gone or wrong, and not only that the store cannot be reached
+   * now. For errors that have passed through `damage`.
    */
   def isDamage(e: Throwable): Boolean = e match {
     case _: DamagedFileException | _: FileNotFoundException => true

@@ -12,9 +12,9 @@ import phoebe.plugin.PhoebeRuntime
 import phoebe.settings.{Force, PhoebeSettings}
 
 /**
- * What the companion (or `force`) chose, by node rank.
+ * The choices of the companion (or of `force`), by node rank.
  *
- * @param otherwise the reason for boundaries that it does not mention
+ * @param otherwise the reason for boundaries without a choice
  */
 private[phoebe] final case class Advised(
     choices: Map[Int, (Boolean, Reason, Option[JsonNode])],
@@ -22,13 +22,13 @@ private[phoebe] final case class Advised(
     modelVersion: Option[String]
 )
 
-/** Where choices come from: the setting `force`, or the companion where waiting for it can pay. */
+/** Gets choices from the setting `force`, or from the companion if the query is expected to be long. */
 private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
   import Advising._
 
   /**
-   * Shows the plan of a query that is worth waiting for to the companion, which predicts meanwhile.
-   * Right: what `apply` then asks with.
+   * Sends the plan of a long query to the companion, which predicts meanwhile. Right: the plan's handle
+   * for the request in `apply`.
    */
   def show(
       plan: SparkPlan,
@@ -46,9 +46,9 @@ private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
 
   /**
    * @param shown
-   *   the plan as the companion knows it, or why it does not
+   *   the plan's handle at the companion, or why it was not sent
    * @param open
-   *   the boundaries that are still to be decided about
+   *   the boundaries without a decision so far
    */
   def apply(
       id: Long,
@@ -98,7 +98,7 @@ private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
     phoebe.companion.ask(shown, requests)
   }
 
-  /** Whether waiting for advice can pay: past runs of such a plan were long, or its input is large. */
+  /** Whether the query is expected to be long: by past runs of such a plan, or by its input's size. */
   def isLong(plan: SparkPlan, settings: PhoebeSettings): Boolean = {
     val shapes = phoebe.companion.longShapes
     (shapes.nonEmpty && shapes(PlanShape.of(plan))) || {
@@ -112,7 +112,7 @@ private[phoebe] final class Advising(phoebe: PhoebeRuntime) {
 
 private[phoebe] object Advising {
 
-  /** What a core scans in a millisecond, at best (about 100 MB/s): a bound, not a prediction. */
+  /** The most bytes that a core scans in a millisecond (about 100 MB/s): a bound, not a prediction. */
   private val ScanBytesPerSlotMs = 100000L
 
   private val Forced = Reason("forced", "spark.phoebe.force names it")

@@ -10,11 +10,11 @@ import phoebe.driver.{ExecutionState, Verdict}
 import phoebe.fingerprint.{Fingerprint, Refusal}
 import phoebe.plugin.PhoebeRuntime
 
-/** Says what was decided about each boundary of a first plan, and why: `boundary` messages. */
+/** Reports the decision about each boundary of a first plan, with its reason: `boundary` messages. */
 private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
   import BoundaryReports._
 
-  /** All boundaries of a plan about which nothing was decided one by one. */
+  /** Reports all boundaries of a plan with one common reason. */
   def skipped(id: Long, boundaries: Seq[PlannedBoundary], reason: Reason): Unit =
     boundaries.foreach { b =>
       tell(id, b, None, None, "skip", reason, accumulator(b.exchange), None, None)
@@ -31,7 +31,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
       result: SparkPlan
   ): Unit = {
     val parts = state.parts
-    // Replacing keeps the order of what it leaves.
+    // Replacing keeps the order of the other exchanges.
     val running = result.collect { case e: ShuffleExchangeLike => e }.iterator
     boundaries.zip(prints).foreach { case (b, print) =>
       val gone = restores.isUpstream(b)

@@ -10,10 +10,10 @@ import phoebe.fingerprint.RowOrder.{Computation, Stored, Value}
 import phoebe.store.CommittedCheckpoint
 
 /**
- * Who else in a query computes what a restored boundary holds. A sum of floating-point numbers, and all
- * else that follows from the order of rows, comes out one way in the run that stored it and another way
- * in this one: where the query has it twice, it is restored from one run for both or for neither. A value
- * that the query has once is restored.
+ * The other consumers in a query of a restored boundary's values. Sums of floating-point numbers, and
+ * other values that depend on the order of rows, may differ between the run that stored them and this
+ * one. If a query has such a value twice, both are restored from one run, or neither is. A value that
+ * the query has once is restored.
  */
 private[phoebe] final class Consumers(
     plan: SparkPlan,
@@ -29,10 +29,10 @@ private[phoebe] final class Consumers(
   }
 
   /**
-   * The fingerprints that must not be restored, if those were that `run` knows.
+   * The fingerprints that must not be restored, if all those that `run` knows were restored.
    *
    * @param run
-   *   who had written the checkpoint of a fingerprint that is to be restored
+   *   the SQL execution that wrote the checkpoint of a fingerprint to be restored
    */
   def contested(run: String => Option[String]): Map[String, Reason] = {
     val computations = all(run)
@@ -43,8 +43,8 @@ private[phoebe] final class Consumers(
   }
 
   /**
-   * Those of them that are restored together or not at all, also when one of them cannot be read any more:
-   * it is not computed in its stead.
+   * The fingerprints that are restored together or not at all. So if one of them becomes unreadable, it
+   * is not recomputed.
    */
   def linked(run: String => Option[String]): Set[String] = RowOrder.linked(all(run))
 
@@ -58,7 +58,7 @@ private[phoebe] final class Consumers(
     }
   )
 
-  /** Subqueries are planned first, when the rest of the query is known by its logical plan only. */
+  /** The rest of the query, by its logical plan: subqueries are planned before it has a physical one. */
   private def elsewhere(computations: Seq[Computation]): Set[Value] =
     Option(SQLExecution.getQueryExecution(executionId)) match {
       case Some(query) => RowOrder.elsewhere(query.optimizedPlan, ReplanMatcher.root(plan))
@@ -68,7 +68,7 @@ private[phoebe] final class Consumers(
 
 private[phoebe] object Consumers {
 
-  /** The SQL execution that had written a checkpoint. */
+  /** The SQL execution that wrote a checkpoint. */
   def run(checkpoint: CommittedCheckpoint): String = {
     val manifest = checkpoint.manifest
     s"${manifest.appId} ${manifest.appAttempt} ${manifest.executionId}"

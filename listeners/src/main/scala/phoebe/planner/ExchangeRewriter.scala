@@ -9,10 +9,10 @@ import org.apache.spark.sql.execution.phoebe.exchange.{
 }
 import phoebe.driver.{CheckpointRuntime, Verdict}
 
-/** Puts our exchanges in the place of Spark's, where a verdict says so. */
+/** Replaces Spark's exchanges by ours, according to their verdicts. */
 private[phoebe] object ExchangeRewriter {
 
-  /** Replaces exchanges by their verdicts, downstream first; below a restored one nothing is left. */
+  /** Replaces exchanges, downstream first; everything below a restored one is removed. */
   def apply(plan: SparkPlan, id: Long, runtime: CheckpointRuntime)(
       verdictOf: ShuffleExchangeExec => Option[(String, Verdict)]
   ): SparkPlan = plan.transformDown {
@@ -29,7 +29,7 @@ private[phoebe] object ExchangeRewriter {
           )(runtime)
         case Some((hash, Verdict.Restore(_, checkpoint))) =>
           val input = RestoredInputExec(exchange.child.output)(exchange.child)
-          // AQE finds the logical node that a stage stands for through these tags.
+          // AQE finds a stage's logical node by these tags.
           input.copyTagsFrom(exchange.child)
           if (input.logicalLink.isEmpty) {
             exchange.child.collectFirst { case p if p.logicalLink.isDefined => p.logicalLink.get }

@@ -15,11 +15,11 @@ import phoebe.settings.{Force, Mode, PhoebeSettings}
  * Puts checkpoints and restored boundaries into one adaptive plan fragment (a query's main plan or
  * one of its subqueries).
  *
- * On a fragment's first, whole plan each exchange gets a verdict: restored where the store holds
- * it, written where advice (or the test setting `force`) says so, left alone otherwise. Verdicts
- * are kept by fingerprint for the whole SQL execution, so every exchange over the same data is
- * treated alike (or exchange reuse would be lost), and a re-plan only applies them. Nothing here
- * has side effects on plans that Spark then discards.
+ * On a fragment's first plan each exchange gets a verdict: restore it if the store has it, write it if
+ * advice (or the test setting `force`) says so, else leave it unchanged. Verdicts are kept by
+ * fingerprint for the whole SQL execution. So every exchange over the same data is treated alike
+ * (otherwise exchange reuse would be lost), and a re-plan only applies them. Spark discards some plans:
+ * planning them has no side effects.
  */
 private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: SparkSession) {
   import FragmentPlanner._
@@ -118,7 +118,7 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
       reports.decided(id, boundaries, prints, restores, state, advised, result)
       result
     } else {
-      // Nothing can follow from a fingerprint.
+      // A fingerprint would have no effect.
       val reason = noStore.getOrElse(Advising.shortQuery(settings))
       state.passOver(plan, boundaries.map(_.exchange), reason)
       reports.skipped(id, boundaries, reason)
@@ -127,8 +127,8 @@ private[phoebe] final class FragmentPlanner(phoebe: PhoebeRuntime, session: Spar
   }
 
   /**
-   * The verdicts on a fragment's fingerprints. The first fragment's word holds: an exchange of a
-   * subquery that was planned already cannot be changed, and two kinds of exchange over the same data
+   * Sets the verdicts on a fragment's fingerprints. The first fragment's decision is final: an exchange of
+   * a subquery that was planned already cannot be changed, and two kinds of exchange over the same data
    * would not be reused.
    */
   private def settle(

@@ -6,7 +6,7 @@ import java.security.MessageDigest
 import org.apache.spark.sql.catalyst.plans.QueryPlan
 import org.apache.spark.sql.execution.SparkPlan
 
-/** The cheap key by which the plugin knows that a query's past runs were long (docs/protocol.md). */
+/** A cheap key of a plan, to recognise queries whose past runs were long (docs/protocol.md). */
 private[phoebe] object PlanShape {
   private val HexDigits = 16
 

@@ -29,13 +29,13 @@ import org.apache.spark.sql.internal.SQLConf
 import phoebe.JsonTree
 
 /**
- * A plan as Spark's listeners are shown it: the tree of `SparkPlanInfo`, in whose pre-order nodes are
- * ranked, without what advice has no use for (metrics), and without making it where only its shape or
- * its ranks are asked for.
+ * A plan as Spark's listeners get it: the tree of `SparkPlanInfo`, whose pre-order ranks the nodes. It
+ * leaves out metrics, which advice does not need. And it does not create the tree where only its shape
+ * or its ranks are needed.
  */
 private[phoebe] object PlanView {
 
-  /** What `SparkPlanInfo.fromSparkPlan` shows below a node. */
+  /** The children of a node in `SparkPlanInfo.fromSparkPlan`. */
   def children(plan: QueryPlan[_]): Seq[QueryPlan[_]] = plan match {
     case ReusedExchangeExec(_, child) => child :: Nil
     case ReusedSubqueryExec(child) => child :: Nil
@@ -50,15 +50,15 @@ private[phoebe] object PlanView {
   }
 
   /**
-   * Nodes with name, one-line string, metadata and children, as in `SparkPlanInfo`'s JSON. What can
-   * still change (which nodes there are, the session's settings) is read here; the texts, which are
-   * most of the work, are made by whoever calls what is returned.
+   * Nodes with name, one-line string, metadata and children, as in `SparkPlanInfo`'s JSON. Everything that
+   * can still change (the nodes, the session's settings) is read at once. The texts, which are most of the
+   * work, are made when the returned function is called.
    */
   def json(plan: SparkPlan): () => JsonNode = {
     val conf = SQLConf.get
     val session = SparkSession.getActiveSession
     val shown = look(plan)
-    // A source may ask for the session as it says what it is.
+    // A data source may need the session's settings for its text.
     def tree = SQLConf.withExistingConf(conf)(text(shown, conf.maxToStringFields))
     () => session.fold(tree)(_.withActive(tree))
   }
@@ -82,7 +82,7 @@ private[phoebe] object PlanView {
     root
   }
 
-  /** Written once: a tree of JSON nodes could not be written at any depth. */
+  /** A node that is written without recursion, so that plans may have any depth. */
   private def text(shown: Shown, maxFields: Int): JsonNode = {
     val made = new StringWriter(1 << 14)
     implicit val g: JsonGenerator = JsonTree.factory.createGenerator(made)

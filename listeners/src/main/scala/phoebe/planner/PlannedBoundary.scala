@@ -28,7 +28,7 @@ private[phoebe] final case class PlannedBoundary(
   lazy val catalystBytes: Option[BigInt] = stats.map(_.sizeInBytes).filter(_ < Long.MaxValue)
   lazy val catalystRows: Option[BigInt] = stats.flatMap(_.rowCount)
 
-  /** As of a `plan` message (docs/protocol.md). */
+  /** The boundary in a `plan` message (docs/protocol.md). */
   def toJson: ObjectNode = Json.obj(
     "node" -> node,
     "partitions" -> exchange.outputPartitioning.numPartitions,
@@ -53,7 +53,7 @@ private[phoebe] object PlannedBoundary {
         case _ =>
       }
       val below = PlanView.children(node)
-      // Children of its own come first, then subqueries and what is merely shown.
+      // Its own children come first, then subqueries and nodes that are only shown.
       val ownBelow = if (own) node.children.size else 0
       below.zipWithIndex.foreach { case (child, i) => walk(child, i < ownBelow) }
     }

@@ -7,8 +7,8 @@ import phoebe.FailSafe
 import phoebe.plugin.PhoebeRuntime
 
 /**
- * Where Spark calls us for each adaptive plan, whole at first and again after each re-plan. No
- * logic: see [[FragmentPlanner]]. Whatever goes wrong there, the plan stays as it was.
+ * Spark calls this rule for each adaptive plan: first for the whole plan, then after each re-plan. No
+ * logic: see [[FragmentPlanner]]. If that fails, the plan stays unchanged.
  */
 case class PlannerHook(session: SparkSession) extends Rule[SparkPlan] {
   override def apply(plan: SparkPlan): SparkPlan =

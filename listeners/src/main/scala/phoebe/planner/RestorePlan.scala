@@ -14,12 +14,12 @@ import phoebe.fingerprint.{Fingerprint, Inputs, Refusal}
 import phoebe.store.CatalogEntry
 
 /**
- * Which boundaries of a first plan are restored.
+ * The boundaries of a first plan that are restored.
  *
  * @param verdicts
  *   by fingerprint
  * @param refused
- *   why what the store holds cannot stand in, by fingerprint
+ *   why a checkpoint in the store cannot be restored, by fingerprint
  */
 private[phoebe] final class RestorePlan(
     val verdicts: Map[String, Verdict.Restore],
@@ -27,7 +27,7 @@ private[phoebe] final class RestorePlan(
     vanished: IdentityHashMap[SparkPlan, java.lang.Boolean]
 ) {
 
-  /** Whether a boundary lies upstream of a restored one, and will not run. */
+  /** Whether a boundary is upstream of a restored one, so that it will not run. */
   def isUpstream(boundary: PlannedBoundary): Boolean = vanished.containsKey(boundary.exchange)
 }
 
@@ -37,9 +37,9 @@ private[phoebe] object RestorePlan {
   private type Prints = Seq[Either[Refusal, Fingerprint]]
 
   /**
-   * Restores what the store holds, downstream first: what lies upstream of a restored boundary needs
-   * no look. A store may be far away, so all candidates that do not hide one another are looked at at
-   * once, and not one after the other.
+   * Restores boundaries from the store, downstream first: boundaries upstream of a restored one need no
+   * check. Since a store may be far away, all candidates that are not upstream of each other are checked
+   * at once.
    */
   def of(
       runtime: CheckpointRuntime,
@@ -85,7 +85,7 @@ private[phoebe] object RestorePlan {
       }
     }
 
-    /** One value that would be seen in two ways is restored for no consumer of it. */
+    /** Refuses a value for all its consumers if they would see it in two ways. */
     def refuseContested(run: String => Option[String]): Boolean = {
       val contested = consumers.contested(run).filterNot { case (hash, _) =>
         refused.contains(hash)
@@ -98,7 +98,7 @@ private[phoebe] object RestorePlan {
       contested.nonEmpty
     }
 
-    /** Those that may be restored together, if each turns out to be whole and of one run. */
+    /** Those that may be restored together, if all are undamaged and of one run. */
     def uncontested: Seq[String] = {
       var found = outermost
       def assumed(hash: String) =
@@ -130,9 +130,9 @@ private[phoebe] object RestorePlan {
       while (refuseContested(run)) {}
       candidates = uncontested
     }
-    // Subqueries are fragments of their own: one restored boundary here may share a sum with one there.
+    // A subquery is another fragment, and a boundary restored there may share a sum with one here.
     if (verdicts.nonEmpty) state.link(consumers.linked(run))
-    // A look at the store or at the inputs had no answer.
+    // A check of the store or of the inputs has timed out.
     if (stored.nonEmpty && System.nanoTime() >= deadline) runtime.lookedInVain()
     new RestorePlan(verdicts.toMap, refused.toMap, vanished)
   }
@@ -142,7 +142,7 @@ private[phoebe] object RestorePlan {
       hidden: IdentityHashMap[SparkPlan, java.lang.Boolean]
   ): Unit = boundary.exchange.child.foreach(hidden.put(_, true))
 
-  /** Side by side, and on other threads than the query's: a store may never answer. */
+  /** Checks candidates in parallel, on other threads than the query's: a store may never answer. */
   private def looks(
       runtime: CheckpointRuntime,
       hashes: Seq[String],
@@ -171,7 +171,7 @@ private[phoebe] object RestorePlan {
     }
   }
 
-  /** What the checkpoint was made from must be what the query would read now. */
+  /** Checks that the checkpoint's inputs are those that the query would read now. */
   private def sameInputs(
       found: CheckpointVerifier.Admitted,
       now: CompletableFuture[Either[Reason, String]],
@@ -186,7 +186,7 @@ private[phoebe] object RestorePlan {
     }
   }
 
-  /** What an earlier fragment of this execution planned to compute is computed here too. */
+  /** False if an earlier fragment of this execution has decided to compute it. */
   private def mayRestore(state: ExecutionState, hash: String): Boolean =
     state.verdicts.get(hash) match {
       case null | _: Verdict.Restore => true

@@ -8,10 +8,10 @@ import phoebe.Reason
 import phoebe.fingerprint.AllowList
 import phoebe.settings.{LocalProperties, PhoebeSettings}
 
-/** What the planner hook does not touch, with the reason. */
+/** The plans and sessions that the planner hook leaves unchanged, with the reason. */
 object SupportChecks {
 
-  /** Plans that are not a query of the user's, or none that we may change. */
+  /** Plans that are not a user's query, or must not be changed. */
   def plan(sc: SparkContext): Option[Reason] = {
     def property(key: String) = Option(sc.getLocalProperty(key))
     if (property(LocalProperties.Internal).isDefined)
@@ -37,7 +37,7 @@ object SupportChecks {
       ))
     } else if (accelerator(env.conf).isDefined) accelerator(env.conf)
     else if (SparkInternals.usesOldFetchProtocol(env.conf)) {
-      // A map output is known by its index then: two attempts of a task have one name.
+      // A map output is then known by its index, so two attempts of a task have one name.
       Some(Reason("old_fetch_protocol", s"${SparkInternals.OldFetchProtocol} is on"))
     } else if (SparkInternals.shufflesByPush(env.conf)) {
       Some(Reason("push_based_shuffle", "push-based shuffle is on"))
@@ -53,7 +53,7 @@ object SupportChecks {
     } else None
   }
 
-  /** Replaces Spark's operators with its own, after our hook and as it finds Spark's. */
+  /** A plugin or extension that replaces Spark's operators by its own, after our hook. */
   def accelerator(conf: SparkConf): Option[Reason] = {
     SparkInternals.pluginsAndExtensions(conf).flatMap { name =>
       Accelerators.collectFirst {
@@ -64,8 +64,8 @@ object SupportChecks {
   }
 
   /**
-   * Rules of other extensions that change physical plans: they know Spark's own exchange only, and
-   * what they make of a plan is not known here. Delta Lake's extension has none.
+   * Rules of other extensions that change physical plans: they know only Spark's own exchange, and their
+   * changes are not known here. Delta Lake's extension has none.
    */
   def session(session: SparkSession): Option[Reason] = {
     val state = session.sessionState

@@ -55,7 +55,7 @@ final class PhoebeDriverPlugin extends DriverPlugin with Logging {
     runtime = Some(made)
   }
 
-  /** Read when the session is made, which is later; what the user put there stays. */
+  /** Adds our extension to the setting, which Spark reads later; the user's extensions are kept. */
   private def appendExtension(sc: SparkContext): Unit = {
     val conf = SparkInternals.conf(sc)
     val key = SparkInternals.extensionsSetting

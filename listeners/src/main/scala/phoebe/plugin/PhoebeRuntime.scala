@@ -16,9 +16,9 @@ import phoebe.planner.{PlanningTimes, SupportChecks}
 import phoebe.settings.{Mode, PhoebeSettings}
 
 /**
- * What the plugin holds for one application: settings, companion, counters, and why it may do less
- * than it was asked to. There is one for each SparkContext that has the plugin; the planner hook
- * takes it from `PhoebeRuntime.active`.
+ * The plugin's state for one application: settings, companion, counters, and the reason for any limit of
+ * its mode. There is one for each SparkContext with the plugin; the planner hook gets it from
+ * `PhoebeRuntime.active`.
  *
  * @param limit
  *   the most that this Spark build allows, with the reason when that is less than `apply`
@@ -38,7 +38,7 @@ final class PhoebeRuntime private[phoebe] (
   /** Why shuffles of this application cannot be checkpointed at all. */
   private[phoebe] lazy val unknownGround: Option[Reason] = SupportChecks.application(settings)
 
-  /** A query is left to Spark although the mode allows more: counted, and said once for each cause. */
+  /** A query is only observed although the mode allows more: counted, and logged once for each cause. */
   private[phoebe] def observesOnly(reason: Reason): Unit = {
     count(s"left_alone.${reason.code}")
     if (complained.add(reason.message)) logWarning(s"phoebe: observes only: ${reason.message}")
@@ -59,8 +59,8 @@ final class PhoebeRuntime private[phoebe] (
     FailSafe.counts.map { case (where, n) => s"failed.$where" -> n }
 
   /**
-   * The settings that hold for a query of a session with this configuration, its mode limited to
-   * what the Spark build allows. None: off, or a bad value, which was said once.
+   * The settings for a query of a session with this configuration, with the mode limited to what the Spark
+   * build allows. None: the mode is off, or a value is bad (which is logged once).
    */
   def forQuery(conf: SQLConf): Option[(Mode, PhoebeSettings)] = settings.forQuery(conf) match {
     case Right(s) if s.mode != Mode.Off => Some(s.mode.atMost(limit) -> s)
@@ -70,7 +70,7 @@ final class PhoebeRuntime private[phoebe] (
       None
   }
 
-  /** False when the application started with mode `off`: nothing is harvested then. */
+  /** False if the application started with mode `off`: then nothing is harvested. */
   def harvesting: Boolean = settings.mode != Mode.Off
 
   /** Whether checkpoints are read or written from the start: a session may do so later in any case. */
@@ -108,7 +108,7 @@ final class PhoebeRuntime private[phoebe] (
     }
   }
 
-  /** The bus delivers what happened last only now; it would do so in its own stop() anyway. */
+  /** Waits for the bus's last events; it would deliver them in its own stop() anyway. */
   private def drain(): Unit =
     try SparkInternals.drainListeners(sparkContext, PhoebeRuntime.DrainMs)
     catch { case _: java.util.concurrent.TimeoutException => count("drain_timeout") }

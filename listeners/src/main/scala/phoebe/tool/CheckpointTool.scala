@@ -21,9 +21,9 @@ import phoebe.store.{
 }
 
 /**
- * What `phoebe checkpoints` asks of a store, on any Hadoop file system: the same reading, checking
- * and collecting that drivers do. Run by spark-submit, so that the store's settings and credentials
- * are those of the jobs; it starts no Spark.
+ * The JVM side of `phoebe checkpoints`, for any Hadoop file system: it reads, checks and collects as
+ * drivers do. Run by spark-submit, so that the store's settings and credentials are those of the jobs.
+ * It starts no Spark.
  *
  * {{{
  * CheckpointTool OUTPUT list|verify|gc|plan STORE [MAX_AGE_HOURS] [MAX_STORE_BYTES]
@@ -56,10 +56,10 @@ object CheckpointTool {
       PhoebeSettings.absolute(place),
       SparkInternals.hadoopConf(conf),
       settings.leaseMs,
-      // Nothing is restored here; who may read and write the store is the file system's to say.
+      // Nothing is restored here, so the file system's own permissions are enough.
       shared = true
     )
-    // A directory that is not there, or empty, holds nothing; any other without a marker is refused.
+    // A missing or empty directory is an empty store; any other without a marker is refused.
     if (!store.open()) Nil
     else action match {
       case "list" => look(store).map(row(_))
@@ -94,7 +94,7 @@ object CheckpointTool {
       }
     } finally store.dropLease()
 
-  /** Reads every byte; a restore does so only as its readers go on. */
+  /** Reads every byte. A restore does so only during its query. */
   private def verified(store: CheckpointStore): Seq[Map[String, Any]] = {
     val threads = Executors.newFixedThreadPool(Runtime.getRuntime.availableProcessors)
     implicit val pool: ExecutionContext = ExecutionContext.fromExecutor(threads)
