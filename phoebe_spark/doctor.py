@@ -23,7 +23,7 @@ from phoebe_spark.companion.protocol import PROTOCOL
 from phoebe_spark.errors import MissingJarError, PhoebeError
 from phoebe_spark.jar import jar_path
 from phoebe_spark.spark_env import spark_home
-from phoebe_spark.tables.ownership import kind_of, needs_one
+from phoebe_spark.tables.ownership import is_kind, kind_of, needs_one
 from phoebe_spark.tables.storage_options import (
     Unreachable,
     hadoop_settings,
@@ -169,6 +169,9 @@ def check_writer(home: str) -> Check:
     except Exception as error:
         what = "phoebe ingest reads the spool" if isinstance(error, PhoebeError) else "see sink"
         return Check("writer", "warning", f"not known: {str(error).splitlines()[0][:200]}", what)
+    if found is not None and not is_kind(found):
+        what = f"{home}/writer is a table that phoebe_spark has not made"
+        return Check("writer", "error", what, "name another home")
     if found == "delta-spark":
         to_do = f"spark.phoebe.harvest.sink=spool, or delete {home}/writer while nothing writes"
         return Check("writer", "warning", "delta-spark alone writes the tables", to_do)

@@ -7,6 +7,7 @@ PhoebeError
 ├── PluginNotLoadedError  the session runs without the plugin
 ├── NewerTablesError      the tables are of a newer phoebe_spark
 ├── ForeignTableError     a table of that name is there, and is not ours
+├── ForeignFileError      a file is where one of ours would be, and is not ours
 ├── StoreUnreachableError the ``deltalake`` package cannot write to the home's store
 ├── OtherWriterError      another kind of writer has the home's tables
 ├── CheckpointStoreError  the checkpoint store cannot be looked at
@@ -52,6 +53,10 @@ class NewerTablesError(PhoebeError):
 
 class ForeignTableError(PhoebeError):
     """There is a Delta table where one of ours would be, and it is somebody else's."""
+
+
+class ForeignFileError(PhoebeError):
+    """There is a file in the home where one of ours would be, and it is somebody else's."""
 
 
 class StoreUnreachableError(PhoebeError):

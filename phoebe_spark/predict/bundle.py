@@ -21,7 +21,13 @@ from typing import Any
 
 import orjson
 
-from phoebe_spark.errors import BundleDamaged, BundleFormat, BundleMissing, BundleRemote
+from phoebe_spark.errors import (
+    BundleDamaged,
+    BundleFormat,
+    BundleMissing,
+    BundleRemote,
+    ForeignFileError,
+)
 
 FORMAT = 2
 METADATA = "metadata.json"
@@ -71,17 +77,48 @@ def bundle_root(home: str | Path) -> Path:
 
 def _current(home: str | Path) -> tuple[str, str]:
     """The promoted version's name, and the sha256 of its metadata."""
-    pointer = bundle_root(home) / "current"
+    pointer = _pointer(home)
     try:
         text = pointer.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BundleMissing(f"no models were promoted under {home}: run `phoebe train`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleDamaged(f"{pointer} cannot be read: {error}") from error
-    version, _, digest = text.removesuffix("\n").partition(" ")
-    if not _VERSION.fullmatch(version) or not _DIGEST.fullmatch(digest):
+    named = _named(text)
+    if named is None:
         raise BundleDamaged(f"{pointer} does not hold the name of a version and a sha256")
+    return named
+
+
+def _pointer(home: str | Path) -> Path:
+    return bundle_root(home) / "current"
+
+
+def _named(pointer: str) -> tuple[str, str] | None:
+    version, _, digest = pointer.removesuffix("\n").partition(" ")
+    if not _VERSION.fullmatch(version) or not _DIGEST.fullmatch(digest):
+        return None
     return version, digest
+
+
+def check_pointer(home: str | Path) -> None:
+    """Whether a promotion may replace what is promoted under ``home``, of whatever version it is.
+
+    Raises `ForeignFileError` where ``bundle/current`` is none that `write_bundle` has written, and
+    `BundleRemote`.
+    """
+    pointer = _pointer(home)
+    try:
+        ours = not pointer.is_symlink() and _named(pointer.read_text(encoding="utf-8")) is not None
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, UnicodeDecodeError):
+        ours = False
+    if not ours:
+        raise ForeignFileError(
+            f"{pointer} is a file that phoebe_spark has not made, or a damaged one: move it away, "
+            "or name another home"
+        )
 
 
 def read_bundle(home: str | Path) -> Bundle:
@@ -120,11 +157,13 @@ def write_bundle(
 
     ``metadata`` gains ``format``, ``version`` and ``files`` (size and sha256 of each);
     ``before_promotion`` is called when all is on disk and nothing names it yet. Raises
-    ``FileExistsError`` when the version is there already, ``OSError`` when it cannot be written,
-    and what ``before_promotion`` raises; the bundle promoted before stays in place then.
+    ``FileExistsError`` when the version is there already, `ForeignFileError` as `check_pointer`
+    does, ``OSError`` when it cannot be written, and what ``before_promotion`` raises; what was
+    promoted before stays in place then.
     """
     if not _VERSION.fullmatch(version):
         raise ValueError(f"not a version name: {version!r}")
+    check_pointer(home)
     root = bundle_root(home)
     root.mkdir(parents=True, exist_ok=True)
     target = root / version
@@ -150,11 +189,12 @@ def write_bundle(
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    pointer = root / f".current-{os.getpid()}"
+    pointer = _new_file(root)
     try:
         _write(pointer, f"{version} {_sha256(described)}\n".encode())
         before_promotion()
-        pointer.replace(root / "current")
+        pointer.chmod(0o644)
+        pointer.replace(_pointer(home))
     except BaseException:
         pointer.unlink(missing_ok=True)
         _remove(target, [*files, METADATA])
@@ -227,6 +267,13 @@ def _measure(path: Path) -> tuple[int, str]:
             return file.tell(), digest
     except OSError as error:
         raise BundleDamaged(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _new_file(directory: Path) -> Path:
+    """An empty file under a name that nobody has."""
+    handle, name = tempfile.mkstemp(prefix=".current-", dir=directory)
+    os.close(handle)
+    return Path(name)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import orjson
 
@@ -67,7 +67,8 @@ def needs_one(home: str) -> bool:
 def claim(home: str, options: dict[str, str] | None = None) -> None:
     """Before the ``deltalake`` package writes: makes ``home`` its own, unless it is already.
 
-    Raises `OtherWriterError`, and the package's errors where the store cannot be reached.
+    Raises `OtherWriterError`, `ForeignTableError`, and the package's errors where the store cannot
+    be reached.
     """
     from arro3.core import DataType, Field, Schema
     from deltalake import DeltaTable
@@ -87,7 +88,7 @@ def claim(home: str, options: dict[str, str] | None = None) -> None:
             found = kind_of(home, options)  # another one was first: of which kind?
             if found is None:
                 raise
-    _refuse(home, found or "deltalake", "deltalake")
+    _refuse(home, "deltalake" if found is None else found, "deltalake")
 
 
 def kind_of(home: str, options: dict[str, str] | None = None) -> str | None:
@@ -105,7 +106,8 @@ def kind_of(home: str, options: dict[str, str] | None = None) -> str | None:
 def claim_by_spark(spark: SparkSession, home: str) -> None:
     """Before delta-spark writes: the same through Hadoop's file system.
 
-    Raises `OtherWriterError`, and Spark's errors where the store cannot be reached.
+    Raises `OtherWriterError`, `ForeignTableError`, and Spark's errors where the store cannot be
+    reached.
     """
     jvm: Any = spark._jvm
     place = jvm.org.apache.hadoop.fs.Path(f"{_marker(home)}/{_FIRST_COMMIT}")
@@ -121,7 +123,7 @@ def claim_by_spark(spark: SparkSession, home: str) -> None:
             found = _read(jvm, files, place)
             if found is None:
                 raise
-    _refuse(home, found or "delta-spark", "delta-spark")
+    _refuse(home, "delta-spark" if found is None else found, "delta-spark")
 
 
 def _read(jvm: Any, files: Any, place: Any) -> str | None:
@@ -158,9 +160,18 @@ def _marker(home: str) -> str:
     return f"{home.rstrip('/')}/writer"
 
 
+def is_kind(found: str) -> bool:
+    """Whether a marker that says so is one of ours."""
+    return found in get_args(WriterKind)
+
+
 def _refuse(home: str, found: str, kind: WriterKind) -> None:
     if found == kind:
         return
+    if not is_kind(found):
+        raise ForeignTableError(
+            f"{_marker(home)} is a table that phoebe_spark has not made: name another home"
+        )
     raise OtherWriterError(
         f"the tables of {home} are written by {found} ({_marker(home)} says so), and on S3 {kind} "
         f"beside it would lose rows: phoebe ingest --writer {found}, and for runs "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from phoebe_spark.errors import BundleError
+from phoebe_spark.errors import BundleError, ForeignFileError
 from phoebe_training.errors import TrainingError
 from phoebe_training.pipeline import TrainSummary, train
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         print(error, file=sys.stderr)
         return 2
-    except (BundleError, sqlite3.Error) as error:
+    except (BundleError, ForeignFileError, sqlite3.Error) as error:
         print(error, file=sys.stderr)
         return 1
     if options.json:

@@ -14,7 +14,7 @@ import math
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -27,6 +27,7 @@ from phoebe_spark.predict.history import FIGURES, KEEP, Past, figures_of, keys
 from phoebe_spark.predict.history_file import Window
 from phoebe_spark.predict.query import log_partitions, log_size
 from phoebe_training.runs import Applications, Run
+from phoebe_training.signature import foreign, is_signed, may_be_signed, objects, sign
 
 FILE = "history.sqlite"
 
@@ -36,8 +37,11 @@ _VERSION = 1
 """Of what a run is kept under: since 1 it is the stages of its first plan. A file of another
 version is made again, of the runs that the tables hold."""
 
-# Codes of SQLite: SQLITE_CORRUPT, SQLITE_NOTADB.
-_NO_DATABASE = (11, 26)
+_NO_DATABASE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_MAGIC = b"SQLite format 3\0"
+
+# SQLite's own files beside a database: what is in them belongs to it.
+_LOGS = ("-wal", "-shm", "-journal")
 
 _TABLES = ("seen", "counts", "runs", "evicted", "forgotten")
 _SCHEMA = """
@@ -94,8 +98,9 @@ class HistoryStore:
     ...     content = history_file(store.stages(), store.task_times_ms())
 
     Several processes may write at once: what follows is one transaction. A file that is no database
-    is put aside, under a name that ends in ``.damaged``, and made again, of the runs that the
-    tables hold. Raises ``sqlite3.Error`` when the file cannot be read or written.
+    is put aside, under a free name that begins with ``history.sqlite.damaged``, and made again, of
+    the runs that the tables hold. Raises `ForeignFileError` where the file is somebody else's
+    database, and ``sqlite3.Error`` when it cannot be read or written.
     """
 
     def __init__(self, home: str | Path) -> None:
@@ -106,39 +111,59 @@ class HistoryStore:
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", None) not in _NO_DATABASE:
                 raise self._named(error) from error
-            aside = self.path.with_name(f"{FILE}.damaged")
-            print(
-                f"phoebe: {self.path}: {error}; now {aside.name}, made again from the tables",
-                file=sys.stderr,
-            )
-            self.path.replace(aside)
-            for log in ("-wal", "-shm"):  # of the file that was
-                self.path.with_name(FILE + log).unlink(missing_ok=True)
+            self._put_aside(error)
             self._open()
 
+    def _put_aside(self, error: sqlite3.DatabaseError) -> None:
+        aside = _free(self.path.with_name(f"{FILE}.damaged"))
+        print(
+            f"phoebe: {self.path}: {error}; now {aside.name}, made again from the tables",
+            file=sys.stderr,
+        )
+        self.path.replace(aside)
+        for log in _LOGS:
+            with suppress(FileNotFoundError):
+                self.path.with_name(FILE + log).replace(aside.with_name(aside.name + log))
+
     def _open(self) -> None:
+        _check_magic(self.path)
         self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
         try:
+            current = self._is_current()
+            if not current and not self._is_ours():  # before the first change
+                raise foreign(self.path)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
-            if not self._is_current():  # who only opens waits for no writer
+            if not current:  # who only opens waits for no writer
                 self._make()
         except BaseException:
             self._db.close()
             raise
 
+    def _version(self) -> int:
+        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        return int(found)
+
     def _is_current(self) -> bool:
-        found: tuple[int] = self._db.execute("PRAGMA user_version").fetchone()
-        return found == (_VERSION,)
+        return is_signed(self._db) and self._version() == _VERSION
+
+    def _is_ours(self) -> bool:
+        """A file without the signature is ours where it has our very tables, or nothing yet."""
+        if is_signed(self._db):
+            return True
+        found = objects(self._db)
+        return may_be_signed(self._db) and (not found or found == _made_objects())
 
     def _make(self) -> None:
         with self._transaction():
             if self._is_current():  # another process was first
                 return
-            for table in _TABLES:
-                self._db.execute(f"DROP TABLE IF EXISTS {table}")
+            if self._version() != _VERSION:
+                for table in _TABLES:
+                    self._db.execute(f"DROP TABLE IF EXISTS {table}")
             for statement in _SCHEMA.split(";"):
                 self._db.execute(statement)
+            sign(self._db)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _named(self, error: sqlite3.Error) -> sqlite3.Error:
@@ -270,6 +295,37 @@ class HistoryStore:
             )
             for (key, count), runs in groupby(rows, key=itemgetter(0, 1)):
                 yield key, count, [orjson.loads(value) for _, _, value in runs]
+
+
+def _made_objects() -> dict[str, str]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(_SCHEMA)
+        return objects(db)
+
+
+def _check_magic(path: Path) -> None:
+    """SQLite would remove the log beside a file that it cannot read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except OSError:  # SQLite says what is wrong
+        return
+    if head and head != _MAGIC:
+        error = sqlite3.DatabaseError("file is not a database")
+        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+        raise error
+
+
+def _free(path: Path) -> Path:
+    """``path``, or the next name after it that is free; a file is put there to keep it."""
+    number = 0
+    while True:
+        free = path if number == 0 else path.with_name(f"{path.name}.{number}")
+        if not any(free.with_name(free.name + log).exists() for log in _LOGS):
+            with suppress(FileExistsError):
+                free.touch(exist_ok=False)
+                return free
+        number += 1
 
 
 def past_to_json(past: Past) -> dict[str, Any]:

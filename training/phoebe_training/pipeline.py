@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phoebe_spark.plan.features import VERSION as FEATURES_VERSION
-from phoebe_spark.predict.bundle import local_home, write_bundle
+from phoebe_spark.predict.bundle import check_pointer, local_home, write_bundle
 from phoebe_spark.reasons import Reason
 from phoebe_training.contents import bundle_files, described_heads, version_of
 from phoebe_training.data import read_frames
@@ -24,7 +24,7 @@ from phoebe_training.evaluate import group_metrics
 from phoebe_training.fit import FitSettings, fit
 from phoebe_training.history_store import HistoryStore
 from phoebe_training.promote import champion, judge
-from phoebe_training.record import promote, record
+from phoebe_training.record import check_database, promote, record
 from phoebe_training.runs import applications, build_runs, count_without_plan
 from phoebe_training.seen import unseen
 
@@ -67,11 +67,15 @@ def train(
     ``spark``: read the tables through delta-spark. ``force``: train without new runs, and promote
     whatever comes out. Raises `phoebe_training.errors.NotEnoughData` when the tables hold fewer
     than eight usable stages, `phoebe_spark.errors.BundleRemote` when ``home`` is a URI but
-    not ``file:``, and what MLflow or the disk raise; the promoted bundle is then the one before.
+    not ``file:``, `phoebe_spark.errors.ForeignFileError` where a file of somebody else is in the
+    way, and what MLflow or the disk raise; the promoted bundle is then the one before.
     """
     began = time.monotonic()
     settings = settings or FitSettings()
     home = local_home(home)
+    # Before the fit, which takes minutes.
+    check_pointer(home)
+    check_database(home, tracking_uri)
     with _progress() as step, HistoryStore(home) as history:
         step("reading the tables")
         frames = read_frames(home, spark)

@@ -12,16 +12,18 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import closing, contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phoebe_spark.predict.heads import HEADS, MODEL_GROUPS, Head
 from phoebe_training.fit import FitSettings, Fitted
+from phoebe_training.signature import foreign, is_signed, may_be_signed, objects, sign
 
 if TYPE_CHECKING:
     import lightgbm
@@ -52,7 +54,59 @@ class Recorded:
 
 
 def default_tracking_uri(home: str | Path) -> str:
-    return f"sqlite:///{Path(home).expanduser().resolve() / 'mlflow.db'}"
+    return f"sqlite:///{_database(home)}"
+
+
+def check_database(home: str | Path, tracking_uri: str | None) -> None:
+    """Whether a training may record where `record` would: MLflow changes the tables of any database
+    that it opens, so the one under ``home`` must be ours. A server or a file that is named is its
+    owner's choice. Raises `phoebe_spark.errors.ForeignFileError`.
+    """
+    path = _database(home)
+    if _named(tracking_uri) or not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30.0)) as db:
+            ours = _is_ours(db, home)
+    except sqlite3.OperationalError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except sqlite3.DatabaseError:
+        ours = False
+    if not ours:
+        raise foreign(path, f"name sqlite:///{path} as --tracking-uri to use it, or another home")
+
+
+def _is_ours(db: sqlite3.Connection, home: str | Path) -> bool:
+    """One without the signature is ours where it has our experiment, or nothing yet."""
+    if is_signed(db):
+        return True
+    found = objects(db)
+    if not may_be_signed(db) or not found:
+        return may_be_signed(db)
+    with suppress(sqlite3.OperationalError):  # other tables
+        asked = "SELECT 1 FROM experiments WHERE name = ? AND artifact_location = ?"
+        return db.execute(asked, (EXPERIMENT, _artifacts(home))).fetchone() is not None
+    return False
+
+
+def _sign(home: str | Path) -> None:
+    path = _database(home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=30.0, isolation_level=None)) as db:
+        if not is_signed(db):
+            sign(db)
+
+
+def _named(tracking_uri: str | None) -> str | None:
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def _database(home: str | Path) -> Path:
+    return Path(home).expanduser().resolve() / "mlflow.db"
+
+
+def _artifacts(home: str | Path) -> str:
+    return (Path(home).expanduser().resolve() / "mlartifacts").as_uri()
 
 
 def record(
@@ -67,10 +121,14 @@ def record(
     """Log three runs and register a version of each model group; ``files`` are the bundle's.
 
     ``tracking_uri`` None: ``MLFLOW_TRACKING_URI``, else SQLite under ``home``. Raises MLflow's
-    exceptions when the server or the file cannot be written.
+    exceptions when the server or the file cannot be written, and
+    what `check_database` raises.
     """
+    check_database(home, tracking_uri)
     from_environment = os.environ.get("MLFLOW_TRACKING_URI")
-    tracking_uri = tracking_uri or from_environment or None
+    tracking_uri = _named(tracking_uri)
+    if tracking_uri is None:
+        _sign(home)
     uri = tracking_uri or default_tracking_uri(home)
     with _quiet():
         import mlflow
@@ -122,7 +180,7 @@ def _experiment(client: MlflowClient, home: str | Path | None) -> str:
         return str(found.experiment_id)
     location = None
     if home is not None:
-        location = (Path(home).expanduser().resolve() / "mlartifacts").as_uri()
+        location = _artifacts(home)
     return str(client.create_experiment(EXPERIMENT, artifact_location=location))
 
 

@@ -15,6 +15,7 @@ from phoebe_spark.errors import (
     BundleFormat,
     BundleMissing,
     BundleRemote,
+    ForeignFileError,
 )
 from phoebe_spark.predict.bundle import (
     bundle_root,
@@ -132,6 +133,25 @@ def test_a_version_is_never_overwritten(home: Path) -> None:
     with pytest.raises(FileExistsError):
         write_bundle(home, "v1", {}, {})
     assert read_bundle(home).files == FILES
+
+
+@pytest.mark.parametrize("kind", ["text", "bytes", "link", "folder"])
+def test_another_programs_pointer_is_left_as_it_is(home: Path, kind: str) -> None:
+    current = bundle_root(home) / "current"
+    ours = current.read_bytes()
+    current.unlink()
+    if kind == "link":
+        (home / "elsewhere").write_bytes(ours)
+        current.symlink_to(home / "elsewhere")
+    elif kind == "folder":
+        current.mkdir()
+    else:
+        current.write_bytes(b"release-7\n" if kind == "text" else b"\xff\xfe")
+    with pytest.raises(ForeignFileError, match="bundle/current is a file that phoebe_spark has"):
+        write_bundle(home, "v2", WHOLE, {})
+    assert sorted(p.name for p in bundle_root(home).iterdir()) == ["current", "v1"]
+    assert current.is_symlink() == (kind == "link")
+    assert kind == "folder" or current.read_bytes() in (ours, b"release-7\n", b"\xff\xfe")
 
 
 def test_a_failed_write_leaves_the_old_bundle(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from phoebe_spark import doctor
-from phoebe_spark.errors import OtherWriterError
+from phoebe_spark.errors import ForeignTableError, OtherWriterError
 from phoebe_spark.tables.deltalake import Tables
 from phoebe_spark.tables.ownership import _first_commit, claim, kind_of
 from phoebe_spark.tables.records import ApplicationRecord
@@ -63,6 +63,14 @@ def test_another_kind_is_refused_and_told_what_to_do(store: s3.Running) -> None:
     assert store.state()["objects"] == [MARKER], "nothing was written"
     check = doctor.check_writer(HOME)
     assert (check.status, "delta-spark" in check.found) == ("warning", True)
+
+
+def test_a_table_that_we_did_not_make_is_no_marker(store: s3.Running) -> None:
+    store.put(MARKER, _first_commit().replace(b"phoebe_spark writer: delta-spark", b"authors"))
+    with pytest.raises(ForeignTableError, match="writer is a table that phoebe_spark has not made"):
+        Tables(HOME).append([ROW])
+    assert store.state()["objects"] == [MARKER], "nothing was written"
+    assert doctor.check_writer(HOME).status == "error"
 
 
 def test_the_first_of_many_has_it(tmp_path: Path) -> None:

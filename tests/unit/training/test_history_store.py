@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from phoebe_training.__main__ import main
 from phoebe_training.history_store import HistoryStore
 from phoebe_training.runs import Applications, Run
 
-from phoebe_spark.errors import BundleDamaged
+from phoebe_spark.errors import BundleDamaged, ForeignFileError
 from phoebe_spark.predict.history import FIGURES, KEEP, History, Past, look_up, template_key
 from phoebe_spark.predict.history_file import HistoryFile, Window, history_file
 from tests.unit.predict.queries import baseline_predictor, query, unknown
@@ -160,6 +161,50 @@ def test_a_file_that_is_no_database_is_put_aside_and_made_again(
     assert (tmp_path / "history.sqlite.damaged").read_bytes() == content
     with HistoryStore(tmp_path) as store:
         assert not _day(store, 0)
+
+
+def test_what_was_put_aside_before_stays_and_the_log_goes_along(tmp_path: Path) -> None:
+    kept = {".damaged": b"first", ".damaged.1-wal": b"somebody's"}
+    for end, content in kept.items():
+        (tmp_path / f"history.sqlite{end}").write_bytes(content)
+    (tmp_path / "history.sqlite").write_bytes(b"no history")
+    (tmp_path / "history.sqlite-wal").write_bytes(b"its log")
+    with HistoryStore(tmp_path):
+        pass
+    kept |= {".damaged.2": b"no history", ".damaged.2-wal": b"its log"}
+    found = {p.name[14:]: p.read_bytes() for p in tmp_path.iterdir() if ".damaged" in p.name}
+    assert found == kept
+
+
+@pytest.mark.parametrize("version", [0, 1])
+@pytest.mark.parametrize("owner", [0, 7])
+@pytest.mark.parametrize("table", ["runs (name TEXT)", "mine (name TEXT)"])
+def test_another_programs_database_is_left_as_it_is(
+    tmp_path: Path, version: int, owner: int, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"CREATE TABLE {table}")
+        db.execute(f"PRAGMA user_version = {version}")
+        db.execute(f"PRAGMA application_id = {owner}")
+    before = path.read_bytes()
+    with pytest.raises(ForeignFileError, match=r"history\.sqlite is a file that phoebe_spark has"):
+        HistoryStore(tmp_path)
+    assert main(["--home", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("move it away, or name another home")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(path.name, before)]
+
+
+def test_a_history_from_before_the_signature_is_taken_over(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path) as store:
+        assert _day(store, 0)
+    with closing(sqlite3.connect(tmp_path / "history.sqlite")) as db:
+        db.execute("PRAGMA application_id = 0")
+    with HistoryStore(tmp_path) as store:
+        assert not _day(store, 0), "what it held is there"
+    with closing(sqlite3.connect(tmp_path / "history.sqlite")) as db:
+        assert db.execute("PRAGMA application_id").fetchone() != (0,)
 
 
 def test_opening_waits_for_no_writer_and_an_error_names_the_file(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,10 +27,12 @@ from phoebe_training.fit import (
     fit,
 )
 from phoebe_training.history_store import HistoryStore
+from phoebe_training.record import check_database
 from phoebe_training.runs import applications, build_runs
 from phoebe_training.seen import trained_on, trained_on_from_json, unseen
 from phoebe_training.splits import template_folds, time_folds, time_groups
 
+from phoebe_spark.errors import ForeignFileError
 from phoebe_spark.plan.stored import PlannedStage, to_json
 from phoebe_spark.predict.bundle import bundle_root, read_bundle
 from phoebe_spark.predict.heads import Head, HeadModel, heads_of
@@ -293,6 +297,45 @@ def test_too_few_rows(tmp_path: Path) -> None:
     with pytest.raises(NotEnoughData, match="phoebe ingest"):
         train(tmp_path)
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_another_programs_files_are_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow changes the tables of whatever it opens; found before anything is fitted."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE runs (name TEXT)")
+    for content in (path.read_bytes(), b"no database " * 99):
+        path.write_bytes(content)
+        with pytest.raises(ForeignFileError, match=r"mlflow\.db is .* --tracking-uri to use it"):
+            train(tmp_path)
+        assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(path.name, content)]
+    with pytest.raises(NotEnoughData):
+        train(tmp_path, f"sqlite:///{path}")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "current").write_text("mine")
+    with pytest.raises(ForeignFileError, match="bundle/current"):
+        train(tmp_path, f"sqlite:///{path}")
+
+
+def test_a_record_is_ours_by_its_signature_or_its_experiment(
+    trained: tuple[Path, TrainSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home, _ = trained
+    check_database(home, None)
+    with closing(sqlite3.connect(home / "mlflow.db")) as db:
+        signature = db.execute("PRAGMA application_id").fetchone()[0]
+        assert signature != 0
+        db.execute("PRAGMA application_id = 0")
+    check_database(home, None)
+    (tmp_path / "mlflow.db").write_bytes((home / "mlflow.db").read_bytes())
+    with pytest.raises(ForeignFileError):
+        check_database(tmp_path, None)
+    with closing(sqlite3.connect(home / "mlflow.db")) as db:
+        db.execute(f"PRAGMA application_id = {signature}")
 
 
 def test_runs_without_a_plan_are_counted_where_too_few_are_left(tmp_path: Path) -> None:
