@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,41 @@ from typer.testing import CliRunner
 from phoebe_spark.checkpoints.catalogue import collect, look
 from phoebe_spark.cli import app as phoebe
 from phoebe_spark.errors import CheckpointStoreError
-from tests.support import apps, home, queries, store, stored_job, tpc
+from tests.support import apps, home, in_turn, queries, store, stored_job, tpc
 from tests.support.compare import compare_results
 
 
-def _run(folder: Path, home_: Path, user: str = "ann", **conf: str) -> apps.FinishedApp:
+def _user(name: str) -> dict[str, str]:
+    """The environment of an application of his: a JVM has one user."""
+    return {"HADOOP_USER_NAME": name, "SPARK_USER": name}
+
+
+@pytest.fixture(scope="module")
+def ann(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
+    folder = tmp_path_factory.mktemp("ann")
+    with in_turn.Jvm(folder, environment=_user("ann")) as found:
+        yield found
+
+
+def _settings(home_: Path, conf: Mapping[str, str]) -> dict[str, str]:
     settings = {**stored_job.KEPT, "spark.phoebe.home": str(home_)}
-    settings |= {key.replace("__", "."): value for key, value in conf.items()}
+    return settings | {key.replace("__", "."): value for key, value in conf.items()}
+
+
+def _run(jvm: in_turn.Jvm, folder: Path, home_: Path, **conf: str) -> apps.FinishedApp:
+    spec = queries.write_spec([stored_job.item()], folder)
+    return jvm.run(folder, "tests.support.query_app", spec, _settings(home_, conf))
+
+
+def _run_as(user: str, folder: Path, home_: Path, **conf: str) -> None:
     with queries.submit_queries(
         [stored_job.item()],
         folder=folder,
-        conf=settings,
+        conf=_settings(home_, conf),
         plugin="jars",
-        environment={"HADOOP_USER_NAME": user, "SPARK_USER": user},
+        environment=_user(user),
     ) as app:
-        return app.wait().check()
+        app.wait().check()
 
 
 def _events(home_: Path, folder: Path) -> Mapping[str, int]:
@@ -59,10 +79,10 @@ def _phoebe(home_: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def written(ann: in_turn.Jvm, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folder and home of the application that wrote."""
     base = tmp_path_factory.mktemp("written")
-    _run(base / "app", base / "home")
+    _run(ann, base / "app", base / "home")
     assert _events(base / "home", base / "app")["committed"] == 3
     return base / "app", base / "home"
 
@@ -94,7 +114,7 @@ def test_names_in_a_store_are_hashes_and_numbers(written: tuple[Path, Path]) -> 
 
 
 def test_a_lake_with_a_data_directory_of_its_own_is_refused(
-    written: tuple[Path, Path], tmp_path: Path
+    ann: in_turn.Jvm, written: tuple[Path, Path], tmp_path: Path
 ) -> None:
     part = tmp_path / "lake" / "data" / "sales" / "year=2024" / "part-0.csv"
     part.parent.mkdir(parents=True)
@@ -102,7 +122,8 @@ def test_a_lake_with_a_data_directory_of_its_own_is_refused(
     for path in (part, *part.parents[:4]):
         os.utime(path, (1, 1))
     home_ = tmp_path / "home"
-    finished = _run(tmp_path / "app", home_, spark__phoebe__checkpoint__dir=str(tmp_path / "lake"))
+    lake = {"spark__phoebe__checkpoint__dir": str(tmp_path / "lake")}
+    finished = _run(ann, tmp_path / "app", home_, **lake)
     (line,) = [line for line in finished.log.splitlines() if "no checkpoints, the job" in line]
     assert "name a new or an empty directory" in line
     assert _reasons(home_, tmp_path / "app") == {"store_refused"}
@@ -120,19 +141,19 @@ def test_a_lake_with_a_data_directory_of_its_own_is_refused(
 def test_another_users_checkpoint_is_restored_only_where_users_share(
     written: tuple[Path, Path], copied: Path, tmp_path: Path
 ) -> None:
-    _run(tmp_path / "bob", copied, user="bob")
+    _run_as("bob", tmp_path / "bob", copied)
     assert "restored" not in _events(copied, tmp_path / "bob")
     assert "another user's (ann)" in (tmp_path / "bob" / "driver.log").read_text()
-    _run(tmp_path / "eve", copied, user="eve", spark__phoebe__checkpoint__sharing="all")
+    _run_as("eve", tmp_path / "eve", copied, spark__phoebe__checkpoint__sharing="all")
     assert _events(copied, tmp_path / "eve")["restored"] == 1
     for folder in ("bob", "eve"):
         _same(written[0], tmp_path / folder)
 
 
 def test_a_restore_needs_no_companion(
-    written: tuple[Path, Path], copied: Path, tmp_path: Path
+    ann: in_turn.Jvm, written: tuple[Path, Path], copied: Path, tmp_path: Path
 ) -> None:
-    finished = _run(tmp_path / "app", copied, spark__phoebe__python="/nonexistent/python")
+    finished = _run(ann, tmp_path / "app", copied, spark__phoebe__python="/nonexistent/python")
     assert "no companion" in finished.log
     _same(written[0], tmp_path / "app")
     (row,) = [row for row in _phoebe(copied, "list")[1] if row["hits"]]
@@ -140,17 +161,17 @@ def test_a_restore_needs_no_companion(
 
 
 def test_encrypted_applications_need_a_store_that_is_declared_encrypted(
-    written: tuple[Path, Path], tmp_path: Path
+    ann: in_turn.Jvm, written: tuple[Path, Path], tmp_path: Path
 ) -> None:
     home_ = tmp_path / "home"
-    _run(tmp_path / "refused", home_, spark__io__encryption__enabled="true")
+    _run(ann, tmp_path / "refused", home_, spark__io__encryption__enabled="true")
     assert _reasons(home_, tmp_path / "refused") == {"io_encryption"}
     assert not store.attempts(home_ / "checkpoints")
     declared = {"spark__phoebe__checkpoint__encryption": "store"}
-    _run(tmp_path / "first", home_, spark__io__encryption__enabled="true", **declared)
+    _run(ann, tmp_path / "first", home_, spark__io__encryption__enabled="true", **declared)
     assert _events(home_, tmp_path / "first")["committed"] == 3
     # Without a key, which would be another one anyway: what the store holds is not encrypted by it.
-    _run(tmp_path / "second", home_)
+    _run(ann, tmp_path / "second", home_)
     assert _events(home_, tmp_path / "second")["restored"] == 1
     for folder in ("refused", "first", "second"):
         _same(written[0], tmp_path / folder)
@@ -170,9 +191,8 @@ def test_a_driver_removes_what_nobody_has_used_for_a_week(copied: Path, tmp_path
         pause_after=gate,
     )
     conf = {**stored_job.KEPT, "spark.phoebe.home": str(copied), "spark.phoebe.force": "none"}
-    user = {"HADOOP_USER_NAME": "ann", "SPARK_USER": "ann"}
     with queries.submit_queries(
-        [other], folder=tmp_path / "app", conf=conf, plugin="jars", environment=user
+        [other], folder=tmp_path / "app", conf=conf, plugin="jars", environment=_user("ann")
     ) as app:
         app.wait_for(root / "catalog" / "collected")
         deadline = time.monotonic() + 120

@@ -3,8 +3,9 @@ was killed."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,60 +14,58 @@ from phoebe_spark.ingest.eventlog import EventReader
 from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.ingest.run import ingest
 from phoebe_spark.tables.deltalake import Tables
+from tests.support import apps, in_turn
 from tests.support.places import spark_environment
 
 _APPLICATION = """
-import os, signal, sys
+import sys
+from pathlib import Path
 from pyspark.sql import SparkSession
-codec, rolling, folder, end = sys.argv[1:]
-spark = (
-    SparkSession.builder.master("local[2]").appName("codec 2026-01-31")
-    .config("spark.ui.enabled", "false").config("spark.driver.memory", "1g")
-    .config("spark.driver.host", "127.0.0.1").config("spark.local.dir", folder)
-    .config("spark.sql.warehouse.dir", folder + "/warehouse")
-    .config("spark.sql.shuffle.partitions", "4")
-    .config("spark.eventLog.enabled", "true").config("spark.eventLog.dir", folder + "/events")
-    .config("spark.eventLog.compress", str(codec != "none").lower())
-    .config("spark.eventLog.compression.codec", codec if codec != "none" else "zstd")
-    .config("spark.eventLog.rolling.enabled", rolling)
-    .config("spark.eventLog.rolling.maxFileSize", "10m")
-    .getOrCreate()
-)
-for n in range(3):
-    spark.range(1000 + n).selectExpr("id % 7 as k", "id").groupBy("k").sum("id").collect()
-pairs = spark.sparkContext.parallelize(range(100), 2).map(lambda x: (x % 3, x)).groupByKey(2)
-pairs.count(); pairs.count()
-if end == "kill":
-    jvm = spark.sparkContext._gateway.proc.pid
-    os.kill(jvm, signal.SIGKILL)
-else:
+
+def main(path):
+    spark = SparkSession.builder.appName("codec 2026-01-31").getOrCreate()
+    for n in range(3):
+        spark.range(1000 + n).selectExpr("id % 7 as k", "id").groupBy("k").sum("id").collect()
+    pairs = spark.sparkContext.parallelize(range(100), 2).map(lambda x: (x % 3, x)).groupByKey(2)
+    pairs.count(); pairs.count()
+    if path.read_text() == "kill":
+        spark._jvm.java.lang.Runtime.getRuntime().halt(1)
     spark.stop()
 """
 
 
-def run(folder: Path, codec: str, rolling: str, end: str = "stop") -> Path:
-    events = folder / "events"
-    events.mkdir()
-    script = folder / "application.py"
-    script.write_text(_APPLICATION)
-    done = subprocess.run(
-        [sys.executable, str(script), codec, rolling, str(folder), end],
-        capture_output=True,
-        text=True,
-        env=spark_environment(),
-        cwd=folder,
-        timeout=300,
-    )
-    assert end == "kill" or done.returncode == 0, done.stderr[-3000:]
-    return events
+@pytest.fixture(scope="module")
+def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
+    folder = tmp_path_factory.mktemp("jvm")
+    (folder / "codec_app.py").write_text(_APPLICATION)
+    path = os.pathsep.join([str(folder), spark_environment()["PYTHONPATH"]])
+    with in_turn.Jvm(folder, environment={"PYTHONPATH": path}) as found:
+        yield found
+
+
+def run(jvm: in_turn.Jvm, folder: Path, codec: str, rolling: str, end: str = "stop") -> Path:
+    argument = folder / "end"
+    argument.write_text(end)
+    conf = {
+        "spark.sql.shuffle.partitions": "4",
+        "spark.eventLog.compress": str(codec != "none").lower(),
+        "spark.eventLog.compression.codec": codec if codec != "none" else "zstd",
+        "spark.eventLog.rolling.enabled": rolling,
+        "spark.eventLog.rolling.maxFileSize": "10m",
+    }
+    with pytest.raises(apps.AppFailedError) if end == "kill" else contextlib.nullcontext():
+        jvm.run(folder, "codec_app", argument, conf, plugin=False)
+    return folder / "events"
 
 
 @pytest.mark.parametrize(
     ("codec", "rolling"),
     [("none", "false"), ("zstd", "true"), ("lz4", "false"), ("lz4", "true"), ("snappy", "false")],
 )
-def test_what_spark_writes_is_read(tmp_path: Path, codec: str, rolling: str) -> None:
-    events = run(tmp_path, codec, rolling)
+def test_what_spark_writes_is_read(
+    jvm: in_turn.Jvm, tmp_path: Path, codec: str, rolling: str
+) -> None:
+    events = run(jvm, tmp_path, codec, rolling)
     (source,) = find_logs([events])
     assert source.path.name.startswith("eventlog_v2_") == (rolling == "true")
     reader = EventReader(source)
@@ -94,8 +93,11 @@ def test_what_spark_writes_is_read(tmp_path: Path, codec: str, rolling: str) -> 
     assert first["parents"] == second["parents"] == [wrote["stage_id"]]
 
 
-def test_a_killed_driver_leaves_an_aborted_application(tmp_path: Path) -> None:
-    events = run(tmp_path, "lz4", "false", end="kill")
+def test_a_killed_driver_leaves_an_aborted_application(jvm: in_turn.Jvm, tmp_path: Path) -> None:
+    """The last test of this JVM, which ends with it."""
+    events = run(jvm, tmp_path, "lz4", "false", end="kill")
+    (log,) = events.iterdir()
+    assert log.suffix == ".inprogress"
     summary = ingest([events], tmp_path / "home")
     assert (summary.applications, summary.aborted, summary.errors) == (1, 1, ())
     (application,) = Tables(tmp_path / "home").read("applications").to_pylist()
