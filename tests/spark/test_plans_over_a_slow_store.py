@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from tests.support import apps, home, places
+from tests.support import home, in_turn, places
 
 BRANCHES = 6
 LATENCY_MS = 100
@@ -17,79 +18,93 @@ LOOK_TIMEOUT_MS = 5000
 HANG_MS = 8000
 
 APP = """
-import json, sys, time
+import json, time
+from pathlib import Path
 import phoebe_spark
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-folder, latency, hang, branches = sys.argv[1], *map(int, sys.argv[2:5])
-spark = SparkSession.builder.getOrCreate()
-requests = spark._jvm.phoebe.testing.SlowRequests
-requests.setLatencyMs(latency)
-
-def planned(sql):
-    # What was committed meanwhile is of no account: only what the store held at the start.
-    before = counted()
-    frame = spark.sql(sql)
-    found = sorted(list(r) for r in frame.collect())
-    last = phoebe_spark.status(spark)["planning"]["last"]
-    made = {kind: n - before[kind] for kind, n in counted().items()}
-    return {"rows": found, "requests": made, **last}
-
-def counted():
-    kinds = ("status", "list", "read", "write", "mkdirs", "rename", "delete")
-    return {kind: requests.count(kind) for kind in kinds}
-
-lists = 0
-def reset():
-    # What the application has asked for so far is forgotten, but for its listings.
-    global lists
-    lists += requests.count("list")
+def main(path):
+    told = json.loads(path.read_text())
+    folder, latency, hang, branches = (told[k] for k in ("folder", "latency", "hang", "branches"))
+    requests = SparkContext._jvm.phoebe.testing.SlowRequests
+    # What the application before has left.
+    requests.setLatencyMs(0)
     requests.reset()
-
-spark.read.parquet(folder + "/in").createOrReplaceTempView("t")
-one = "select {n} as b, k, sum(id) as s from t where id % 11 <> {n} group by k"
-union = " union all ".join(one.format(n=n) for n in range(branches))
-other = union.replace("% 11", "% 13")
-late, after = (one.format(n=1).replace("% 11", mod) for mod in ("% 17", "% 19"))
-said = {"app_id": spark.sparkContext.applicationId}
-planned("select count(*) from t where id < 0")
-time.sleep(2)
-reset()
-said["found"] = planned(union)
-said["most_at_once"] = requests.mostAtOnce()
-said["restored"] = phoebe_spark.status(spark)["counts"].get("checkpoints.restored", 0)
-if spark.conf.get("spark.phoebe.force") == "all":
-    planned(late)
-    planned(after)
-time.sleep(3)
-reset()
-spark.conf.set("spark.phoebe.force", "none")
-said["nothing"] = planned(other)
-reset()
-said["lists"] = lists
-if hang:
-    def restored():
-        return phoebe_spark.status(spark)["counts"]["checkpoints.restored"]
-    before = restored()
-    requests.setLatencyMs(hang)
-    said["late"] = planned(late)
-    said["late_restored"] = restored() - before
+    spark = SparkSession.builder.getOrCreate()
     requests.setLatencyMs(latency)
-    said["after"] = planned(after)
-    said["late_again"] = planned(late)
-    said["after_restored"] = restored() - before
-said["counts"] = phoebe_spark.status(spark)["counts"]
-open(sys.argv[5], "w").write(json.dumps(said))
-spark.stop()
+
+    def planned(sql):
+        # What was committed meanwhile is of no account: only what the store held at the start.
+        before = counted()
+        frame = spark.sql(sql)
+        found = sorted(list(r) for r in frame.collect())
+        last = phoebe_spark.status(spark)["planning"]["last"]
+        made = {kind: n - before[kind] for kind, n in counted().items()}
+        return {"rows": found, "requests": made, **last}
+
+    def counted():
+        kinds = ("status", "list", "read", "write", "mkdirs", "rename", "delete")
+        return {kind: requests.count(kind) for kind in kinds}
+
+    lists = 0
+    def reset():
+        # What the application has asked for so far is forgotten, but for its listings.
+        nonlocal lists
+        lists += requests.count("list")
+        requests.reset()
+
+    spark.read.parquet(folder + "/in").createOrReplaceTempView("t")
+    one = "select {n} as b, k, sum(id) as s from t where id % 11 <> {n} group by k"
+    union = " union all ".join(one.format(n=n) for n in range(branches))
+    other = union.replace("% 11", "% 13")
+    late, after = (one.format(n=1).replace("% 11", mod) for mod in ("% 17", "% 19"))
+    said = {"app_id": spark.sparkContext.applicationId}
+    planned("select count(*) from t where id < 0")
+    time.sleep(2)
+    reset()
+    said["found"] = planned(union)
+    said["most_at_once"] = requests.mostAtOnce()
+    said["restored"] = phoebe_spark.status(spark)["counts"].get("checkpoints.restored", 0)
+    if spark.conf.get("spark.phoebe.force") == "all":
+        planned(late)
+        planned(after)
+    time.sleep(3)
+    reset()
+    spark.conf.set("spark.phoebe.force", "none")
+    said["nothing"] = planned(other)
+    reset()
+    said["lists"] = lists
+    if hang:
+        def restored():
+            return phoebe_spark.status(spark)["counts"]["checkpoints.restored"]
+        before = restored()
+        requests.setLatencyMs(hang)
+        said["late"] = planned(late)
+        said["late_restored"] = restored() - before
+        requests.setLatencyMs(latency)
+        said["after"] = planned(after)
+        said["late_again"] = planned(late)
+        said["after_restored"] = restored() - before
+    said["counts"] = phoebe_spark.status(spark)["counts"]
+    Path(told["result"]).write_text(json.dumps(said))
+    spark.stop()
 """
 
 
-def submit(
-    folder: Path, name: str, latency_ms: int, force: str, hang_ms: int = 0
+def run(
+    jvm: in_turn.Jvm, folder: Path, name: str, latency_ms: int, force: str, hang_ms: int = 0
 ) -> dict[str, Any]:
-    script = folder / "app.py"
-    script.write_text(APP)
     result = folder / f"{name}.json"
+    told = {
+        "folder": str(folder),
+        "latency": latency_ms,
+        "hang": hang_ms,
+        "branches": BRANCHES,
+        "result": str(result),
+    }
+    argument = folder / f"{name}-told.json"
+    argument.write_text(json.dumps(told))
     conf = {
         "spark.phoebe.home": str(folder / "home"),
         "spark.phoebe.checkpoint.dir": f"slow://{folder}/store",
@@ -99,13 +114,9 @@ def submit(
         "spark.phoebe.mode": "apply",
         "spark.phoebe.force": force,
         "spark.sql.shuffle.partitions": "2",
+        "spark.eventLog.enabled": "false",
     }
-    with apps.submit(
-        script, [str(folder), str(latency_ms), str(hang_ms), str(BRANCHES), str(result)],
-        folder=folder / name, conf=conf, plugin="jars", packages_jars=[places.testing_jar()],
-        with_event_log=False,
-    ) as app:  # fmt: skip
-        app.wait().check()
+    jvm.run(folder / name, "slow_app", argument, conf)
     said: dict[str, Any] = json.loads(result.read_text())
     return said
 
@@ -131,9 +142,16 @@ def test_all_boundaries_of_a_level_are_admitted_at_once(tmp_path: Path) -> None:
     (tmp_path / "store" / "catalog" / "collected").touch()
     marker = {"format": 1, "store_id": "0" * 32}
     (tmp_path / "store" / "phoebe-store.json").write_text(json.dumps(marker))
-    first = submit(tmp_path, "writes", 0, "all")
-    fast = submit(tmp_path, "restores-fast", 0, "none")
-    slow = submit(tmp_path, "restores", LATENCY_MS, "none", HANG_MS)
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "slow_app.py").write_text(APP)
+    path = os.pathsep.join([str(code), places.spark_environment()["PYTHONPATH"]])
+    with in_turn.Jvm(
+        tmp_path / "jvm", [places.testing_jar()], environment={"PYTHONPATH": path}
+    ) as jvm:
+        first = run(jvm, tmp_path, "writes", 0, "all")
+        fast = run(jvm, tmp_path, "restores-fast", 0, "none")
+        slow = run(jvm, tmp_path, "restores", LATENCY_MS, "none", HANG_MS)
     assert first["restored"] == 0
     for again in (fast, slow):
         assert again["restored"] == BRANCHES + 1  # and the first query's
