@@ -59,6 +59,9 @@ def test_a_failed_application_says_so(tmp_path: Path) -> None:
     assert "no_such_column" in (queries.timings(tmp_path)["bad"].error or "")
 
 
+@pytest.mark.nightly(
+    guarded_by="tests/faults/test_executor_loss.py::test_after_a_commit_nothing_upstream_runs_again"
+)
 def test_cluster_executors_are_found_and_killed(tmp_path: Path) -> None:
     data = tpc.data("tpch", 0.01)
     gate = tmp_path / "gate"
