@@ -15,7 +15,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +27,7 @@ from tests.support.places import BUILD, ROOT, ivy_home, plugin_jar, spark_enviro
 
 def packages() -> str:
     """What the worker's JVM loads beside Spark: the formats of the allow-list that it has not."""
-    return f"{delta.PACKAGE},org.apache.spark:spark-avro_2.13:{version('pyspark')}"
+    return f"{delta.PACKAGE},{delta.AVRO}"
 
 
 class BrokenWorkerError(RuntimeError):

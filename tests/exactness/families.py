@@ -88,13 +88,16 @@ def _shapes(pick: Pick, grammar: Grammar, *ways: str) -> Rel:
 
 
 def asked_for_other_columns(pick: Pick, delta: bool) -> Case:
-    """Two readers of one source of text that want different columns of it."""
+    """Two readers that want different columns of one source of text, or of Avro by place."""
     kinds = tuple(
         pick.one(["int", "int", "double", "date", "bigint", "timestamp", "boolean"])
         for _ in range(pick.integer(2, 4))
     )
     modes = (*["DROPMALFORMED"] * 4, "PERMISSIVE")
     wish = Wish(forms=_TEXT, columns=kinds, bad=100, modes=modes, wild=20)
+    if pick.chance(30):
+        # Another column's values fit only where their types are the same.
+        wish = Wish(forms=("avro",), columns=("int",) * len(kinds), wild=0)
     tables, seen = _tables(pick, delta, wish)
     ways = ("grouped", "grouped", "grouped", "windowed", "rollup", "repartitioned", "read_twice")
     query = _shapes(pick, Grammar(pick, seen), *ways)

@@ -233,6 +233,8 @@ def _options(pick: Pick, form: str) -> dict[str, str]:
         options["timeZone"] = pick.one(ZONES)
     if form == "text" and pick.chance(20):
         options["wholetext"] = "true"
+    if form == "avro" and pick.chance(70):
+        options["positionalFieldMatching"] = "true"
     if form in ("parquet", "orc") and pick.chance(15):
         options["mergeSchema"] = "true"
     if form == "parquet" and pick.chance(10):

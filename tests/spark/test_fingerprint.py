@@ -425,6 +425,16 @@ TRIES = (("try_add(v, k)", "p"), ("v", "try_add(k, p)"))
             id="how rows are spread below a window of such sums",
         ),
         pytest.param(
+            "SELECT k, sum(x) FROM fact GROUP BY k",
+            "SELECT k, sum(x) FROM (SELECT * FROM fact ORDER BY v) GROUP BY k",
+            id="an order below a sum of floating-point numbers",
+        ),
+        pytest.param(
+            "SELECT sum(id * 0.1D) FROM range(0, 9, 1, 3)",
+            "SELECT sum(id * 0.1D) FROM range(0, 9, 1, 2)",
+            id="how many tasks make the rows of such a sum",
+        ),
+        pytest.param(
             "SELECT col1, count(*) FROM VALUES (1), (2) GROUP BY 1",
             "SELECT col1, count(*) FROM VALUES (1), (3) GROUP BY 1",
             id="literal rows",

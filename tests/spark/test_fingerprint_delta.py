@@ -23,7 +23,7 @@ def session(
     settings = {**delta.SETTINGS, "spark.sql.extensions": probed}
     with probe(
         tmp_path_factory.mktemp("fingerprint-delta"),
-        spark__jars__packages=delta.PACKAGE,
+        spark__jars__packages=f"{delta.PACKAGE},{delta.AVRO}",
         **{key.replace(".", "__"): value for key, value in settings.items()},
         spark__sql__shuffle__partitions="2",
     ) as p:
@@ -93,3 +93,14 @@ def test_it_is_stable_over_replans(session: Probe, tmp_path: Path) -> None:
                 by_exchange.setdefault(e.identity, set()).add(e.hash)
     assert len(by_exchange) >= 3
     assert all(len(h) == 1 and None not in h for h in by_exchange.values()), by_exchange
+
+
+def test_what_avros_reader_is_asked_for_counts(session: Probe, tmp_path: Path) -> None:
+    """It may find a field by its place among the columns that it is asked for."""
+    path = str(tmp_path / "t")
+    rows = session.spark.range(9).selectExpr("cast(id % 3 AS int) a", "cast(id AS int) b")
+    rows.write.format("avro").save(path)
+    read = session.spark.read.schema("a int, b int").option("positionalFieldMatching", "true")
+    df = read.format("avro").load(path)
+    few, all_ = df.groupBy("b").count(), df.repartition(2, "a").groupBy("b").count()
+    assert session.exchanges(few)[-1].hash != session.exchanges(all_)[-1].hash

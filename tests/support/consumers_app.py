@@ -43,6 +43,21 @@ QUERIES: Mapping[str, tuple[str, str]] = {
         " group by t.g, a.s",
         "e2",
     ),
+    # No column is summed: how many rows a task has decides.
+    "constants": (PAIR.replace("from t ", "from tens ").format("0.1D"), "e0"),
+    # The same column under another name: of files read by another schema, of rows at hand.
+    "renamed": (
+        f"select a.g, a.s, b.s from ({SUMS.format('v')}) a join"
+        f" (select G, sum(V) as s, max(W) as m from capitals group by G) b on a.g = b.G"
+        f" where {SAME} and m > 0",
+        "e0",
+    ),
+    "at_hand": (
+        f"select a.g, a.s, b.s from (select g, sum(x) as s from (select g, v as x from hand)"
+        f" group by g) a join (select g, sum(v) as s, max(w) as m from hand group by g) b"
+        f" on a.g = b.g where {SAME} and m > 0",
+        "e0",
+    ),
     # One side is pruned by the other's rows; as that serves no broadcast, Spark prunes nothing.
     "pruned": (
         "with v as (select p from parts where n = 70) select * from v a join v b on a.p = b.p",
@@ -52,7 +67,8 @@ QUERIES: Mapping[str, tuple[str, str]] = {
 
 
 def write_tables(folder: Path) -> None:
-    """Sums of ``t`` depend on whether its files are read by one task or by two."""
+    """Sums of ``t`` depend on whether its files are read by one task or by two, those of ``tens``
+    too."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -61,9 +77,11 @@ def write_tables(folder: Path) -> None:
         {"g": [1, 1], "v": [1e16, 1.0], "i": [big, 1], "w": [1, 2]},
         {"g": [1, 1], "v": [-1e16, 1.0], "i": [-5, -6], "w": [3, 4]},
     )
-    (folder / "t").mkdir(parents=True)
-    for n, half in enumerate(halves):
-        pq.write_table(pa.table(half), folder / "t" / f"{n}.parquet")
+    tens = {"g": [1] * 5, "w": [1] * 5}
+    for name, parts in (("t", halves), ("tens", (tens, tens))):
+        (folder / name).mkdir(parents=True)
+        for n, part in enumerate(parts):
+            pq.write_table(pa.table(part), folder / name / f"{n}.parquet")
     for p in range(7):
         (folder / "parts" / f"p={p}").mkdir(parents=True)
         rows = pa.table({"n": [i % 100 for i in range(p, 1000, 7)]})
@@ -75,6 +93,10 @@ def main(path: Path) -> int:
     spark = SparkSession.builder.appName("consumers").getOrCreate()
     for place in Path(spec["tables"]).iterdir():
         spark.read.parquet(str(place)).createOrReplaceTempView(place.name)
+    capitals = spark.read.schema("G long, V double, W long").parquet(f"{spec['tables']}/t")
+    capitals.createOrReplaceTempView("capitals")
+    hand = "VALUES (1, 1e16D, 1), (1, 1D, 2), (1, -1e16D, 3), (1, 1D, 4) AS t(g, v, w)"
+    spark.sql(f"SELECT * FROM {hand}").createOrReplaceTempView("hand")
 
     def run(name: str, mode: str) -> dict[str, Any]:
         text, stored = QUERIES[name]

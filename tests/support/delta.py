@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 
 PACKAGE = f"io.delta:delta-spark_4.2_2.13:{version('delta-spark')}"
+AVRO = f"org.apache.spark:spark-avro_2.13:{version('pyspark')}"
+"""Where a test has packages anyway."""
 EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 SMALL = {"spark.databricks.delta.snapshotPartitions": "1"}
 """One task reads a table's log, where Delta takes fifty."""

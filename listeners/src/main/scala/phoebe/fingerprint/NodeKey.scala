@@ -6,7 +6,7 @@ package phoebe.fingerprint
 
 import org.apache.spark.sql.catalyst.TableIdentifier
 import org.apache.spark.sql.catalyst.expressions._
-import org.apache.spark.sql.catalyst.plans.logical.{JoinHint, LogicalPlan}
+import org.apache.spark.sql.catalyst.plans.logical.{JoinHint, LogicalPlan, Sort}
 import org.apache.spark.sql.catalyst.trees.TreePattern.PLAN_EXPRESSION
 import org.apache.spark.sql.execution.{phoebe => _, _}
 import org.apache.spark.sql.execution.aggregate.BaseAggregateExec
@@ -35,7 +35,9 @@ private[fingerprint] final class NodeKey(
   override def equals(other: Any): Boolean = other match {
     case o: NodeKey =>
       (o eq this) || (plan.getClass == o.plan.getClass && output == o.output &&
-        (listing eq o.listing) && below.corresponds(o.below)(_ eq _) &&
+        (listing eq o.listing) && NodeKey.isAsked(plan) == NodeKey.isAsked(
+          o.plan
+        ) && below.corresponds(o.below)(_ eq _) &&
         plan.productIterator.corresponds(o.plan.productIterator)(NodeKey.same))
     case _ => false
   }
@@ -53,6 +55,12 @@ private[fingerprint] object NodeKey {
       case _ => false
     }) && AllowList.operators(plan.getClass.getName) &&
       !hasSubquery(plan)
+
+  /** Whether a sort is the query's own, and not one that Spark needs for what is above. */
+  def isAsked(plan: SparkPlan): Boolean = plan match {
+    case s: SortExec => s.getTagValue(SparkPlan.LOGICAL_PLAN_TAG).exists(_.isInstanceOf[Sort])
+    case _ => false
+  }
 
   def hasSubquery(plan: SparkPlan): Boolean = plan.containsPattern(PLAN_EXPRESSION) &&
     plan.expressions.exists(_.containsPattern(PLAN_EXPRESSION))

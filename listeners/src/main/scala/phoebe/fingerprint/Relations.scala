@@ -148,7 +148,7 @@ private[fingerprint] final class Relations(
     case a: AdaptiveSparkPlanExec => apply(a.inputPlan) // not the plan that AQE made of it
     case s: SubqueryBroadcastExec => apply(s.child)
     case r: ReusedSubqueryExec => apply(r.child)
-    case s: SortExec => through(s.child, s.sortOrder)
+    case s: SortExec => sorted(s)
     case c @ (_: WholeStageCodegenExec | _: InputAdapter | _: ColumnarToRowExec |
         _: RowToColumnarExec | _: AQEShuffleReadExec | _: SubqueryExec) =>
       apply(c.children.head)
@@ -160,7 +160,8 @@ private[fingerprint] final class Relations(
     case r: RangeExec =>
       if (r.range.isStreaming) Refused.source("streaming", "Range", "it is a stream")
       val hash = Digest.of("range", r.start.toString, r.end.toString, r.step.toString)
-      Sources.positional("range", hash, r.output)
+      val spread = r.range.numSlices.fold("")(n => Digest.of("slices", n.toString))
+      Sources.positional("range", hash, r.output).copy(spread = spread)
     case one if SparkVersion.isOneRow(one) =>
       Sources.positional("one-row", Digest.of("one-row"), one.output)
     case e: EmptyRelationExec => Sources.positional("empty", Digest.of("empty"), e.output)
@@ -252,14 +253,21 @@ private[fingerprint] final class Relations(
     )
   }
 
+  /**
+   * The query's own order is one more way to spread rows. Sorts that Spark needs (for joins, windows) are
+   * its own choice.
+   */
+  private def sorted(s: SortExec): Relation = {
+    val below = apply(s.child)
+    val by = s.sortOrder.map(text.text(_, below.env)) // an order by `rand()` is no order
+    if (!NodeKey.isAsked(s)) below
+    else below.copy(spread =
+      new Digest("sort").add(below.spread).add(s.global.toString).addAll(by).hex()
+    )
+  }
+
   private def together(spreads: String*): String =
     if (spreads.forall(_.isEmpty)) "" else new Digest("together").addAll(spreads).hex()
-
-  private def through(child: SparkPlan, reads: Seq[Expression]): Relation = {
-    val below = apply(child)
-    reads.foreach(text.text(_, below.env)) // an order by `rand()` is no order
-    below
-  }
 
   private def renamed(r: Relation, from: Seq[Attribute], to: Seq[Attribute]): Relation = {
     val names = from.zip(to).flatMap { case (f, t) => r.env.get(f).map(t.exprId -> _) }

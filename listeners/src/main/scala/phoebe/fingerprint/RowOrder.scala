@@ -5,7 +5,7 @@
  */
 package phoebe.fingerprint
 
-import java.util.IdentityHashMap
+import java.util.{IdentityHashMap, Locale}
 
 import scala.collection.mutable
 
@@ -38,8 +38,9 @@ private[phoebe] object RowOrder {
   final case class Stored(fingerprint: String, run: String)
 
   /**
-   * The origin of a value: a column of an input (or, without a name, the order of its rows), and the
-   * number of order-dependent computations since. Partial sums have one step, sums two.
+   * The origin of a value: a column of an input, by its name or its position (without either, the order
+   * of its rows), and the number of order-dependent computations since. Partial sums have one step, sums
+   * two.
    */
   final case class Value(input: String, column: String, steps: Int)
 
@@ -99,7 +100,8 @@ private[phoebe] object RowOrder {
     def shared(v: Value) = v.copy(input = inputs(v.input))
     val others = elsewhere.map(shared)
     val uses = all.flatMap(c => c.of.map(v => (shared(v), v, c))).groupBy(_._1)
-    uses.toSeq.flatMap { case (value, same) =>
+    // Of a column's two names the one to be shown comes last.
+    uses.toSeq.sortBy(!_._1.column.startsWith(Place)).flatMap { case (value, same) =>
       val ways = same.map { case (_, own, c) => c.way(own.input) }.distinct
       val isOne = ways.size == 1 && !(others(value) && same.exists(_._3.usesStore))
       if (isOne) Nil
@@ -121,6 +123,8 @@ private[phoebe] object RowOrder {
     all.flatMap(_.boundaries.map(_.fingerprint)).toSet.filter(f =>
       contested(all.map(_.without(f)), Set.empty).nonEmpty
     )
+
+  private val Place = "#"
 
   /** An input's paths, one per line; for many (a table's partitions after pruning) their common folder. */
   private def inputOf(paths: Seq[String]): String =
@@ -241,10 +245,10 @@ private[phoebe] object RowOrder {
       case r: InMemoryRelation => cached(r)
       case s: FileSourceScanExec => files(s.relation, s.output)
       case LogicalRelation(r: HadoopFsRelation, output, _, _, _) => files(r, output)
-      case s: LocalTableScanExec => leaf(s"${s.rows.size} rows", s.output)
-      case l: logical.LocalRelation => leaf(s"${l.data.size} rows", l.output)
-      case r: RangeExec => leaf(range(r.range), r.output)
-      case r: logical.Range => leaf(range(r), r.output)
+      case s: LocalTableScanExec => leaf(s"${s.rows.size} rows", s.output, unnamed)
+      case l: logical.LocalRelation => leaf(s"${l.data.size} rows", l.output, unnamed)
+      case r: RangeExec => leaf(range(r.range), r.output, unnamed)
+      case r: logical.Range => leaf(range(r), r.output, unnamed)
       case u: UnionExec => union(u)
       case u: logical.Union => union(u)
       case a: BaseAggregateExec => aggregated(a)
@@ -273,19 +277,34 @@ private[phoebe] object RowOrder {
       finally within = before
     }
 
+    /** A value of no column is one of the rows: how many there are, and where. */
+    private def orRows(of: Set[Value], read: Flow): Set[Value] = if (of.isEmpty) read.order else of
+
     private def compute(of: Set[Value], read: Flow): Unit =
       if (of.nonEmpty) {
         val inputs = of.map(_.input)
         found += Computation(of, within, read.inputs.filter(i => inputs(i._1)))
       }
 
-    private def files(relation: HadoopFsRelation, output: Seq[Attribute]) =
-      leaf(inputOf(relation.location.rootPaths.map(_.toString)), output)
+    private def files(relation: HadoopFsRelation, output: Seq[Attribute]) = {
+      // One column may have other names in two relations of the same files, by letters or by place.
+      val places = relation.dataSchema.fieldNames.zipWithIndex.toMap
+      def names(a: Attribute) =
+        Set(a.name.toLowerCase(Locale.ROOT)) ++ places.get(a.name).map(i => s"$Place$i")
+      leaf(inputOf(relation.location.rootPaths.map(_.toString)), output, names)
+    }
+
+    /** Spark gives columns of rows at hand other names when it computes them beforehand. */
+    private def unnamed(a: Attribute): Set[String] = Set("")
 
     private def range(r: logical.Range) = s"range ${r.start} ${r.end} ${r.step}"
 
-    private def leaf(input: String, output: Seq[Attribute]): Flow = Flow(
-      output.map(a => a.exprId -> Set(Value(input, a.name, 0))).toMap,
+    private def leaf(
+        input: String,
+        output: Seq[Attribute],
+        names: Attribute => Set[String]
+    ): Flow = Flow(
+      output.map(a => a.exprId -> names(a).map(Value(input, _, 0))).toMap,
       Set(Value(input, "", 0)),
       Map(input -> Set(within))
     )
@@ -404,8 +423,9 @@ private[phoebe] object RowOrder {
         e.exprId -> (e.collectFirst { case w: WindowExpression => w } match {
           case Some(w) if isExact(w) => of
           case Some(WindowExpression(_: AggregateExpression, _)) =>
-            compute(of, read)
-            step(of)
+            val rows = orRows(of, read)
+            compute(rows, read)
+            step(rows)
           case _ => // depends on which row is the first, or the next one
             compute(of ++ read.order, read)
             order = step(read.order)
@@ -420,9 +440,9 @@ private[phoebe] object RowOrder {
       val made = a.aggregateExpressions.map { e =>
         val of = values(e, read.columns)
         val calls = e.collect { case c: AggregateExpression if !isExact(c.aggregateFunction) => c }
-        calls.foreach(c => compute(values(c, read.columns), read))
+        calls.foreach(c => compute(orRows(values(c, read.columns), read), read))
         val isPicked = a.groupingExpressions.exists(k => !isBinaryStable(k) && k.semanticEquals(e))
-        e.exprId -> (if (calls.isEmpty && !isPicked) of else step(step(of)))
+        e.exprId -> (if (calls.isEmpty && !isPicked) of else step(step(orRows(of, read))))
       }
       put(a, read, Set.empty, made.toMap)
     }
@@ -457,11 +477,12 @@ private[phoebe] object RowOrder {
         val gives =
           if (isExact(call.aggregateFunction)) of
           else {
-            compute(of, read)
+            val rows = orRows(of, read)
+            compute(rows, read)
             if (call.mode == Complete) {
-              compute(step(of), read)
-              step(step(of))
-            } else step(of)
+              compute(step(rows), read)
+              step(step(rows))
+            } else step(rows)
           }
         call.mode match {
           case Partial | PartialMerge => buffers.map(_.exprId -> gives)

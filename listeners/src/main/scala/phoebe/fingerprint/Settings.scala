@@ -27,7 +27,7 @@ private[fingerprint] final case class Settings(hash: String, parts: Seq[(String,
 private[fingerprint] object Settings {
 
   /** Version of the fingerprint scheme. Raise it when the meaning of a fingerprint changes. */
-  private val Scheme = 4
+  private val Scheme = 5
 
   /**
    * @param sql
@@ -41,15 +41,18 @@ private[fingerprint] object Settings {
     val set = SparkInternals.settings(sql)
     // Called on every planning pass. Session settings change rarely, the application's never.
     val known = last.get
-    if (known != null && (known.core eq core) && known.sql == set && known.readers == readers)
-      known.settings
+    val process = ofProcess(sql)
+    if (
+      known != null && (known.core eq core) && known.sql == set && known.readers == readers &&
+      known.process == process
+    ) known.settings
     else {
       val snapshot = set.synchronized(new java.util.HashMap(set))
-      val all = parts(sql, core, readers)
+      val all = parts(sql, core, readers, process)
       val hash = new Digest("settings").addAll(all.flatMap { case (k, v) => Seq(k, v) }).hex()
       val made = Settings(hash, all)
       // Not cached if a setting was changed meanwhile.
-      if (snapshot == set) last.set(new Known(snapshot, core, readers, made))
+      if (snapshot == set) last.set(new Known(snapshot, core, readers, process, made))
       made
     }
   }
@@ -58,6 +61,7 @@ private[fingerprint] object Settings {
       val sql: java.util.Map[String, String],
       val core: SparkConf,
       val readers: Map[String, String],
+      val process: Seq[(String, String)],
       val settings: Settings
   )
   private val last = new AtomicReference[Known]
@@ -78,18 +82,33 @@ private[fingerprint] object Settings {
       .map(key => key -> hadoop.get(key, "")).toMap
   }
 
+  /** What any code of this process may change at any time, and what a session takes from it. */
+  private def ofProcess(sql: SQLConf): Seq[(String, String)] = Seq(
+    "time_zone" -> sql.sessionLocalTimeZone,
+    // For times in ORC files and old calendars, and for upper and lower case.
+    "jvm_time_zone" -> TimeZone.getDefault.getID,
+    "jvm_locale" -> Locale.getDefault.toString,
+    "jvm_locale_data" -> System.getProperty(LocaleData, "")
+  )
+
   /** The values that count, by name. */
   def parts(
       sql: SQLConf,
       core: SparkConf,
       readers: Map[String, String]
+  ): Seq[(String, String)] = parts(sql, core, readers, ofProcess(sql))
+
+  private def parts(
+      sql: SQLConf,
+      core: SparkConf,
+      readers: Map[String, String],
+      process: Seq[(String, String)]
   ): Seq[(String, String)] = {
     val scratch = sql.clone()
     val set = sql.getAllConfs.iterator.filter { case (key, value) =>
       counts(key) && !AllowList.isNeutral(key) && !isDefault(key, value, scratch)
     }
     val resolved = Seq(
-      "time_zone" -> sql.sessionLocalTimeZone,
       "ansi" -> sql.ansiEnabled.toString,
       "case_sensitive" -> sql.caseSensitiveAnalysis.toString,
       "codec" -> core.get("spark.io.compression.codec", "lz4"),
@@ -103,14 +122,10 @@ private[fingerprint] object Settings {
       "icu" -> VersionInfo.ICU_VERSION.toString,
       // Number formatting differs between Java releases (JDK-4511638).
       "java" -> System.getProperty("java.specification.version"),
-      // For times in ORC files and old calendars, and for upper and lower case.
-      "jvm_time_zone" -> TimeZone.getDefault.getID,
-      "jvm_locale" -> Locale.getDefault.toString,
-      "jvm_locale_data" -> System.getProperty(LocaleData, ""),
       "fingerprint" -> s"$Scheme/${AllowList.version}"
     )
     // For readers, a session's settings replace Hadoop's.
-    (readers.iterator ++ set ++ ofExecutors(core)).toMap.toSeq.sorted ++ resolved
+    (readers.iterator ++ set ++ ofExecutors(core)).toMap.toSeq.sorted ++ process ++ resolved
   }
 
   /** Options that give executors another time zone or locale than the driver's. */

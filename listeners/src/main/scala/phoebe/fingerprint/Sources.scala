@@ -79,12 +79,13 @@ private[fingerprint] object Sources {
   /**
    * What else changes the rows that a reader returns. To a parser of text, a record is malformed or not
    * depending on the requested columns. So the rows, and the corrupt record's column, differ between sets
-   * of columns. The other formats give the same rows for any columns.
+   * of columns. Avro's reader may find fields by their position among them (`positionalFieldMatching`).
+   * The other formats give the same rows for any columns.
    */
   private def reads(scan: FileSourceScanExec): Seq[String] = {
     val relation = scan.relation
     val required =
-      if (parsers(relation.fileFormat.getClass.getName)) Seq(schemaText(scan.requiredSchema))
+      if (goByColumns(relation.fileFormat.getClass.getName)) Seq(schemaText(scan.requiredSchema))
       else Nil
     // Files of buckets that a filter excludes are not read.
     val buckets = relation.bucketSpec.toSeq.flatMap { spec =>
@@ -170,6 +171,7 @@ private[fingerprint] object Sources {
   private val csv = datasources + "csv.CSVFileFormat"
   private val parsers =
     Set(csv, datasources + "json.JsonFileFormat", datasources + "xml.XmlFileFormat")
+  private val goByColumns = parsers + "org.apache.spark.sql.avro.AvroFileFormat"
 
   private val indexes = Set("InMemoryFileIndex", "PrunedInMemoryFileIndex", "CatalogFileIndex")
     .map(datasources + _)

@@ -102,6 +102,24 @@ class SurroundingsSuite extends AnyFunSuite {
     assert(named("true")(key) == "true" && named("false")(key) == "false")
   }
 
+  test("the zone and locale of the process count as they are when a query is planned") {
+    val sql = new SQLConf
+    val core = new SparkConf(false)
+    val (zone, locale) = (TimeZone.getDefault, Locale.getDefault)
+    def hash(): String = Settings.of(sql, core, Map.empty).hash
+    val before = hash()
+    try {
+      TimeZone.setDefault(TimeZone.getTimeZone("Asia/Kathmandu"))
+      val elsewhere = hash()
+      Locale.setDefault(Locale.forLanguageTag("tr-TR"))
+      assert(Set(before, elsewhere, hash()).size == 3)
+    } finally {
+      TimeZone.setDefault(zone)
+      Locale.setDefault(locale)
+    }
+    assert(hash() == before)
+  }
+
   test("Hadoop's settings of readers count wherever they were set, its defaults do not") {
     val hadoop = new Configuration()
     val before = Settings.ofReaders(hadoop)
