@@ -92,7 +92,6 @@ object DirectionsSuite {
         "executor",
         "files",
         "fingerprint",
-        "plugin",
         "rpc",
         "settings",
         "store"
@@ -131,7 +130,10 @@ object DirectionsSuite {
     "maxAttemptIdToIgnore",
     "rddScopeId",
     "rollbackSucceedingStagesForQuery",
-    "rowBasedChecksums"
+    "rowBasedChecksums",
+    "shuffleChecksumMismatchFullRetryEnabled",
+    "shuffleChecksumMismatchQueryLevelRollbackEnabled",
+    "shuffleOrderIndependentChecksumEnabled"
   )
   private val Kinds = Set(
     "org.apache.spark.sql.catalyst.expressions.NumericEvalContext",
