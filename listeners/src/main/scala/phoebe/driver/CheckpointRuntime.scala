@@ -6,6 +6,7 @@ import java.util.concurrent.{ConcurrentHashMap, CountDownLatch, ThreadPoolExecut
 import scala.concurrent.{ExecutionContext, ExecutionContextExecutorService}
 import scala.jdk.CollectionConverters._
 
+import org.apache.spark.SparkContext
 import org.apache.spark.broadcast.Broadcast
 import org.apache.spark.internal.Logging
 import org.apache.spark.scheduler.{
@@ -54,6 +55,7 @@ final class CheckpointRuntime(val phoebe: PhoebeRuntime) extends SparkListener
   import CheckpointRuntime._
 
   private val sc = phoebe.sparkContext
+  def sparkContext: SparkContext = sc
   val store = new CheckpointStore(
     phoebe.settings.checkpointDir,
     sc.hadoopConfiguration,

@@ -128,7 +128,7 @@ final class RestoredOutputs(
   import RestoredOutputs._
 
   private val manifest = checkpoint.manifest
-  private val sc = runtime.phoebe.sparkContext
+  private val sc = runtime.sparkContext
   private val scheduler = sc.dagScheduler
 
   /** The query's context. None: then the boundary cannot be computed later. */
