@@ -60,9 +60,8 @@ def _item(name: str) -> queries.Item:
     text = tpc.query(name)
     if name == "tpcds/q30":  # names a column otherwise than the generator does
         text = text.replace("c_last_review_date", "c_last_review_date_sk")
-    return queries.Item(
-        name, tpc.data("tpch" if name in tpc.TPCH_QUERIES else "tpcds", 0.1), sql=text
-    )
+    data = tpc.data("tpch", 0.03) if name in tpc.TPCH_QUERIES else tpc.data("tpcds", 0.1)
+    return queries.Item(name, data, sql=text)
 
 
 def _run(jvm: in_turn.Jvm, folder: Path, home_: Path, case: Case, *, plugin: bool = True) -> Ran:
