@@ -16,7 +16,7 @@ from benchmarks.faults import HOSTS, small_disk
 from tests.support import reruns, resume_trials, trials
 from tests.support.cluster import Cluster, standalone
 from tests.support.resume_trials import ResumeBench
-from tests.support.store import wait_for_commits
+from tests.support.store import clear, wait_for_commits
 
 SEED = 20210711
 DRAWN = [
@@ -28,6 +28,8 @@ RARELY = ("delete", "truncate")
 # Also where a disk of its own could be filled: it is filled elsewhere then.
 SAYS_FULL = trials.Trial("t12-disk_full", "disk_full", "one", SEED)
 
+CONTROL = "lost"
+"""The query of which stages do run again."""
 MOMENTS = 3
 """Moments that are tried at most for a fault whose query was over before it came."""
 
@@ -74,7 +76,7 @@ def test_faults_change_no_result(
     bench = trials.Bench(place, cluster, disk, troubled, plain=plain)
     kinds = trials.troubled_kinds(disk)
     drawn = [t for t in DRAWN if (t.kind in kinds) == troubled and t.kind not in RARELY]
-    judged = _none_changes(bench, [*drawn, *([SAYS_FULL] * troubled)])
+    judged = _none_changes(bench, [*drawn, *([SAYS_FULL] * troubled)], control=not troubled)
     plain |= bench.plain
     assert judged
     if not troubled:
@@ -92,8 +94,10 @@ def test_files_that_are_gone_or_cut_off_change_no_result(
     _none_changes(bench, [t for t in DRAWN if t.kind in RARELY])
 
 
-def _none_changes(bench: trials.Bench, drawn: Sequence[trials.Trial]) -> dict[str, reruns.Losses]:
-    """What was lost, by trial."""
+def _none_changes(
+    bench: trials.Bench, drawn: Sequence[trials.Trial], *, control: bool = False
+) -> dict[str, reruns.Losses]:
+    """What was lost, by trial. ``control`` adds a loss that makes stages run again."""
     outcomes = []
     with bench.start() as served:
         for trial in drawn:
@@ -105,14 +109,35 @@ def _none_changes(bench: trials.Bench, drawn: Sequence[trials.Trial]) -> dict[st
             assert not outcome.wrong, outcome
             assert not outcome.error or bench.fails_without(outcome), outcome
             outcomes.append(outcome)
+        if control:
+            _lose_executor_and_checkpoint(bench)
         served.stop()
     judged = trials.upstream_reruns(served, outcomes)
     assert not {name: found for name, found in judged.items() if found.reruns}
+    if control:
+        lost = reruns.read(next((served.folder / "events").iterdir()))[CONTROL]
+        assert lost.committed_before == 1
+        assert lost.reruns
     return judged
 
 
-# In every run: one kill for each half of a driver's life, and what only resuming has to stand.
-ALWAYS = ("driver_commit", "driver_restore", "restore_late", "restore_gone")
+def _lose_executor_and_checkpoint(bench: trials.Bench) -> None:
+    """Where the store cannot help, stages do run again: the judge above can tell."""
+    bench.cluster.wait_for_executors()
+    forced = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "e1"}
+    asked = bench.served.ask(CONTROL, trials.sql_of("one"), forced)
+    manifest = wait_for_commits(bench.store, 1)[0]
+    for file in (*manifest.parents[1].glob("data/*/*/*.pack"), manifest):
+        file.unlink()
+    bench.cluster.workers[0].kill_executors()
+    assert bench.served.answer(asked).error is None
+    clear(bench.store)
+
+
+# In every run: drivers that are killed when all is committed, and while it is restored. Those of
+# `test_applications` are killed between two queries; what cannot be read any more has its tests in
+# `test_unreadable_checkpoints`, and a store that is gone below.
+ALWAYS = ("driver_restore",)
 
 
 def _resumes(bench: ResumeBench, kinds: tuple[str, ...]) -> None:
@@ -130,46 +155,30 @@ def _resumes(bench: ResumeBench, kinds: tuple[str, ...]) -> None:
     assert restored, "nothing was restored: the above says nothing"
 
 
-def test_a_killed_driver_resumes(folder: Path, cluster: Cluster, disk: Path) -> None:
+@pytest.fixture(scope="module")
+def resuming(folder: Path, cluster: Cluster, disk: Path) -> Iterator[ResumeBench]:
+    """The last driver of a test is the next one's first."""
     with ResumeBench(folder / "resume", cluster, disk) as bench:
-        _resumes(bench, ALWAYS)
+        yield bench
+
+
+def test_a_killed_driver_resumes(resuming: ResumeBench) -> None:
+    _resumes(resuming, ALWAYS)
 
 
 def test_a_result_is_whole_although_the_store_went_when_a_part_of_it_was_written(
-    folder: Path, cluster: Cluster, disk: Path
+    resuming: ResumeBench,
 ) -> None:
-    with ResumeBench(folder / "written", cluster, disk) as bench:
-        trial = trials.Trial("r-gone", "restore_gone", "spread", SEED)
-        found = (bench.run(attempt) for attempt in _moments(trial))
-        one = next((one for one in found if not one.outcome.missed), None)
-        assert one is not None
-        assert not one.outcome.wrong, one
-        assert not one.outcome.error, one
-        assert one.restored
+    trial = trials.Trial("r-gone", "restore_gone", "spread", SEED)
+    found = (resuming.run(attempt) for attempt in _moments(trial))
+    one = next((one for one in found if not one.outcome.missed), None)
+    assert one is not None
+    assert not one.outcome.wrong, one
+    assert not one.outcome.error, one
+    assert one.restored
 
 
 @pytest.mark.nightly(guarded_by="tests/faults/test_trials.py::test_a_killed_driver_resumes")
 def test_every_fault_of_resuming(folder: Path, cluster: Cluster, disk: Path) -> None:
     with ResumeBench(folder / "resume-all", cluster, disk) as bench:
         _resumes(bench, tuple(kind for kind in resume_trials.KINDS if kind not in ALWAYS))
-
-
-def test_a_loss_of_executor_and_checkpoint_runs_upstream_again(
-    folder: Path, cluster: Cluster, disk: Path
-) -> None:
-    """Where the store cannot help, stages do run again: the judge above can tell."""
-    bench = trials.Bench(folder / "control", cluster, disk, troubled=False)
-    with bench.start() as served:
-        cluster.wait_for_executors()
-        forced = {"spark.phoebe.mode": "apply", "spark.phoebe.force": "e1"}
-        asked = served.ask("lost", trials.sql_of("one"), forced)
-        manifest = wait_for_commits(bench.store, 1)[0]
-        for file in (*manifest.parents[1].glob("data/*/*/*.pack"), manifest):
-            file.unlink()
-        cluster.workers[0].kill_executors()
-        assert served.answer(asked).error is None
-        served.stop()
-    log = next((served.folder / "events").iterdir())
-    losses = reruns.read(log)["lost"]
-    assert losses.committed_before == 1
-    assert losses.reruns
