@@ -266,5 +266,7 @@ def test_a_full_store_costs_the_checkpoint_only(
     _same(written[0], tmp_path / "app", "q3")
     assert "No space left on device" in finished.log
     assert _events(tmp_path / "home", tmp_path / "app", "abandoned") == {"q3"}
+    events = home.records(tmp_path / "home", "checkpoints", apps.app_id(tmp_path / "app"))
+    assert {r["reason_code"] for r in events if r["event"] == "abandoned"} == {"copy_failed"}
     left = store.attempts(full_disk / "checkpoints")
     assert all(store.in_catalog(a, "manifest").exists() for a in left), "half an attempt is left"

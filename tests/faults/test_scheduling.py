@@ -21,6 +21,7 @@ from tests.support.compare import compare_results
 from tests.support.served import Served
 from tests.support.store import (
     attempts,
+    clear,
     committed,
     data_of,
     incomplete,
@@ -35,14 +36,14 @@ WORK = 600  # microseconds for each row
 STEPS = 1200  # for each row, where a stage has to be busy
 SQL = trials.sql_of("one", WORK)
 
-# One key costs seconds, all others next to nothing.
+# One key costs a second, all others next to nothing.
 STRAGGLER = """
 select k % 8 as bucket, count(*) as n, sum(slow) as slow
 from (
   select /*+ REPARTITION(4, k) */ k, slow
   from (
     select k, aggregate(
-      sequence(1, if(k = 0, 1200, 1)), cast(total as bigint),
+      sequence(1, if(k = 0, 400, 1)), cast(total as bigint),
       (a, i) -> a + aggregate(sequence(1, 5000), i, (b, j) -> b + (j % 7))) as slow
     from (select o_custkey % 97 as k, sum(o_shippriority) as total from orders group by 1)
   )
@@ -129,6 +130,8 @@ def test_speculation(folder: Path, cluster: Cluster) -> None:
         spark__speculation__quantile="0.2",
         spark__speculation__minTaskRuntime="50ms",
         spark__speculation__efficiency__enabled="false",
+        # A copy may run where its input is not, at once.
+        spark__locality__wait="0s",
     ) as served:
         assert served.run("plain", STRAGGLER, trials.PLAIN).error is None
         _two_executors(served)
@@ -148,28 +151,38 @@ def test_speculation(folder: Path, cluster: Cluster) -> None:
     assert any(speculative), "nothing that was checkpointed was speculated"
 
 
-def test_a_stage_tried_again(folder: Path, cluster: Cluster) -> None:
-    """An executor is lost while it uploads: what it had not uploaded is computed again."""
-    here = folder / "retry"
+def test_an_executor_is_lost_and_upstream_files_are_freed(folder: Path, cluster: Cluster) -> None:
+    """In one application, before an executor of it is killed and after."""
+    here = folder / "upstream"
     here.mkdir()
     # Tasks that follow their input could all run on the executor that is not killed.
     with _served(here, cluster, spark__shuffle__reduceLocality__enabled="false") as served:
-        assert served.run("plain", SQL, trials.PLAIN).error is None
         _two_executors(served)
-        (here / "control").write_text("write 2000\n")
-        asked = served.ask("forced", SQL, FORCED)
-        until(lambda: any((here / "store" / "data").glob("*/*/*.pack")), "an upload")
-        os.kill(_executors(cluster)[0], signal.SIGKILL)
-        (here / "control").unlink()
-        assert served.answer(asked).error is None
-        # With what was computed again: it is uploaded by an executor that had only read until then.
-        manifest = wait_for_commits(here / "store", 1)[0]
+        _upstream_is_freed(cluster, served)
+        # Its pauses change no result: one is the plain run's of all.
+        assert served.run("plain", trials.sql_of("one", 0), trials.PLAIN).error is None
+        clear(here / "store")
+        manifest = _a_stage_is_tried_again(here, cluster, served)
         _lost_without_checksums(here, cluster, served)
         served.stop()
-    assert not compare_results(served.output("plain"), served.output("forced"))
+    for name in ("freed", "retried", "unchecked"):
+        assert not compare_results(served.output("plain"), served.output(name)), name
     # Again by the stage's next attempt, or by another stage if no job waited for it just then.
-    assert len(_ran_in(here, read_manifest(manifest)["map_ids"])) > 1, "nothing was computed again"
+    assert len(_ran_in(here, manifest["map_ids"])) > 1, "nothing was computed again"
+
+
+def _a_stage_is_tried_again(here: Path, cluster: Cluster, served: Served) -> Mapping[str, Any]:
+    """An executor is lost while it uploads: what it had not uploaded is computed again."""
+    (here / "control").write_text("write 2000\n")
+    asked = served.ask("retried", SQL, FORCED)
+    until(lambda: any((here / "store" / "data").glob("*/*/*.pack")), "an upload")
+    os.kill(_executors(cluster)[0], signal.SIGKILL)
+    (here / "control").unlink()
+    assert served.answer(asked).error is None
+    # With what was computed again: it is uploaded by an executor that had only read until then.
+    manifest = wait_for_commits(here / "store", 1)[0]
     _one_winner_each(manifest)
+    return read_manifest(manifest)
 
 
 def _lost_without_checksums(here: Path, cluster: Cluster, served: Served) -> None:
@@ -185,10 +198,11 @@ def _lost_without_checksums(here: Path, cluster: Cluster, served: Served) -> Non
     (here / "control").unlink()
     assert served.answer(asked).error is None
     until(lambda: "recomputed_unchecked" in served.log, "it is given up")
-    assert served.run("plain-unchecked", sql, trials.PLAIN).error is None
-    assert not compare_results(served.output("plain-unchecked"), served.output("unchecked"))
 
 
+@pytest.mark.nightly(
+    guarded_by="tests/faults/test_trials.py::test_faults_change_no_result"  # its `decommission`
+)
 def test_executors_that_are_decommissioned(folder: Path, cluster: Cluster) -> None:
     """Their files are moved, to the other one or to the fallback storage, while uploads go on and
     locations switch to the store."""
@@ -216,22 +230,15 @@ def test_executors_that_are_decommissioned(folder: Path, cluster: Cluster) -> No
         assert not compare_results(served.output("plain"), served.output(name)), name
 
 
-def test_upstream_files_are_freed_where_the_checkpoint_was_never_met(
-    folder: Path, cluster: Cluster
-) -> None:
-    """The checkpointed stage is one task, coalesced; what it read was written by both executors."""
-    here = folder / "upstream"
-    with _served(here, cluster) as served:
-        _two_executors(served)
-        asked = served.ask("forced", trials.sql_of("one", 3 * WORK), FORCED)
-        until(lambda: all(_shuffles_by_worker(cluster)), "files of both executors")
-        assert served.answer(asked).error is None
-        until(lambda: "bytes of local files freed" in served.log, "the checkpoint's own are freed")
-        # What is left is what the last stage read.
-        until(lambda: len(set().union(*_shuffles_by_worker(cluster))) == 1, "upstream is freed")
-        assert served.run("plain", trials.sql_of("one", 3 * WORK), trials.PLAIN).error is None
-        served.stop()
-    assert not compare_results(served.output("plain"), served.output("forced"))
+def _upstream_is_freed(cluster: Cluster, served: Served) -> None:
+    """Where the checkpoint was never met: its stage is one task, coalesced; what that read was
+    written by both executors."""
+    asked = served.ask("freed", trials.sql_of("one", 3 * WORK), FORCED)
+    until(lambda: all(_shuffles_by_worker(cluster)), "files of both executors")
+    assert served.answer(asked).error is None
+    until(lambda: "bytes of local files freed" in served.log, "the checkpoint's own are freed")
+    # What is left is what the last stage read.
+    until(lambda: len(set().union(*_shuffles_by_worker(cluster))) == 1, "upstream is freed")
 
 
 def _shuffles_by_worker(cluster: Cluster) -> list[set[str]]:
@@ -285,8 +292,7 @@ def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
         # The worker's executors share its directory: whose a file is, only the service knows.
         assert map_ids <= set().union(*files.values())
         assert served.answer(asked).error is None
-        assert served.run("same", trials.sql_of("one", 3 * WORK), trials.PLAIN).error is None
-        until(lambda: not any(map_ids & set(_map_ids(path)) for path in files), "no file left", 20)
+        until(lambda: not any(map_ids & set(_map_ids(path)) for path in files), "no file left", 40)
         served.stop()
     ran_on = {
         event["Task Info"]["Executor ID"]
@@ -294,7 +300,7 @@ def _lose_an_executor(here: Path, cluster: Cluster, service_port: int) -> None:
         if event["Task Info"]["Task ID"] in map_ids
     }
     assert len(ran_on) == 2, "the one that was killed had none of them"
-    assert not compare_results(served.output("same"), served.output("forced"))
+    assert not compare_results(served.output("first"), served.output("forced"))
 
 
 def test_idle_executors_are_released_after_a_commit(folder: Path, cluster: Cluster) -> None:
@@ -352,13 +358,15 @@ def _last_upload_in_trouble(
     assert [e["reason_code"] for e in events if e["event"] == "abandoned"] == [reason]
 
 
+_FULL = "test_a_full_store_costs_the_checkpoint_only"
+
+
+@pytest.mark.nightly(guarded_by=f"tests/faults/test_damaged_checkpoints.py::{_FULL}")
 def test_an_upload_that_fails_costs_that_checkpoint_only(folder: Path, cluster: Cluster) -> None:
     _last_upload_in_trouble(folder / "failed-upload", cluster, "fail", "copy_failed")
 
 
-@pytest.mark.nightly(
-    guarded_by="tests/faults/test_scheduling.py::test_an_upload_that_fails_costs_that_checkpoint_only"
-)
+@pytest.mark.nightly(guarded_by=f"tests/faults/test_damaged_checkpoints.py::{_FULL}")
 def test_an_upload_that_is_lost_costs_that_checkpoint_only(folder: Path, cluster: Cluster) -> None:
     """Executors are let go while they upload, after the query's end: nobody computes the outputs
     again, and a minute later the checkpoint is given up."""
