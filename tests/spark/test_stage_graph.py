@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,73 +23,68 @@ from tests.support.stage_graph import Tally, compare
 EVENT_LOGS = ROOT / "tests" / "data" / "eventlogs"
 
 _APPLICATION = """
-import sys
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col
-folder, adaptive = sys.argv[1:]
-spark = (
-    SparkSession.builder.master("local[2]").appName("graph")
-    .config("spark.ui.enabled", "false").config("spark.driver.memory", "1g")
-    .config("spark.driver.host", "127.0.0.1").config("spark.local.dir", folder)
-    .config("spark.sql.warehouse.dir", folder + "/warehouse")
-    .config("spark.sql.shuffle.partitions", "3").config("spark.sql.adaptive.enabled", adaptive)
-    .config("spark.sql.autoBroadcastJoinThreshold", "20000")
-    .config("spark.eventLog.enabled", "true").config("spark.eventLog.dir", folder + "/events")
-    .config("spark.eventLog.rolling.enabled", "false")
-    .getOrCreate()
-)
-spark.range(20000).selectExpr("id", "id % 50 as k", "id % 7 as g").write.parquet(folder + "/big")
-spark.range(50).selectExpr("id as k", "concat('name', id) as name").write.parquet(folder + "/small")
-for table in ("big", "small"):
-    spark.read.parquet(folder + "/" + table).createOrReplaceTempView(table)
-spark.range(500).selectExpr("id", "id % 5 as k").write.parquet(folder + "/kept")
-kept = spark.read.parquet(folder + "/kept").repartition(3, col("k")).cache()
-kept.createOrReplaceTempView("cached")
-parted = spark.range(1000).selectExpr("id", "id % 10 as p0")
-parted.write.partitionBy("p0").parquet(folder + "/parted")
-spark.read.parquet(folder + "/parted").createOrReplaceTempView("parted")
-queries = {
-    "aggregate": "select g, count(*) c from big group by g",
-    "join": "select a.k, count(*) c from big a join big b on a.id = b.id where b.g > 1 "
-            "group by a.k",
-    "broadcast": "select name, sum(id) s from big join small on big.k = small.k group by name",
-    "reused": "select * from (select k, sum(id) s from big group by k) x join "
-              "(select k, sum(id) s from big group by k) y on x.k = y.k",
-    "subquery": "select g, count(*) c from big where id > (select avg(id) from big) group by g",
-    "union": "select k, count(*) c from (select k from big where g = 1 union all "
-             "select k from big where g = 2) group by k",
-    "sorted": "select * from big order by id desc",
-    "top": "select k, sum(id) s from big group by k order by s limit 5",
-    "top-of-scan": "select /*+ repartition(4) */ * from big order by id limit 5",
-    "limit": "select * from (select /*+ repartition(4) */ * from big) limit 7",
-    "taken": "select g, (select k from small order by k limit 1) f, count(*) from big group by g",
-    "repartitioned": "select /*+ repartition(5) */ id from big",
-    "distinct": "select count(distinct k), sum(distinct g) from big",
-    "window": "select id, row_number() over (partition by k order by id) r from big",
-    "product": "select count(*) from big a cross join "
-               "(select /*+ repartition(2) */ * from small) b",
-    "full-outer": "select /*+ broadcast(s) */ count(*) from big b full outer join small s "
-                  "on b.k < s.k - 48",
-    "semi-left": "select /*+ broadcast(s) */ count(*) from small s left semi join big b "
-                 "on b.k < s.k - 48",
-    "in": "select count(*) from big where k in (select k from small where name like '%1')",
-    "cache": "select k, count(*) from cached group by k",
-    "cache-again": "select k, count(*) from cached group by k",
-    "pruning": "select count(*) from parted join small on parted.p0 = small.k where name = 'name3'",
-    "nothing": "select k from big where 1 = 0",
-    "rows": "select * from values (1), (2) as t(a)",
-}
-for name, text in queries.items():
-    spark.sparkContext.setJobDescription(name)
-    spark.sql(text).write.format("noop").mode("overwrite").save()
-written = spark.sql(queries["aggregate"])
-spark.sparkContext.setJobDescription("parquet")
-written.write.mode("overwrite").parquet(folder + "/out")
-spark.sparkContext.setJobDescription("collected")
-spark.sql(queries["top"]).collect()
-spark.sparkContext.setJobDescription("collected-limit")
-spark.sql("select * from big").limit(3).collect()
-spark.stop()
+
+def main(path):
+    folder = str(path)
+    spark = SparkSession.builder.appName("graph").getOrCreate()
+    big = spark.range(20000).selectExpr("id", "id % 50 as k", "id % 7 as g")
+    big.write.parquet(folder + "/big")
+    small = spark.range(50).selectExpr("id as k", "concat('name', id) as name")
+    small.write.parquet(folder + "/small")
+    for table in ("big", "small"):
+        spark.read.parquet(folder + "/" + table).createOrReplaceTempView(table)
+    spark.range(500).selectExpr("id", "id % 5 as k").write.parquet(folder + "/kept")
+    kept = spark.read.parquet(folder + "/kept").repartition(3, col("k")).cache()
+    kept.createOrReplaceTempView("cached")
+    parted = spark.range(1000).selectExpr("id", "id % 10 as p0")
+    parted.write.partitionBy("p0").parquet(folder + "/parted")
+    spark.read.parquet(folder + "/parted").createOrReplaceTempView("parted")
+    queries = {
+        "aggregate": "select g, count(*) c from big group by g",
+        "join": "select a.k, count(*) c from big a join big b on a.id = b.id where b.g > 1 "
+                "group by a.k",
+        "broadcast": "select name, sum(id) s from big join small on big.k = small.k group by name",
+        "reused": "select * from (select k, sum(id) s from big group by k) x join "
+                  "(select k, sum(id) s from big group by k) y on x.k = y.k",
+        "subquery": "select g, count(*) c from big where id > (select avg(id) from big) group by g",
+        "union": "select k, count(*) c from (select k from big where g = 1 union all "
+                 "select k from big where g = 2) group by k",
+        "sorted": "select * from big order by id desc",
+        "top": "select k, sum(id) s from big group by k order by s limit 5",
+        "top-of-scan": "select /*+ repartition(4) */ * from big order by id limit 5",
+        "limit": "select * from (select /*+ repartition(4) */ * from big) limit 7",
+        "taken": "select g, (select k from small order by k limit 1) f, count(*) from big "
+                 "group by g",
+        "repartitioned": "select /*+ repartition(5) */ id from big",
+        "distinct": "select count(distinct k), sum(distinct g) from big",
+        "window": "select id, row_number() over (partition by k order by id) r from big",
+        "product": "select count(*) from big a cross join "
+                   "(select /*+ repartition(2) */ * from small) b",
+        "full-outer": "select /*+ broadcast(s) */ count(*) from big b full outer join small s "
+                      "on b.k < s.k - 48",
+        "semi-left": "select /*+ broadcast(s) */ count(*) from small s left semi join big b "
+                     "on b.k < s.k - 48",
+        "in": "select count(*) from big where k in (select k from small where name like '%1')",
+        "cache": "select k, count(*) from cached group by k",
+        "cache-again": "select k, count(*) from cached group by k",
+        "pruning": "select count(*) from parted join small on parted.p0 = small.k "
+                   "where name = 'name3'",
+        "nothing": "select k from big where 1 = 0",
+        "rows": "select * from values (1), (2) as t(a)",
+    }
+    for name, text in queries.items():
+        spark.sparkContext.setJobDescription(name)
+        spark.sql(text).write.format("noop").mode("overwrite").save()
+    written = spark.sql(queries["aggregate"])
+    spark.sparkContext.setJobDescription("parquet")
+    written.write.mode("overwrite").parquet(folder + "/out")
+    spark.sparkContext.setJobDescription("collected")
+    spark.sql(queries["top"]).collect()
+    spark.sparkContext.setJobDescription("collected-limit")
+    spark.sql("select * from big").limit(3).collect()
+    spark.stop()
 """
 
 QUERIES = ("aggregate", "join", "broadcast", "reused", "subquery", "union")
@@ -105,20 +99,26 @@ class Ran:
     harvested: dict[str, tuple[PlanGraph, list[Record]]]
 
 
+@pytest.fixture(scope="module")
+def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
+    folder = tmp_path_factory.mktemp("jvm")
+    (folder / "graph_app.py").write_text(_APPLICATION)
+    path = os.pathsep.join([str(folder), spark_environment()["PYTHONPATH"]])
+    with in_turn.Jvm(folder, environment={"PYTHONPATH": path}) as found:
+        yield found
+
+
 @pytest.fixture(scope="module", params=["false", "true"], ids=["aqe-off", "aqe-on"])
-def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+def ran(
+    jvm: in_turn.Jvm, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Ran:
     folder = tmp_path_factory.mktemp("graph")
-    (folder / "events").mkdir()
-    (folder / "app.py").write_text(_APPLICATION)
-    done = subprocess.run(
-        [sys.executable, "app.py", str(folder), request.param],
-        capture_output=True,
-        text=True,
-        env=spark_environment(),
-        cwd=folder,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    settings = {
+        "spark.sql.shuffle.partitions": "3",
+        "spark.sql.adaptive.enabled": request.param,
+        "spark.sql.autoBroadcastJoinThreshold": "20000",
+    }
+    jvm.run(folder, "graph_app", folder, settings, plugin=False)
     (source,) = find_logs([folder / "events"])
     harvest, rows, plans = Harvest(source="eventlog"), list[Record](), {}
     for event in EventReader(source):
@@ -152,12 +152,6 @@ def test_every_boundary_is_tied_to_its_stage(ran: Ran, query: str) -> None:
     assert all(row.stage_id is not None for row in boundaries)
     (execution,) = (row for row in rows if isinstance(row, ExecutionRecord))
     assert execution.complete
-
-
-@pytest.fixture(scope="module")
-def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
-    with in_turn.Jvm(tmp_path_factory.mktemp("jvm")) as found:
-        yield found
 
 
 @pytest.mark.parametrize("adaptive", [False, True], ids=["aqe-off", "aqe-on"])
