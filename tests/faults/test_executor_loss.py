@@ -7,13 +7,14 @@ same point does re-run upstream stages, which shows that the test can tell.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import eventlog, places, queries, store, tpc, trials
 from tests.support.apps import RunningApp
-from tests.support.cluster import standalone
+from tests.support.cluster import Cluster, standalone
 from tests.support.compare import compare_results
 
 # A join and an aggregate below one shuffle (e1), and above it a stage that waits for seconds in
@@ -44,21 +45,26 @@ CONF = {
 }
 
 
-def _kill_after_upstream(folder: Path, plugin: bool) -> tuple[eventlog.AppRun, int]:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with standalone(tmp_path_factory.mktemp("cluster")) as found:
+        yield found
+
+
+def _kill_after_upstream(
+    folder: Path, cluster: Cluster, plugin: bool
+) -> tuple[eventlog.AppRun, int]:
     """Runs the query and kills one executor while its slow stage runs; the log, and when (ms)."""
     items = [queries.Item("loss", tpc.data("tpch", 0.1), sql=SQL)]
     conf = {**CONF, "spark.phoebe.home": str(folder / "home")}
-    with (
-        standalone(folder / "cluster") as cluster,
-        queries.submit_queries(
-            items,
-            folder=folder / "app",
-            master=cluster.master,
-            conf=conf,
-            plugin="jars" if plugin else "none",
-            packages_jars=[places.testing_jar()],
-        ) as app,
-    ):
+    with queries.submit_queries(
+        items,
+        folder=folder / "app",
+        master=cluster.master,
+        conf=conf,
+        plugin="jars" if plugin else "none",
+        packages_jars=[places.testing_jar()],
+    ) as app:
         _await_slow_stage(app)
         if plugin:
             store.wait_for_commits(folder / "home" / "checkpoints", 1)
@@ -100,9 +106,11 @@ def _rerun(run: eventlog.AppRun, killed_ms: int) -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def without(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, eventlog.AppRun, int]:
+def without(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, eventlog.AppRun, int]:
     folder = tmp_path_factory.mktemp("without")
-    return (folder, *_kill_after_upstream(folder, plugin=False))
+    return (folder, *_kill_after_upstream(folder, cluster, plugin=False))
 
 
 def test_without_the_plugin_upstream_runs_again(
@@ -113,9 +121,9 @@ def test_without_the_plugin_upstream_runs_again(
 
 
 def test_after_a_commit_nothing_upstream_runs_again(
-    without: tuple[Path, eventlog.AppRun, int], tmp_path: Path
+    without: tuple[Path, eventlog.AppRun, int], cluster: Cluster, tmp_path: Path
 ) -> None:
-    run, killed_ms = _kill_after_upstream(tmp_path, plugin=True)
+    run, killed_ms = _kill_after_upstream(tmp_path, cluster, plugin=True)
     assert not _rerun(run, killed_ms)
     left, right = (queries.output(f / "app", "loss") for f in (without[0], tmp_path))
     assert not compare_results(left, right)
