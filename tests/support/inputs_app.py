@@ -20,18 +20,21 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 import phoebe_spark
+from tests.support import waiting
 
 WORK = Path(sys.argv[1])
 RUN, MODE = 0, ""  # of the application that runs now
 TIME_NS = 1_700_000_000_000_000_000
 """A modification time that files are given."""
 
+ONE, OTHER = "1,100\n1,200\n", "1,400\n1,500\n"
+CLEANS_UP = "spark.sql.classic.shuffleDependency.fileCleanup.enabled"
 MALFORMED = {
     "csv": "1,10\n1,x\n2,20\n",
     "json": '{"a": 1, "b": 10}\n{"a": 1, "b": "x"}\n{"a": 2, "b": 20}\n',
     "xml": "<rs><r><a>1</a><b>10</b></r><r><a>1</a><b>x</b></r><r><a>2</a><b>20</b></r></rs>",
 }
-COMMITS = 3 * len(MALFORMED) + 7
+COMMITS = 3 * len(MALFORMED) + 9
 """Boundaries that run 1 writes."""
 
 
@@ -100,13 +103,38 @@ def changed(
     """One file; in run 2 something happens to it before it is listed, or after that."""
     folder = WORK / name
     if RUN == 1:
-        write(name, "1,100\n1,200\n")
+        write(name, ONE)
     elif before:
         before()
     df = sums(spark, folder)
     if RUN == 2 and after:
         after(folder)
     return rows(df)
+
+
+def asked_twice(spark: SparkSession, name: str, *, cleans: bool) -> Any:
+    """The same plan again, after Spark's clean-up if that is on; then when its file has changed."""
+    path = WORK / name / "part.csv"
+    if not path.exists() or path.read_text() != ONE:
+        write(name, ONE)
+    spark.conf.set(CLEANS_UP, cleans)
+    df = sums(spark, path.parent)
+    kept = shuffle_files()
+    found = [rows(df)]
+    if RUN == 2:
+        if cleans:
+            waiting.until(lambda: shuffle_files() <= kept, "Spark has cleaned up")
+        found.append(rows(df))
+        if cleans:
+            waiting.until(lambda: shuffle_files() <= kept, "Spark has cleaned up")
+        write(name, OTHER)
+        found += [rows(df), rows(df)]
+    spark.conf.unset(CLEANS_UP)
+    return found
+
+
+def shuffle_files() -> set[Path]:
+    return set((WORK / "local").glob("**/shuffle_*.data"))
 
 
 def of_another_session(spark: SparkSession) -> Any:
@@ -131,13 +159,12 @@ def main() -> None:
 
 def application() -> None:
     spark = session()
-    other = "1,400\n1,500\n"
 
     def again(folder: Path) -> None:
-        write(folder.name, other)
+        write(folder.name, OTHER)
 
     def later(folder: Path) -> None:
-        write(folder.name, other, at_ns=TIME_NS + 5_000_000_000)
+        write(folder.name, OTHER, at_ns=TIME_NS + 5_000_000_000)
 
     def added(folder: Path) -> None:
         (folder / "more.csv").write_text("1,7\n")
@@ -147,7 +174,7 @@ def application() -> None:
 
     def back() -> None:
         """As run 1 left it, for whichever run 2 this is."""
-        write("removed", "1,100\n1,200\n")
+        write("removed", ONE)
         (WORK / "added" / "more.csv").unlink(missing_ok=True)
 
     if RUN == 2:
@@ -155,12 +182,14 @@ def application() -> None:
     result = {kind: malformed(spark, kind) for kind in MALFORMED}
     result |= {
         "unchanged": changed(spark, "unchanged"),
-        "same_time": changed(spark, "same_time", before=lambda: write("same_time", other)),
+        "same_time": changed(spark, "same_time", before=lambda: write("same_time", OTHER)),
         "rewritten": changed(spark, "rewritten", after=later),
         "rewritten_same_time": changed(spark, "rewritten_same_time", after=again),
         "added": changed(spark, "added", after=added),
         "removed": changed(spark, "removed", after=removed),
         "of_another_session": of_another_session(spark),
+        "asked_twice": asked_twice(spark, "asked_twice", cleans=True),
+        "asked_twice_kept": asked_twice(spark, "asked_twice_kept", cleans=False),
     }
     if RUN == 1:
         deadline = time.monotonic() + 60

@@ -27,7 +27,8 @@ private[phoebe] object Verdict {
     override val replaces = true
   }
 
-  final case class Restore(reason: Reason, checkpoint: CommittedCheckpoint) extends Verdict {
+  final case class Restore(reason: Reason, checkpoint: CommittedCheckpoint, inputs: Inputs)
+      extends Verdict {
     override val replaces = true
   }
 }

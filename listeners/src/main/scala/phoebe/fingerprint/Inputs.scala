@@ -72,6 +72,13 @@ final class Inputs private[fingerprint] (
   /** The identity of the inputs now; Left if they are not those that were listed for this query. */
   def beforeRestore(looks: Looks): Either[Reason, String] = look(looks).map(Inputs.identity)
 
+  /** Why the inputs are not any more those that a manifest identifies. Reads the store. */
+  def changedSince(identity: String, timeoutMs: Long): Option[Reason] =
+    beforeRestore(Inputs.looksBeforeRestores(session, timeoutMs)) match {
+      case Left(reason) => Some(reason)
+      case Right(now) => if (now == identity) None else Some(Inputs.replaced)
+    }
+
   private def look(looks: Looks) = looks(held.map(_._1))
 }
 

@@ -44,7 +44,7 @@ private[phoebe] final class BoundaryReports(phoebe: PhoebeRuntime) {
         case Right(f) =>
           state.verdicts.get(f.hash) match {
             case Verdict.Write(reason, _) => "checkpoint" -> reason
-            case Verdict.Restore(reason, _) => "restore" -> reason
+            case Verdict.Restore(reason, _, _) => "restore" -> reason
             case Verdict.Skip(reason) => "skip" -> reason
             case null => "skip" -> advised.otherwise
           }

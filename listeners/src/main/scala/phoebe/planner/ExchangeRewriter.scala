@@ -27,7 +27,7 @@ private[phoebe] object ExchangeRewriter {
             hash,
             id
           )(runtime)
-        case Some((hash, Verdict.Restore(_, checkpoint))) =>
+        case Some((hash, Verdict.Restore(_, checkpoint, inputs))) =>
           val input = RestoredInputExec(exchange.child.output)(exchange.child)
           // AQE finds a stage's logical node by these tags.
           input.copyTagsFrom(exchange.child)
@@ -42,7 +42,7 @@ private[phoebe] object ExchangeRewriter {
             exchange.advisoryPartitionSize,
             hash,
             id
-          )(checkpoint, runtime)
+          )(checkpoint, inputs, runtime)
         case _ => exchange
       }
   }

@@ -123,7 +123,7 @@ private[phoebe] object RestorePlan {
       }
       candidates.zip(found).foreach {
         case (hash, Right(found)) =>
-          verdicts(hash) = Verdict.Restore(restoredReason(found), found.checkpoint)
+          verdicts(hash) = Verdict.Restore(restoredReason(found), found.checkpoint, inputs(hash))
         case (hash, Left(reason)) => refused(hash) = reason
       }
       settle()

@@ -80,6 +80,25 @@ private[spark] object MapStages {
     }
   }
 
+  /** Lets the readers of a parked map stage go on: all its outputs are there after all. */
+  def resumeReaders(scheduler: DAGScheduler, shuffleId: Int): Unit =
+    scheduler.shuffleIdToMapStage.get(shuffleId).foreach { stage =>
+      val readers = scheduler.waitingStages.filter(_.parents.contains(stage)).toSeq
+      scheduler.waitingStages -= stage
+      scheduler.waitingStages --= readers
+      scheduler.failedStages ++= readers
+      scheduler.eventProcessLoop.post(ResubmitFailedStages)
+    }
+
+  /** The SQL executions of the jobs that need a shuffle's map stage. */
+  def executions(scheduler: DAGScheduler, shuffleId: Int): Seq[Long] =
+    scheduler.shuffleIdToMapStage.get(shuffleId).toSeq
+      .flatMap(jobsOf(scheduler, _).flatMap(executionOf(scheduler, _))).distinct
+
+  private def executionOf(scheduler: DAGScheduler, job: Int): Option[Long] =
+    Option(scheduler.jobIdToActiveJob(job).properties)
+      .flatMap(p => Option(p.getProperty(SQLExecution.EXECUTION_ID_KEY))).map(_.toLong)
+
   /** Whether stages can be released in this JVM. */
   def mayRelease: Boolean = Try(Parents).isSuccess
 
@@ -107,10 +126,7 @@ private[spark] object MapStages {
       isRunning: Long => Boolean
   ): Unit =
     scheduler.shuffleIdToMapStage.get(shuffleId).foreach { stage =>
-      val executions = jobsOf(scheduler, stage).map { id =>
-        Option(scheduler.jobIdToActiveJob(id).properties)
-          .flatMap(p => Option(p.getProperty(SQLExecution.EXECUTION_ID_KEY))).map(_.toLong)
-      }.distinct
+      val executions = jobsOf(scheduler, stage).map(executionOf(scheduler, _)).distinct
       // Jobs of the same query: as Spark does where order-independent checksums differ.
       val ended = executions.flatten
         .flatMap(SchedulerVersion.endedJobs(scheduler, _)).map(_.finalStage)

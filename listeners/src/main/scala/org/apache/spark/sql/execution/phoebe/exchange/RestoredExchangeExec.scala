@@ -23,7 +23,7 @@ import org.apache.spark.sql.execution.metric.{SQLMetric, SQLShuffleWriteMetricsR
 import org.apache.spark.sql.execution.phoebe.compat.SparkVersion
 import org.apache.spark.sql.execution.phoebe.executor.CheckpointSource
 import phoebe.driver.CheckpointRuntime
-import phoebe.fingerprint.CarriesOriginal
+import phoebe.fingerprint.{CarriesOriginal, Inputs}
 import phoebe.store.{CommittedCheckpoint, Manifest}
 
 /**
@@ -43,10 +43,11 @@ case class RestoredExchangeExec(
     executionId: Long
 )(
     @transient val checkpoint: CommittedCheckpoint,
+    @transient val inputs: Inputs,
     @transient val runtime: CheckpointRuntime
 ) extends PhoebeExchange {
 
-  override protected def otherCopyArgs: Seq[AnyRef] = checkpoint :: runtime :: Nil
+  override protected def otherCopyArgs: Seq[AnyRef] = checkpoint :: inputs :: runtime :: Nil
 
   override protected lazy val extraMetrics: Map[String, SQLMetric] = Map.empty
 
@@ -84,7 +85,8 @@ case class RestoredExchangeExec(
 
   /**
    * An id that no shuffle has. Spark's clean-up removes a query's shuffles by this id when it ends. This
-   * one has no local files, and the query's rows may be fetched once more.
+   * one has no local files, and the query's rows may be fetched once more. [[RestoredOutputs]] then looks at
+   * the inputs first.
    */
   override def shuffleId: Int = -1 - shuffleDependency.shuffleId
 
@@ -106,7 +108,7 @@ case class RestoredExchangeExec(
     Statistics(manifest.dataSizeBytes, Some(manifest.rows))
 
   override protected def withNewChildInternal(newChild: SparkPlan): RestoredExchangeExec =
-    copy(child = newChild)(checkpoint, runtime)
+    copy(child = newChild)(checkpoint, inputs, runtime)
 }
 
 object RestoredExchangeExec {

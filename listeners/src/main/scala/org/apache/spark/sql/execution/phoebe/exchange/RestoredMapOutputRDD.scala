@@ -147,6 +147,9 @@ final class RestoredOutputs(
   private var why = ""
   private val readers = mutable.Set.empty[Int] // one for each time its map stage was created
   private var rolledBack: Option[DamagedCheckpointException] = None
+  private val cleaning = new CleanedUp(exchange)
+  private var withheld: Option[ShuffleStatus] = None
+  private var wasStored = true
 
   /** Whether a reader took some of the map outputs of a reduce partition. */
   @volatile private var readInParts = false
@@ -156,6 +159,7 @@ final class RestoredOutputs(
     this.rdd = rdd
     this.shuffleId = shuffleId
     rdd.of(shuffleId)
+    cleaning.begin()
     register()
   }
 
@@ -214,16 +218,114 @@ final class RestoredOutputs(
     FailSafe.run("schedule a restored boundary") {
       synchronized {
         state match {
+          case InStore | Unreadable | Computed if isNew && cleaning.isOver => withhold()
           case Unreadable if mayPlan => planInput()
           case InStore | Unreadable =>
-            if (!MapStages.exists(scheduler, shuffleId)) readers += MapStages.jobsSoFar(scheduler)
+            if (isNew) created()
             // If the shuffle was removed from the tracker, the store still has it.
             if (!StoreLocation.tracker.containsShuffle(shuffleId)) register()
           case Planning => MapStages.park(scheduler, shuffleId)
-          case Computed | Lost =>
+          case Withheld | Looking => needed()
+          case Computed => if (isNew) created()
+          case Lost =>
         }
       }
     }
+  }
+
+  private def isNew = !MapStages.exists(scheduler, shuffleId)
+
+  /** A job's map stage is being created. */
+  private def created(): Unit = {
+    readers += MapStages.jobsSoFar(scheduler)
+    if (cleaning.mayFollow) MapStages.onSchedulerThread(scheduler)(noteUsers())
+  }
+
+  private def noteUsers(): Unit = FailSafe.run("note who reads a restored boundary") {
+    synchronized(cleaning.usedBy(MapStages.executions(scheduler, shuffleId)))
+  }
+
+  /**
+   * Without a checkpoint, Spark's clean-up would have removed the outputs, and the next reader would
+   * read the inputs as they are by now. So no outputs are shown until the inputs were looked at. That
+   * waits until a stage needs them: a reader's own outputs may still be there.
+   */
+  private def withhold(): Unit = {
+    wasStored = state == InStore
+    withheld = StoreLocation.tracker.shuffleStatuses.put(shuffleId, new WithheldOutputs)
+    state = Withheld
+    // What ended queries have read is not combined with what follows.
+    readers.clear()
+    readers += MapStages.jobsSoFar(scheduler)
+  }
+
+  /** Spark's scheduler asks for the outputs: right after this it would submit the map stage. */
+  private final class WithheldOutputs extends ShuffleStatus(manifest.numMaps) {
+    override def numAvailableMapOutputs: Int = {
+      if (MapStages.isSchedulerThread(scheduler)) {
+        FailSafe.run("look at a restored boundary's inputs again")(RestoredOutputs.this.needed())
+      }
+      super.numAvailableMapOutputs
+    }
+  }
+
+  private def needed(): Unit = synchronized {
+    if ((state == Withheld || state == Looking) && !isNew) {
+      MapStages.park(scheduler, shuffleId)
+      if (state == Withheld) {
+        runtime.plannings.execute(() => lookAgain())
+        state = Looking
+      }
+    }
+  }
+
+  private def lookAgain(): Unit = {
+    // Boundaries that are restored together are computed together.
+    val changed =
+      if (!wasStored || isLinked) Some(CleanedUp.reason)
+      else FailSafe("look at inputs again", Option(CleanedUp.reason)) {
+        exchange.inputs.changedSince(manifest.inputs, runtime.lookTimeoutMs)
+      }
+    MapStages.onSchedulerThread(scheduler) {
+      synchronized {
+        // Its jobs may be over. The next one wants a look of its own.
+        if (isNew) state = Withheld else lookedAgain(changed)
+      }
+    }
+  }
+
+  private def lookedAgain(changed: Option[Reason]): Unit = {
+    withheld match {
+      case Some(outputs) => StoreLocation.tracker.shuffleStatuses.put(shuffleId, outputs)
+      case None => register()
+    }
+    withheld = None
+    cleaning.restart()
+    noteUsers()
+    changed match {
+      case None =>
+        state = InStore
+        MapStages.resumeReaders(scheduler, shuffleId)
+      case Some(reason) =>
+        if (wasStored) tellChanged(reason)
+        why = reason.message
+        plannings = 0
+        planInput(mayDiffer = false)
+    }
+  }
+
+  private def tellChanged(reason: Reason): Unit = {
+    runtime.tell(
+      exchange.executionId,
+      exchange.fingerprint,
+      "abandoned",
+      Some(checkpoint.place),
+      "from_app_id" -> manifest.appId,
+      "reason" -> reason.toJson
+    )
+    logInfo(
+      s"phoebe: the restored boundary of ${checkpoint.place} is computed for a later query: $reason"
+    )
   }
 
   /**
@@ -232,8 +334,9 @@ final class RestoredOutputs(
    */
   private def mayPlan: Boolean = isReproducible || MapStages.exists(scheduler, shuffleId)
 
-  private def planInput(): Unit =
-    try dropAndPlan()
+  /** @param mayDiffer whether readers have rows that must not be combined with computed ones */
+  private def planInput(mayDiffer: Boolean = !isReproducible): Unit =
+    try dropAndPlan(mayDiffer)
     catch {
       case e @ (NonFatal(_) | _: LinkageError) =>
         // The outputs may be gone already, and nothing would wake the waiting readers.
@@ -242,12 +345,12 @@ final class RestoredOutputs(
         throw e
     }
 
-  private def dropAndPlan(): Unit = {
+  private def dropAndPlan(mayDiffer: Boolean): Unit = {
     val tracker = StoreLocation.tracker
     val dropped = tracker.shuffleStatuses.put(shuffleId, new ShuffleStatus(manifest.numMaps))
     dropped.foreach(ShuffleFreeing.forgetSerialized(_, runtime.afterTold))
     tracker.incrementEpoch()
-    rolledBack = if (isReproducible) None else Some(failure(why))
+    rolledBack = if (mayDiffer) Some(failure(why)) else None
     rolledBack.foreach { cause =>
       val wasRead = readers.size > 1
       def isRunning(id: Long) = SQLExecution.getQueryExecution(id) != null
@@ -306,6 +409,10 @@ object RestoredOutputs {
 
   private case object InStore extends State
   private case object Unreadable extends State
+
+  /** Not shown to Spark until the inputs have been looked at again. */
+  private case object Withheld extends State
+  private case object Looking extends State
   private case object Planning extends State
   private case object Computed extends State
   private case object Lost extends State
