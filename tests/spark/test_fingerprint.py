@@ -902,6 +902,23 @@ def test_where_files_may_be_left_out_nothing_is_named(session: Probe, key: str) 
         assert {e.code for e in session.exchanges(session.spark.sql(FACTS))} == {"ignored_files"}
 
 
+def test_a_header_that_a_split_may_keep_as_a_row_is_refused(session: Probe, tmp_path: Path) -> None:
+    """Spark leaves it out of a first split, which a comment may fill."""
+    (tmp_path / "c.csv").write_text("# twenty or more characters\na,b\n1,2\n")
+
+    def codes(bytes_of_splits: str, tasks: str = "3", **options: object) -> set[str]:
+        files = {"maxPartitionBytes": bytes_of_splits, "openCostInBytes": "0"}
+        files["minPartitionNum"] = tasks
+        with Setting(session, **{f"spark__sql__files__{k}": v for k, v in files.items()}):
+            read = session.spark.read.schema("a string, b string").options(**options)
+            return {e.code for e in session.exchanges(read.csv(str(tmp_path)).groupBy("a").count())}
+
+    assert codes("16", header=True) == codes("2m", header=True) == {"split_dependent"}
+    assert codes("2m", "1", header=True, comment="#") == {None}, "one split holds the file"
+    assert codes("16", header=False, comment="#") == {None}
+    assert codes("16", header=True, comment="#", multiLine=True) == {None}
+
+
 # --- cost
 
 

@@ -43,7 +43,12 @@ private[fingerprint] object Sources {
         val why = "the type of a variant follows from the lines before it, by where files are split"
         Refused.source("split_dependent", format, why)
       }
-      Listings(scan, text)
+      val listing = Listings(scan, text)
+      if (mayKeepHeader(scan, listing)) {
+        val why = "its header is a row where comments or blank lines fill a file's first split"
+        Refused.source("split_dependent", format, why)
+      }
+      listing
     }
   }
 
@@ -75,6 +80,31 @@ private[fingerprint] object Sources {
         scan.requiredSchema.exists(f =>
           SparkInternals.exists(f.dataType)(_.isInstanceOf[VariantType])
         ))
+
+  /**
+   * Whether a CSV file's header may be read as a row. Spark leaves it out of a file's first split, and
+   * finds none there where the split holds nothing but comments and blank lines. How long splits are
+   * depends on neutral settings and on the cores, but none that others follow is shorter than `least`.
+   */
+  private def mayKeepHeader(scan: FileSourceScanExec, listing: Listing): Boolean = {
+    val relation = scan.relation
+    def option(key: String) = ExpressionText.option(relation.options, key)
+    if (relation.fileFormat.getClass.getName != csv || !option("header").exists(isTrue)) false
+    else {
+      val conf = relation.sparkSession.sessionState.conf
+      // What is pruned when the scan runs is not known yet.
+      val prunedLater = scan.partitionFilters.exists(SubqueryExpressions.in)
+      val share = conf.filesMinPartitionNum.filterNot(_ => prunedLater).fold(0L)(listing.bytes / _)
+      val least = conf.filesMaxPartitionBytes.min(conf.filesOpenCostInBytes.max(share))
+      (least < BlankBytes || option("comment").exists(_.nonEmpty)) && listing.files.exists { file =>
+        file.getLen > least && relation.fileFormat
+          .isSplitable(relation.sparkSession, relation.options, file.getPath)
+      }
+    }
+  }
+
+  /** More than the blank lines at the head of any file. */
+  private val BlankBytes = 1L << 20
 
   /**
    * What else changes the rows that a reader returns. To a parser of text, a record is malformed or not
