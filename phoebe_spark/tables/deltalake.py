@@ -177,7 +177,7 @@ class Tables:
         there = {field.name for field in delta.schema().fields}
         asked = wanted if wanted is not None else [field.name for field in fields(record)]
         wanted = [name for name in asked if name in there]
-        rows = _rows(delta, wanted, filters)
+        rows = _rows(self.path(table), delta, wanted, filters)
         rows = with_columns(rows, record, [name for name in asked if name not in there])
         if latest:
             rows = last_of_key(rows, record.KEY)
@@ -213,9 +213,17 @@ class Tables:
         )
 
 
-def _rows(delta: DeltaTable, columns: list[str], filters: Sequence[Filter] | None) -> pyarrow.Table:
+def _rows(
+    place: str, delta: DeltaTable, columns: list[str], filters: Sequence[Filter] | None
+) -> pyarrow.Table:
+    from pyarrow import fs
     from pyarrow.parquet import filters_to_expression
 
     wanted = filters_to_expression(list(filters)) if filters else None
-    rows: pyarrow.Table = delta.to_pyarrow_dataset().to_table(columns=columns, filter=wanted)
+    # deltalake's own file system is in Python: if a thread of Arrow's still holds a file of it when the
+    # interpreter ends, the process aborts. Arrow's needs no Python.
+    local = "://" not in place
+    files = fs.SubTreeFileSystem(place, fs.LocalFileSystem()) if local else None
+    data = delta.to_pyarrow_dataset(filesystem=files)
+    rows: pyarrow.Table = data.to_table(columns=columns, filter=wanted)
     return rows
