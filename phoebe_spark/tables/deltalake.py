@@ -220,8 +220,8 @@ def _rows(
     from pyarrow.parquet import filters_to_expression
 
     wanted = filters_to_expression(list(filters)) if filters else None
-    # deltalake's own file system is in Python: if a thread of Arrow's still holds a file of it when the
-    # interpreter ends, the process aborts. Arrow's needs no Python.
+    # deltalake's own file system is in Python: if a thread of Arrow's still holds one of its files
+    # when the interpreter ends, the process aborts. Arrow's needs no Python.
     local = "://" not in place
     files = fs.SubTreeFileSystem(place, fs.LocalFileSystem()) if local else None
     data = delta.to_pyarrow_dataset(filesystem=files)
