@@ -20,6 +20,8 @@ LONGEST = (
     "test_checkpoints_tpc.py",
     "test_safe_inside.py",
     "test_exactness.py",
+    "test_executor_loss.py",
+    "test_paused_driver.py",
     "test_restored_shapes.py",
     "test_fingerprint.py",
     "test_plugin.py",

@@ -96,8 +96,10 @@ object Inputs {
   private def identity(seen: Seq[Sighting]): String =
     new Digest("inputs").addAll(seen.map(_.identity).sorted).hex()
 
+  val Changed = "input_changed"
+
   private[fingerprint] def changed(path: String): Reason = Reason(
-    "input_changed",
+    Changed,
     s"$path is not what it was when it was listed",
     Map("path" -> path)
   )
@@ -110,7 +112,7 @@ object Inputs {
 
   /** The paths, lengths and times are those of the fingerprint, but the files are not the same. */
   val replaced: Reason = Reason(
-    "input_changed",
+    Changed,
     "the inputs were written anew since, or given other rights: the checkpoint may be of older bytes"
   )
 

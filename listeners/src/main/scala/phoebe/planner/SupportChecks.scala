@@ -39,6 +39,10 @@ object SupportChecks {
     else if (SparkInternals.usesOldFetchProtocol(env.conf)) {
       // A map output is then known by its index, so two attempts of a task have one name.
       Some(Reason("old_fetch_protocol", s"${SparkInternals.OldFetchProtocol} is on"))
+    } else if (env.conf.getInt(StageAttempts, 2) < 2) {
+      // Spark aborts before anything could be computed in the store's stead.
+      val message = s"$StageAttempts is 1: output that the store loses would fail the job"
+      Some(Reason("one_stage_attempt", message))
     } else if (SparkInternals.shufflesByPush(env.conf)) {
       Some(Reason("push_based_shuffle", "push-based shuffle is on"))
     } else if (SparkInternals.encryptsShuffles(env.conf) && !settings.storeEncrypts) {
@@ -52,6 +56,8 @@ object SupportChecks {
       Some(Reason("io_encryption", "encrypted shuffles that are not compressed are left alone"))
     } else None
   }
+
+  private val StageAttempts = "spark.stage.maxConsecutiveAttempts"
 
   /** A plugin or extension that replaces Spark's operators by its own, after our hook. */
   def accelerator(conf: SparkConf): Option[Reason] = {

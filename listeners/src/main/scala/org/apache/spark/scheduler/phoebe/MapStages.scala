@@ -80,6 +80,10 @@ private[spark] object MapStages {
     }
   }
 
+  /** The map stage's own, of which a shuffle has one after the other. */
+  def id(scheduler: DAGScheduler, shuffleId: Int): Option[Int] =
+    scheduler.shuffleIdToMapStage.get(shuffleId).map(_.id)
+
   /** Lets the readers of a parked map stage go on: all its outputs are there after all. */
   def resumeReaders(scheduler: DAGScheduler, shuffleId: Int): Unit =
     scheduler.shuffleIdToMapStage.get(shuffleId).foreach { stage =>

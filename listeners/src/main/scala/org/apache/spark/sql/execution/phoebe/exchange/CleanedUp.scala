@@ -3,9 +3,8 @@ package org.apache.spark.sql.execution.phoebe.exchange
 
 import scala.collection.mutable
 
-import org.apache.spark.sql.execution.{QueryExecution, RemoveShuffleFiles, SparkPlan, SQLExecution}
+import org.apache.spark.sql.execution.{QueryExecution, RemoveShuffleFiles, SQLExecution}
 import org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanExec
-import org.apache.spark.sql.execution.exchange.ShuffleExchangeLike
 import phoebe.Reason
 
 /**
@@ -40,19 +39,16 @@ private[exchange] final class CleanedUp(exchange: RestoredExchangeExec) {
 
   private def query(id: Long) = Option(SQLExecution.getQueryExecution(id))
 
-  /** As Spark finds a query's shuffles at its end: not those below a cached table, for example. */
+  /**
+   * As Spark finds a query's shuffles at its end: not those below a cached table, for example. Boundaries
+   * are restored in adaptive plans only. (Exchanges of others are not asked for their ids: that may run a
+   * job, and this is the scheduler's thread.)
+   */
   private def removes(query: QueryExecution): Boolean =
-    query.shuffleCleanupMode == RemoveShuffleFiles && {
-      val plan = query.executedPlan
-      val ids = plan.collectFirst { case adaptive: AdaptiveSparkPlanExec =>
+    query.shuffleCleanupMode == RemoveShuffleFiles &&
+      query.executedPlan.collectFirst { case adaptive: AdaptiveSparkPlanExec =>
         adaptive.context.shuffleIds.containsKey(exchange.shuffleId)
-      }
-      ids.getOrElse(shuffles(plan).contains(exchange.shuffleId))
-    }
-
-  private def shuffles(plan: SparkPlan) = plan.collect { case e: ShuffleExchangeLike =>
-    e.shuffleId
-  }
+      }.contains(true)
 }
 
 private[exchange] object CleanedUp {

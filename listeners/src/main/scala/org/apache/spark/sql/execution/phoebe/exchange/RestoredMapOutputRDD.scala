@@ -26,6 +26,7 @@ import org.apache.spark.sql.execution.phoebe.executor.ExecutorCheckpoints
 import phoebe.{FailSafe, Reason}
 import phoebe.driver.CheckpointRuntime
 import phoebe.exchange.Reproducible
+import phoebe.fingerprint.Inputs
 import phoebe.store.CommittedCheckpoint
 
 /**
@@ -115,6 +116,7 @@ private[phoebe] object RestoredMapOutputRDD {
  * {{{
  * InStore -> Unreadable -> Planning -> Computed
  *                 \___________/\-----> Lost
+ * InStore, Unreadable, Computed -> Withheld -> Looking -> InStore, Planning
  * }}}
  *
  * All changes but the first happen on the scheduler's thread. So Spark handles no event between the
@@ -159,7 +161,7 @@ final class RestoredOutputs(
     this.rdd = rdd
     this.shuffleId = shuffleId
     rdd.of(shuffleId)
-    cleaning.begin()
+    FailSafe.run("see whether Spark cleans up after a query")(cleaning.begin())
     register()
   }
 
@@ -192,7 +194,7 @@ final class RestoredOutputs(
   def unreadable(reason: String): Boolean = synchronized {
     if (state == InStore) {
       // Rows that may differ must not be combined with those of a boundary that is still restored.
-      if (captured.isDefined && MapStages.mayRelease && (!isLinked || isReproducible)) {
+      if (canBeComputed && (!isLinked || isReproducible)) {
         state = Unreadable
         why = reason
         runtime.tell(
@@ -259,7 +261,7 @@ final class RestoredOutputs(
     readers += MapStages.jobsSoFar(scheduler)
   }
 
-  /** Spark's scheduler asks for the outputs: right after this it would submit the map stage. */
+  /** Spark's scheduler asks for the outputs: mostly it would submit the map stage right after this. */
   private final class WithheldOutputs extends ShuffleStatus(manifest.numMaps) {
     override def numAvailableMapOutputs: Int = {
       if (MapStages.isSchedulerThread(scheduler)) {
@@ -272,27 +274,49 @@ final class RestoredOutputs(
   private def needed(): Unit = synchronized {
     if ((state == Withheld || state == Looking) && !isNew) {
       MapStages.park(scheduler, shuffleId)
-      if (state == Withheld) {
-        runtime.plannings.execute(() => lookAgain())
-        state = Looking
-      }
+      if (state == Withheld) lookAgain()
     }
   }
 
   private def lookAgain(): Unit = {
-    // Boundaries that are restored together are computed together.
-    val changed =
-      if (!wasStored || isLinked) Some(CleanedUp.reason)
-      else FailSafe("look at inputs again", Option(CleanedUp.reason)) {
-        exchange.inputs.changedSince(manifest.inputs, runtime.lookTimeoutMs)
-      }
-    MapStages.onSchedulerThread(scheduler) {
-      synchronized {
-        // Its jobs may be over. The next one wants a look of its own.
-        if (isNew) state = Withheld else lookedAgain(changed)
+    val stage = MapStages.id(scheduler, shuffleId)
+    runtime.plannings.execute { () =>
+      // The waiting stage must be notified, whatever happens here.
+      val changed =
+        try lookAtInputs()
+        catch { case _: Throwable => unseen }
+      MapStages.onSchedulerThread(scheduler) {
+        synchronized {
+          // Its jobs may be over. Another one wants a look of its own: this one may be older.
+          if (isNew) state = Withheld
+          else if (MapStages.id(scheduler, shuffleId) != stage) lookAgain()
+          else {
+            try lookedAgain(changed)
+            catch {
+              case e @ (NonFatal(_) | _: LinkageError | _: StackOverflowError) =>
+                state = Lost
+                MapStages.abort(scheduler, shuffleId, failure(s"it cannot be computed: $e"))
+            }
+          }
+        }
       }
     }
+    state = Looking
   }
+
+  private def canBeComputed: Boolean = captured.isDefined && MapStages.mayRelease
+
+  /** What is taken for an answer where there is none. */
+  private def unseen: Option[Reason] = if (canBeComputed) Some(CleanedUp.reason) else None
+
+  private def lookAtInputs(): Option[Reason] =
+    // Boundaries that are restored together are computed together.
+    if (canBeComputed && (!wasStored || isLinked)) Some(CleanedUp.reason)
+    else {
+      FailSafe("look at inputs again", unseen) {
+        exchange.inputs.changedSince(manifest.inputs, runtime.lookTimeoutMs)
+      }.filter(reason => canBeComputed || reason.code == Inputs.Changed)
+    }
 
   private def lookedAgain(changed: Option[Reason]): Unit = {
     withheld match {
@@ -307,7 +331,7 @@ final class RestoredOutputs(
         state = InStore
         MapStages.resumeReaders(scheduler, shuffleId)
       case Some(reason) =>
-        if (wasStored) tellChanged(reason)
+        if (wasStored) FailSafe.run("tell that inputs have changed")(tellChanged(reason))
         why = reason.message
         plannings = 0
         planInput(mayDiffer = false)

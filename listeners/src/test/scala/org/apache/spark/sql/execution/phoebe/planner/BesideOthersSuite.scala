@@ -118,10 +118,15 @@ class BesideOthersSuite extends AnyFunSuite with Eventually {
     ).foreach { case (key, value) => assert(reason(key, value).isEmpty, value) }
   }
 
-  test("map outputs that are known by their index are left alone") {
-    LocalContext.using("spark.shuffle.useOldFetchProtocol" -> "true") { sc =>
-      val read = PhoebeSettings.read(sc.conf).toOption.get
-      assert(SupportChecks.application(read).map(_.code).contains("old_fetch_protocol"))
+  test("map outputs known by their index, and stages of one attempt, are left alone") {
+    Seq(
+      "spark.shuffle.useOldFetchProtocol" -> "true" -> "old_fetch_protocol",
+      "spark.stage.maxConsecutiveAttempts" -> "1" -> "one_stage_attempt"
+    ).foreach { case (setting, code) =>
+      LocalContext.using(setting) { sc =>
+        val read = PhoebeSettings.read(sc.conf).toOption.get
+        assert(SupportChecks.application(read).map(_.code).contains(code))
+      }
     }
   }
 }
