@@ -358,15 +358,14 @@ def _last_upload_in_trouble(
     assert [e["reason_code"] for e in events if e["event"] == "abandoned"] == [reason]
 
 
-_FULL = "test_a_full_store_costs_the_checkpoint_only"
+_FAILS = "test_an_upload_that_fails_costs_that_checkpoint_only"
 
 
-@pytest.mark.nightly(guarded_by=f"tests/faults/test_damaged_checkpoints.py::{_FULL}")
 def test_an_upload_that_fails_costs_that_checkpoint_only(folder: Path, cluster: Cluster) -> None:
     _last_upload_in_trouble(folder / "failed-upload", cluster, "fail", "copy_failed")
 
 
-@pytest.mark.nightly(guarded_by=f"tests/faults/test_damaged_checkpoints.py::{_FULL}")
+@pytest.mark.nightly(guarded_by=f"tests/faults/test_scheduling.py::{_FAILS}")
 def test_an_upload_that_is_lost_costs_that_checkpoint_only(folder: Path, cluster: Cluster) -> None:
     """Executors are let go while they upload, after the query's end: nobody computes the outputs
     again, and a minute later the checkpoint is given up."""

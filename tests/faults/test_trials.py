@@ -134,10 +134,10 @@ def _lose_executor_and_checkpoint(bench: trials.Bench) -> None:
     clear(bench.store)
 
 
-# In every run: drivers that are killed when all is committed, and while it is restored. Those of
+# In every run: drivers that are killed in a commit, and while it is restored. Those of
 # `test_applications` are killed between two queries; what cannot be read any more has its tests in
 # `test_unreadable_checkpoints`, and a store that is gone below.
-ALWAYS = ("driver_restore",)
+ALWAYS = ("driver_commit", "driver_restore")
 
 
 def _resumes(bench: ResumeBench, kinds: tuple[str, ...]) -> None:
