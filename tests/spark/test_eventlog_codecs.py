@@ -4,7 +4,6 @@ was killed."""
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from phoebe_spark.ingest.finding import find_logs
 from phoebe_spark.ingest.run import ingest
 from phoebe_spark.tables.deltalake import Tables
 from tests.support import apps, in_turn
-from tests.support.places import spark_environment
 
 _APPLICATION = """
 import sys
@@ -37,9 +35,7 @@ def main(path):
 @pytest.fixture(scope="module")
 def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
     folder = tmp_path_factory.mktemp("jvm")
-    (folder / "codec_app.py").write_text(_APPLICATION)
-    path = os.pathsep.join([str(folder), spark_environment()["PYTHONPATH"]])
-    with in_turn.Jvm(folder, environment={"PYTHONPATH": path}) as found:
+    with in_turn.of_text(folder, "codec_app", _APPLICATION) as found:
         yield found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +141,9 @@ def test_all_boundaries_of_a_level_are_admitted_at_once(tmp_path: Path) -> None:
     (tmp_path / "store" / "catalog" / "collected").touch()
     marker = {"format": 1, "store_id": "0" * 32}
     (tmp_path / "store" / "phoebe-store.json").write_text(json.dumps(marker))
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "slow_app.py").write_text(APP)
-    path = os.pathsep.join([str(code), places.spark_environment()["PYTHONPATH"]])
-    with in_turn.Jvm(
-        tmp_path / "jvm", [places.testing_jar()], environment={"PYTHONPATH": path}
-    ) as jvm:
+    (tmp_path / "jvm").mkdir()
+    jars = [places.testing_jar()]
+    with in_turn.of_text(tmp_path / "jvm", "slow_app", APP, jars=jars) as jvm:
         first = run(jvm, tmp_path, "writes", 0, "all")
         fast = run(jvm, tmp_path, "restores-fast", 0, "none")
         slow = run(jvm, tmp_path, "restores", LATENCY_MS, "none", HANG_MS)

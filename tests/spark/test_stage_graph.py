@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from phoebe_spark.plan.nodes import parse_plan
 from phoebe_spark.plan.stages import PlanGraph, derive
 from phoebe_spark.tables.records import BoundaryRecord, ExecutionRecord, Record, StageRecord
 from tests.support import in_turn, queries
-from tests.support.places import ROOT, spark_environment
+from tests.support.places import ROOT
 from tests.support.ran_stages import Execution, conf, items, read_executions
 from tests.support.stage_graph import Tally, compare
 
@@ -102,9 +101,7 @@ class Ran:
 @pytest.fixture(scope="module")
 def jvm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[in_turn.Jvm]:
     folder = tmp_path_factory.mktemp("jvm")
-    (folder / "graph_app.py").write_text(_APPLICATION)
-    path = os.pathsep.join([str(folder), spark_environment()["PYTHONPATH"]])
-    with in_turn.Jvm(folder, environment={"PYTHONPATH": path}) as found:
+    with in_turn.of_text(folder, "graph_app", _APPLICATION) as found:
         yield found
 
 

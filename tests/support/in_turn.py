@@ -7,6 +7,7 @@ what applications leave to one another; where a process has to end, they are sub
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,19 @@ from typing import Any
 
 from tests.support import apps
 from tests.support.commands import Commands
-from tests.support.places import plugin_jar
+from tests.support.places import plugin_jar, spark_environment
 
 # Spark keeps the last hundred classes that it has made of queries: too few for the next application
 # to find any.
 CACHE = {"spark.sql.codegen.cache.maxEntries": "10000"}
 APP = Path(__file__).with_name("in_turn_app.py")
+
+
+def of_text(folder: Path, module: str, text: str, **how: Any) -> Jvm:
+    """A process for one application's module, whose text the test has."""
+    (folder / f"{module}.py").write_text(text)
+    path = os.pathsep.join([str(folder), spark_environment()["PYTHONPATH"]])
+    return Jvm(folder, environment={"PYTHONPATH": path}, **how)
 
 
 class Jvm:
